@@ -1,0 +1,126 @@
+"""Shapes (fake kernels) and derivatives of the compiled operators, shared by every device they are registered for.
+
+``gcn`` returns the two middle maps beside its result. They are what the backward pass needs besides the inputs: 2M channels
+next to C. To autograd they are an opaque cache, so ``gcn_backward`` is treated as a function of (dy, x, weights, biases)
+and its own derivative is taken through the definition in :mod:`gcn_kernels.reference`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcn_kernels import reference
+
+#: The middle maps are kept in the type that the arithmetic is done in.
+ACCUMULATE = {
+    torch.float64: torch.float64,
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+
+
+def _gcn_fake(
+    x: Tensor,
+    w_l1: Tensor,
+    w_l2: Tensor,
+    w_r1: Tensor,
+    w_r2: Tensor,
+    b_l1: Tensor | None,
+    b_l2: Tensor | None,
+    b_r1: Tensor | None,
+    b_r2: Tensor | None,
+    channels_last: bool,
+    algo: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, _, h, w = x.shape
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    y = torch.empty((n, w_l2.shape[0], h, w), dtype=x.dtype, device=x.device, memory_format=layout)
+    middle = ACCUMULATE[x.dtype]
+    return (
+        y,
+        x.new_empty((n, h, w, w_l1.shape[0]), dtype=middle),
+        x.new_empty((n, h, w, w_r1.shape[0]), dtype=middle),
+    )
+
+
+def _gcn_backward_fake(
+    dy: Tensor,
+    x: Tensor,
+    u_l: Tensor,
+    u_r: Tensor,
+    w_l1: Tensor,
+    w_l2: Tensor,
+    w_r1: Tensor,
+    w_r2: Tensor,
+    b_l1: Tensor | None,
+    b_r1: Tensor | None,
+    wanted: int,
+    algo: str,
+) -> tuple[Tensor, ...]:
+    like = [torch.empty_like(t) for t in (x, w_l1, w_l2, w_r1, w_r2)]
+    like += [w.new_empty(w.shape[0]) for w in (w_l1, w_l2, w_r1, w_r2)]
+    return tuple(t if wanted >> i & 1 else x.new_empty(0) for i, t in enumerate(like))
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, w_l1, w_l2, w_r1, w_r2, b_l1, _, b_r1, _, _, algo = inputs
+    _, u_l, u_r = output
+    ctx.mark_non_differentiable(u_l, u_r)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, u_l, u_r, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1)
+    ctx.algo = algo
+
+
+def _backward(ctx: Any, dy: Tensor | None, du_l: None, du_r: None) -> tuple[Tensor | None, ...]:
+    wanted = sum(1 << i for i, needed in enumerate(ctx.needs_input_grad[:9]) if needed)
+    if dy is None or not wanted:
+        return (None,) * 11
+    grads = torch.ops.gcn_kernels.gcn_backward.default(dy, *ctx.saved_tensors, wanted, ctx.algo)
+    return (*(g if wanted >> i & 1 else None for i, g in enumerate(grads)), None, None)
+
+
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    dy, x, _, _, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1, wanted, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(dy, x, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1)
+    ctx.wanted = wanted
+
+
+def _double_backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Differentiate the gradients through the definition; the result can itself be differentiated."""
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # An alias is a graph node of its own: differentiating with respect to it does not run on into how dy, say, came
+        # from x, which is the caller's part of the chain rule.
+        dy, x, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1 = (
+            None if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_()) for t in ctx.saved_tensors
+        )
+        out = w_l2.shape[0]
+        b_l1 = x.new_zeros(w_l1.shape[0], requires_grad=True) if b_l1 is None else b_l1
+        b_r1 = x.new_zeros(w_r1.shape[0], requires_grad=True) if b_r1 is None else b_r1
+        b_l2, b_r2 = (x.new_zeros(out, requires_grad=True) for _ in range(2))
+        y = reference.gcn(x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2)
+        variables = (x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2)
+        asked = [(v, g) for i, (v, g) in enumerate(zip(variables, grad_outputs, strict=True)) if ctx.wanted >> i & 1 and g is not None]
+        if not asked:
+            return (None,) * 12
+        first = torch.autograd.grad(y, [v for v, _ in asked], dy, create_graph=True)
+        second = torch.autograd.grad(
+            first,
+            (dy, x, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1),
+            [g for _, g in asked],
+            create_graph=keep_graph,
+            allow_unused=True,
+        )
+    d_dy, d_x, *d_parameters = second
+    return (d_dy, d_x, None, None, *d_parameters, None, None)
+
+
+def register() -> None:
+    """Attach fake kernels and autograd to the operators that the library ``_C`` declares."""
+    torch.library.register_fake("gcn_kernels::gcn", _gcn_fake)
+    torch.library.register_fake("gcn_kernels::gcn_backward", _gcn_backward_fake)
+    torch.library.register_autograd("gcn_kernels::gcn", _backward, setup_context=_save_for_backward)
+    torch.library.register_autograd("gcn_kernels::gcn_backward", _double_backward, setup_context=_save_for_double_backward)

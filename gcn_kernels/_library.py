@@ -1,0 +1,86 @@
+"""Load the compiled libraries without ever breaking ``import gcn_kernels``.
+
+``_C`` holds the operator schemas and the CPU kernels; ``_cuda`` holds the CUDA kernels and is loaded only where this
+PyTorch has CUDA, because a library linked to CUDA's part of PyTorch cannot load anywhere else. A library that is missing
+or does not fit gives one warning, and the package falls back to plain PyTorch.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+NAMESPACE = "gcn_kernels"
+_WEIGHTS = "Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2"
+#: What the Python side calls. A library built from other sources than these is refused, not called.
+SCHEMAS = {
+    "gcn": (
+        f"gcn_kernels::gcn(Tensor x, {_WEIGHTS}, Tensor? b_l1, Tensor? b_l2, Tensor? b_r1, Tensor? b_r2, "
+        "bool channels_last, str algo) -> (Tensor, Tensor, Tensor)"
+    ),
+    "gcn_backward": (
+        f"gcn_kernels::gcn_backward(Tensor dy, Tensor x, Tensor u_l, Tensor u_r, {_WEIGHTS}, Tensor? b_l1, Tensor? b_r1, "
+        "int wanted, str algo) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+}
+
+
+@dataclass
+class Libraries:
+    """What is loaded, and for everything that is not, why."""
+
+    cpu_reason: str | None = None
+    cuda_reason: str | None = None
+    build: dict[str, object] = field(default_factory=dict)
+
+
+def load() -> Libraries:
+    """Load ``_C`` and, where it can work, ``_cuda``; warn once about a library that should be here and is not usable."""
+    folder = Path(__file__).parent
+    libraries = Libraries()
+    description = folder / "_build.json"
+    if description.is_file():
+        libraries.build = json.loads(description.read_text())
+    built_with = libraries.build.get("torch", "an unknown version")
+
+    libraries.cpu_reason = _load_file(folder, "_C") or _schema_mismatch()
+    if libraries.cpu_reason is not None:
+        warnings.warn(
+            f"gcn_kernels: the compiled library cannot be used ({libraries.cpu_reason}); it was built with torch {built_with}, "
+            f"this is torch {torch.__version__}. Falling back to plain PyTorch convolutions. "
+            "Reinstall the package (pip install .) to get the kernels back.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        libraries.cuda_reason = "the library _C, which declares the operators, is not loaded"
+    elif torch.version.cuda is None:
+        libraries.cuda_reason = f"torch {torch.__version__} is built without CUDA"
+    else:
+        libraries.cuda_reason = _load_file(folder, "_cuda")
+    return libraries
+
+
+def _load_file(folder: Path, name: str) -> str | None:
+    """Load one library; return why it could not be, or None."""
+    files = sorted(p for suffix in (".so", ".pyd", ".dylib") for p in folder.glob(f"{name}*{suffix}"))
+    if not files:
+        return f"the library {name} was not built"
+    try:
+        torch.ops.load_library(files[0])
+    except (OSError, RuntimeError, ImportError) as error:
+        return f"{files[0].name} does not load: {error}"
+    return None
+
+
+def _schema_mismatch() -> str | None:
+    for name, expected in SCHEMAS.items():
+        packet = getattr(torch.ops.gcn_kernels, name, None)
+        found = "nothing" if packet is None else str(packet.default._schema)
+        if found != expected:
+            return f"it was built from other sources: expected the operator {expected}, found {found}"
+    return None
+
+
+LIBRARIES = load()

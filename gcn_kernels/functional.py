@@ -1,0 +1,104 @@
+"""The operator as a function: check, cast, choose, call."""
+
+import torch
+from torch import Tensor
+
+from gcn_kernels import backends, problem, reference
+
+
+def fused_gcn(
+    x: Tensor,
+    w_l1: Tensor,
+    w_l2: Tensor,
+    w_r1: Tensor,
+    w_r2: Tensor,
+    b_l1: Tensor | None = None,
+    b_l2: Tensor | None = None,
+    b_r1: Tensor | None = None,
+    b_r2: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    algo: str = "auto",
+) -> Tensor:
+    """Global convolution: two large separable convolutions over the same map, summed.
+
+    Equal to (see :func:`gcn_kernels.reference.gcn`)::
+
+        u_l = conv2d(x, w_l1, b_l1)      # k x 1        u_r = conv2d(x, w_r1, b_r1)      # 1 x k
+        y   = conv2d(u_l, w_l2, b_l2)    # 1 x k    +         conv2d(u_r, w_r2, b_r2)    # k x 1
+
+    with stride 1 and zero padding that keeps the size, computed as one operator with its own backward pass.
+
+    Args:
+        x: map, [N, C, H, W] or [C, H, W], any strides. N may be 0.
+        w_l1: [M_l, C, k1, 1]
+        w_l2: [O, M_l, 1, k2]
+        w_r1: [M_r, C, 1, k3]
+        w_r2: [O, M_r, k4, 1]; every k is odd and may exceed the map.
+        b_l1: [M_l] or None. Added before the second convolution pads with zeros, as in the paper's network.
+        b_l2: [O] or None.
+        b_r1: [M_r] or None.
+        b_r2: [O] or None.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"torch"``, which then runs or raises.
+        algo: algorithm of the kernels, ``"auto"`` or ``"direct"``.
+
+    Returns:
+        [N, O, H, W] (or [O, H, W]) in the dtype of ``x``, channels_last where ``conv2d`` would give that.
+
+    Raises:
+        TypeError: an argument is not a dense tensor of float32, float64, bfloat16 or float16.
+        ValueError: sizes that do not form a block; an unknown backend or algorithm.
+        RuntimeError: mixed dtypes (outside autocast) or devices; a backend that cannot run here.
+
+    Example:
+        >>> x = torch.randn(1, 256, 32, 32)
+        >>> w = [torch.randn(s) * 0.01 for s in [(21, 256, 15, 1), (21, 21, 1, 15), (21, 256, 1, 15), (21, 21, 15, 1)]]
+        >>> fused_gcn(x, *w).shape
+        torch.Size([1, 21, 32, 32])
+
+    Source: Peng, Zhang, Yu, Luo, Sun, *Large Kernel Matters*, CVPR 2017, section 3.1 and figure 2 B.
+    """
+    weights, biases = (w_l1, w_l2, w_r1, w_r2), (b_l1, b_l2, b_r1, b_r2)
+    problem.check(x, weights, biases)
+    device_type = x.device.type
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
+        with torch.autocast(device_type, enabled=False):
+            return _run(*_autocast(torch.get_autocast_dtype(device_type), x, weights, biases), backend, algo)
+    return _run(x, weights, biases, backend, algo)
+
+
+def _autocast(
+    dtype: torch.dtype, x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...]
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    """Cast as autocast does for conv2d: every floating tensor but float64."""
+
+    def cast(t: Tensor) -> Tensor:
+        return t if t.dtype == torch.float64 else t.to(dtype)
+
+    return cast(x), tuple(cast(w) for w in weights), tuple(None if b is None else cast(b) for b in biases)
+
+
+def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...], backend: str, algo: str) -> Tensor:
+    problem.check_same(x, weights, biases)
+    if backends.choose(backend, algo, x) == "torch":
+        return reference.gcn(x, *weights, *biases)
+    batch = x if x.dim() == 4 else x.unsqueeze(0)
+    # The sum of two convolutions takes the layout of its left operand.
+    channels_last = any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
+    y: Tensor = torch.ops.gcn_kernels.gcn.default(batch, *weights, *biases, channels_last, algo)[0]
+    return y if x.dim() == 4 else y.squeeze(0)
+
+
+def _is_channels_last(t: Tensor) -> bool:
+    """Whether the strides of ``t`` [N, C, H, W] say channels_last; ambiguous ones (sizes of 1) say no, as in PyTorch."""
+    sizes, strides = t.shape, t.stride()
+    if strides[1] == 0:
+        return False
+    smallest = 0
+    for dim in (1, 3, 2, 0):
+        if sizes[dim] == 0 or strides[dim] < smallest:
+            return False
+        if dim == 0 and smallest == strides[1]:
+            return False
+        smallest = strides[dim] * (sizes[dim] if sizes[dim] > 1 else 1)
+    return True

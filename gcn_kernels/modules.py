@@ -1,0 +1,167 @@
+"""The operator as a module that takes the place of a GCN block."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcn_kernels import backends
+from gcn_kernels.functional import fused_gcn
+
+
+class FusedGCN(nn.Module):
+    """A Global Convolutional Network block (Peng et al. 2017, figure 2 B) that runs as one operator.
+
+    The four convolutions stay ordinary ``nn.Conv2d`` children named ``conv_l1, conv_l2, conv_r1, conv_r2``: the
+    state-dict keys, initialisation and parameters are those of the block written by hand.
+
+    Args:
+        in_channels: channels C of the input.
+        out_channels: channels O of the output; the number of classes in the paper.
+        kernel_size: odd k, or (kh, kw): kh for the k x 1 convolutions, kw for the 1 x k ones.
+        mid_channels: channels M between the convolutions; ``out_channels`` if None, as in the paper.
+        bias: whether the four convolutions have a bias.
+        backend: see :func:`gcn_kernels.fused_gcn`.
+        algo: see :func:`gcn_kernels.fused_gcn`.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Shape:
+        [N, C, H, W] -> [N, O, H, W], or [C, H, W] -> [O, H, W].
+
+    Raises:
+        ValueError: channels below 1, an even or non-positive kernel size, an unknown backend or algorithm.
+
+    Example:
+        >>> block = FusedGCN(2048, 21, kernel_size=15)
+        >>> block(torch.randn(1, 2048, 16, 16)).shape
+        torch.Size([1, 21, 16, 16])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 15,
+        *,
+        mid_channels: int | None = None,
+        bias: bool = True,
+        backend: str = "auto",
+        algo: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        mid_channels = out_channels if mid_channels is None else mid_channels
+        kh, kw = _kernel_pair(kernel_size)
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("mid_channels", mid_channels)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        self._set_algorithm(backend, algo)
+        options: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
+        vertical: dict[str, Any] = {"kernel_size": (kh, 1), "padding": (kh // 2, 0), **options}
+        horizontal: dict[str, Any] = {"kernel_size": (1, kw), "padding": (0, kw // 2), **options}
+        self.conv_l1 = nn.Conv2d(in_channels, mid_channels, **vertical)
+        self.conv_l2 = nn.Conv2d(mid_channels, out_channels, **horizontal)
+        self.conv_r1 = nn.Conv2d(in_channels, mid_channels, **horizontal)
+        self.conv_r2 = nn.Conv2d(mid_channels, out_channels, **vertical)
+
+    @classmethod
+    def from_convs(
+        cls,
+        l1: nn.Conv2d,
+        l2: nn.Conv2d,
+        r1: nn.Conv2d,
+        r2: nn.Conv2d,
+        *,
+        backend: str = "auto",
+        algo: str = "auto",
+    ) -> "FusedGCN":
+        """Build the module around four existing convolutions, which it shares (the very same parameters).
+
+        Args:
+            l1: k x 1 from C to M_l channels.
+            l2: 1 x k from M_l to O channels.
+            r1: 1 x k from C to M_r channels.
+            r2: k x 1 from M_r to O channels.
+            backend: see :func:`gcn_kernels.fused_gcn`.
+            algo: see :func:`gcn_kernels.fused_gcn`.
+
+        Raises:
+            ValueError: the convolutions do not form a block with stride 1, dilation 1, groups 1 and zero padding that
+                keeps the size.
+
+        Example:
+            >>> convs = nn.Conv2d(8, 2, (3, 1), padding=(1, 0)), nn.Conv2d(2, 2, (1, 3), padding=(0, 1))
+            >>> convs += nn.Conv2d(8, 2, (1, 3), padding=(0, 1)), nn.Conv2d(2, 2, (3, 1), padding=(1, 0))
+            >>> FusedGCN.from_convs(*convs).conv_l1 is convs[0]
+            True
+        """
+        for name, conv, axis in (("l1", l1, 0), ("l2", l2, 1), ("r1", r1, 1), ("r2", r2, 0)):
+            _check_conv(name, conv, axis)
+        if l1.in_channels != r1.in_channels or l2.out_channels != r2.out_channels:
+            raise ValueError(
+                "expected l1 and r1 to read the same channels and l2 and r2 to give the same, "
+                f"got {l1.in_channels}, {r1.in_channels} and {l2.out_channels}, {r2.out_channels}"
+            )
+        if l1.out_channels != l2.in_channels or r1.out_channels != r2.in_channels:
+            raise ValueError(
+                "expected l1 to feed l2 and r1 to feed r2, "
+                f"got {l1.out_channels} -> {l2.in_channels} and {r1.out_channels} -> {r2.in_channels} channels"
+            )
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._set_algorithm(backend, algo)
+        module.conv_l1, module.conv_l2, module.conv_r1, module.conv_r2 = l1, l2, r1, r2
+        module.train(l1.training)
+        return module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to ``x`` [N, C, H, W] or [C, H, W]."""
+        l1, l2, r1, r2 = self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2
+        return fused_gcn(
+            x,
+            l1.weight,
+            l2.weight,
+            r1.weight,
+            r2.weight,
+            l1.bias,
+            l2.bias,
+            r1.bias,
+            r2.bias,
+            backend=self.backend,
+            algo=self.algo,
+        )
+
+    def extra_repr(self) -> str:
+        return f"backend={self.backend!r}, algo={self.algo!r}"
+
+    def _set_algorithm(self, backend: str, algo: str) -> None:
+        if backend not in backends.BACKENDS:
+            raise ValueError(f"backend: expected one of {', '.join(backends.BACKENDS)}, got {backend!r}")
+        if algo not in backends.ALGORITHMS:
+            raise ValueError(f"algo: expected one of {', '.join(backends.ALGORITHMS)}, got {algo!r}")
+        self.backend = backend
+        self.algo = algo
+
+
+def _kernel_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:
+    pair = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+    if len(pair) != 2 or any(k < 1 or k % 2 == 0 for k in pair):
+        raise ValueError(f"kernel_size: expected an odd int or a pair (kh, kw) of odd ints, got {kernel_size!r}")
+    return pair[0], pair[1]
+
+
+def _check_conv(name: str, conv: nn.Conv2d, axis: int) -> None:
+    """Raise unless ``conv`` is a plain convolution with its kernel along ``axis`` (0: H, 1: W) that keeps the size."""
+    k = conv.kernel_size[axis]
+    kernel = (k, 1) if axis == 0 else (1, k)
+    padding = (k // 2, 0) if axis == 0 else (0, k // 2)
+    zero_padded = conv.padding_mode == "zeros" or k == 1
+    plain = conv.stride == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1
+    if conv.kernel_size != kernel or k % 2 == 0 or conv.padding not in (padding, "same") or not zero_padded or not plain:
+        raise ValueError(
+            f"{name}: expected a Conv2d with kernel {'k x 1' if axis == 0 else '1 x k'}, odd k, zero padding k // 2 along it, "
+            f"stride 1, dilation 1 and groups 1, got {conv}"
+        )

@@ -1,0 +1,30 @@
+"""The definition of the operator: four plain convolutions and a sum.
+
+Every backend is tested against :func:`gcn` in float64. It runs wherever PyTorch runs, supports every dtype and every
+derivative that :func:`torch.nn.functional.conv2d` supports, and is what ``backend="torch"`` means.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gcn(
+    x: Tensor,
+    w_l1: Tensor,
+    w_l2: Tensor,
+    w_r1: Tensor,
+    w_r2: Tensor,
+    b_l1: Tensor | None = None,
+    b_l2: Tensor | None = None,
+    b_r1: Tensor | None = None,
+    b_r2: Tensor | None = None,
+) -> Tensor:
+    """Global convolution (Peng et al. 2017, section 3.1) as four :func:`torch.nn.functional.conv2d` calls.
+
+    Shapes are those of :func:`gcn_kernels.fused_gcn`; every convolution is zero-padded to keep the map's size.
+    """
+    left = F.conv2d(x, w_l1, b_l1, padding=(w_l1.shape[2] // 2, 0))
+    left = F.conv2d(left, w_l2, b_l2, padding=(0, w_l2.shape[3] // 2))
+    right = F.conv2d(x, w_r1, b_r1, padding=(0, w_r1.shape[3] // 2))
+    right = F.conv2d(right, w_r2, b_r2, padding=(w_r2.shape[2] // 2, 0))
+    return left + right
