@@ -83,8 +83,10 @@ def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ..
     if backends.choose(backend, algo, x) == "torch":
         return reference.gcn(x, *weights, *biases)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
-    # The sum of two convolutions takes the layout of its left operand.
-    channels_last = any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
+    # The sum of two convolutions takes the layout of its left operand, or NCHW where the result's memory would be both.
+    out_channels, (height, width) = weights[1].shape[0], batch.shape[2:]
+    both = out_channels == 1 or (height == 1 and width == 1)
+    channels_last = not both and any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
     y: Tensor = torch.ops.gcn_kernels.gcn.default(batch, *weights, *biases, channels_last, algo)[0]
     return y if x.dim() == 4 else y.squeeze(0)
 
