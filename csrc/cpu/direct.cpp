@@ -255,10 +255,14 @@ void correlate(const std::vector<Correlate<A>>& gradients) {
     std::fill_n(dw.data, dw.rows * dw.cols, A(0));
     for (int64_t j = 0; j < tiles.count(); ++j) {
       const Rect r = tiles[j];
-      A* g = scratch<A>(r.pixels() * (columns + c1 - c0));
+      A* g = scratch<A>(r.pixels() * (columns + c1 - c0) + dw.rows * dw.cols);
+      A* x_buffer = g + r.pixels() * columns;
+      A* partial = x_buffer + r.pixels() * (c1 - c0);
       window_tile(gradient->window, r, x.h, x.w, g, columns);
-      const Matrix<A> x_tile = load(x, r, c0, c1, g + r.pixels() * columns);
-      multiply(dw, transposed(x_tile), dense(g, r.pixels(), columns), true);
+      const Matrix<A> x_tile = load(x, r, c0, c1, x_buffer);
+      // A sum of its own for every tile: one chain over all pixels would collect several times the rounding error.
+      multiply(dense(partial, dw.rows, dw.cols), transposed(x_tile), dense(g, r.pixels(), columns), false);
+      for (int64_t e = 0; e < dw.rows * dw.cols; ++e) dw.data[e] += partial[e];
     }
   });
 }
