@@ -5,6 +5,7 @@ next to C. To autograd they are an opaque cache, so ``gcn_backward`` is treated 
 and its own derivative is taken through the definition in :mod:`gcn_kernels.reference`.
 """
 
+from itertools import compress
 from typing import Any
 
 import torch
@@ -88,33 +89,36 @@ def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[T
     ctx.wanted = wanted
 
 
+def _alias(t: Tensor) -> Tensor:
+    """A differentiable stand-in for ``t`` that is a graph node of its own.
+
+    Differentiating with respect to it does not run on into how dy, say, came from x: that is the caller's part of the
+    chain rule.
+    """
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+
+
 def _double_backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
     """Differentiate the gradients through the definition; the result can itself be differentiated."""
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # An alias is a graph node of its own: differentiating with respect to it does not run on into how dy, say, came
-        # from x, which is the caller's part of the chain rule.
-        dy, x, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1 = (
-            None if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_()) for t in ctx.saved_tensors
-        )
-        out = w_l2.shape[0]
-        b_l1 = x.new_zeros(w_l1.shape[0], requires_grad=True) if b_l1 is None else b_l1
-        b_r1 = x.new_zeros(w_r1.shape[0], requires_grad=True) if b_r1 is None else b_r1
-        b_l2, b_r2 = (x.new_zeros(out, requires_grad=True) for _ in range(2))
-        y = reference.gcn(x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2)
+        saved_dy, *tensors, saved_b_l1, saved_b_r1 = ctx.saved_tensors
+        dy = _alias(saved_dy)
+        x, w_l1, w_l2, w_r1, w_r2 = (_alias(t) for t in tensors)
+        b_l1, b_r1 = (_alias(w.new_zeros(w.shape[0]) if b is None else b) for w, b in ((w_l1, saved_b_l1), (w_r1, saved_b_r1)))
+        b_l2, b_r2 = (_alias(w.new_zeros(w.shape[0])) for w in (w_l2, w_r2))
         variables = (x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2)
-        asked = [(v, g) for i, (v, g) in enumerate(zip(variables, grad_outputs, strict=True)) if ctx.wanted >> i & 1 and g is not None]
-        if not asked:
+        wanted = [ctx.wanted >> i & 1 and g is not None for i, g in enumerate(grad_outputs)]
+        if not any(wanted):
             return (None,) * 12
-        first = torch.autograd.grad(y, [v for v, _ in asked], dy, create_graph=True)
-        second = torch.autograd.grad(
+        first = torch.autograd.grad(reference.gcn(*variables), list(compress(variables, wanted)), dy, create_graph=True)
+        d_dy, d_x, *d_parameters = torch.autograd.grad(
             first,
             (dy, x, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1),
-            [g for _, g in asked],
+            list(compress(grad_outputs, wanted)),
             create_graph=keep_graph,
             allow_unused=True,
         )
-    d_dy, d_x, *d_parameters = second
     return (d_dy, d_x, None, None, *d_parameters, None, None)
 
 

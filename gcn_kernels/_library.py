@@ -68,7 +68,7 @@ def _load_file(folder: Path, name: str) -> str | None:
     if not files:
         return f"the library {name} was not built"
     try:
-        torch.ops.load_library(files[0])
+        torch.ops.load_library(files[0])  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, ImportError) as error:
         return f"{files[0].name} does not load: {error}"
     return None

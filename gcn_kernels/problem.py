@@ -63,21 +63,22 @@ def check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None])
 def check_same(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
     """Raise unless all tensors share ``x``'s dtype and device (checked after autocast has had its say)."""
     dtype, device = x.dtype, x.device
+    records = x.requires_grad
     for name, t in zip(WEIGHTS + BIASES, [*weights, *biases], strict=True):
         if t is None:
             continue
+        records = records or t.requires_grad
         if t.dtype != dtype:
             raise RuntimeError(
                 f"x and {name} should have the same dtype, got {dtype} and {t.dtype}: convert one of them, or use torch.autocast"
             )
         if t.device != device:
             raise RuntimeError(f"x and {name} should be on the same device, got {device} and {t.device}: move one of them")
-    if device.type == "meta" and torch.is_grad_enabled():
-        if any(t is not None and t.requires_grad for t in (x, *weights, *biases)):
-            raise RuntimeError(
-                "expected tensors with data to record a gradient, got device 'meta' with requires_grad=True: "
-                "use torch.no_grad() for shape inference, or materialise the tensors first"
-            )
+    if device.type == "meta" and records and torch.is_grad_enabled():
+        raise RuntimeError(
+            "expected tensors with data to record a gradient, got device 'meta' with requires_grad=True: "
+            "use torch.no_grad() for shape inference, or materialise the tensors first"
+        )
 
 
 def _check_tensor(name: str, t: object) -> None:

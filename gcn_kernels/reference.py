@@ -23,8 +23,9 @@ def gcn(
 
     Shapes are those of :func:`gcn_kernels.fused_gcn`; every convolution is zero-padded to keep the map's size.
     """
-    left = F.conv2d(x, w_l1, b_l1, padding=(w_l1.shape[2] // 2, 0))
-    left = F.conv2d(left, w_l2, b_l2, padding=(0, w_l2.shape[3] // 2))
-    right = F.conv2d(x, w_r1, b_r1, padding=(0, w_r1.shape[3] // 2))
-    right = F.conv2d(right, w_r2, b_r2, padding=(w_r2.shape[2] // 2, 0))
+    # int(): a kernel's size is a constant, also where map sizes are symbolic.
+    left = F.conv2d(x, w_l1, b_l1, padding=(int(w_l1.shape[2]) // 2, 0))
+    left = F.conv2d(left, w_l2, b_l2, padding=(0, int(w_l2.shape[3]) // 2))
+    right = F.conv2d(x, w_r1, b_r1, padding=(0, int(w_r1.shape[3]) // 2))
+    right = F.conv2d(right, w_r2, b_r2, padding=(int(w_r2.shape[2]) // 2, 0))
     return left + right
