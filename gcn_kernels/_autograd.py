@@ -74,12 +74,41 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.algo = algo
 
 
-def _backward(ctx: Any, dy: Tensor | None, du_l: None, du_r: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dy: Tensor | None, du_l: None = None, du_r: None = None) -> tuple[Tensor | None, ...]:
     wanted = sum(1 << i for i, needed in enumerate(ctx.needs_input_grad[:9]) if needed)
     if dy is None or not wanted:
         return (None,) * 11
     grads = torch.ops.gcn_kernels.gcn_backward.default(dy, *ctx.saved_tensors, wanted, ctx.algo)
     return (*(g if wanted >> i & 1 else None for i, g in enumerate(grads)), None, None)
+
+
+class _Recorded(torch.autograd.Function):
+    """The operator for eager autograd: the same formula as the registered one, reached in half the time.
+
+    The dispatcher's way to a Python autograd formula costs about 80 us a call, as much as a small block's convolutions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = torch.ops.gcn_kernels.gcn.default(*inputs)
+        _save_for_backward(ctx, inputs, output)
+        y: Tensor = output[0]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, *grads)
+
+
+def gcn(*inputs: Any) -> Tensor:
+    """Call ``gcn_kernels::gcn`` with all its arguments and return y, recording a gradient where one is needed."""
+    recording = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+    if recording and not torch.compiler.is_compiling():
+        y: Tensor = _Recorded.apply(*inputs)  # type: ignore[no-untyped-call]
+    else:
+        y = torch.ops.gcn_kernels.gcn.default(*inputs)[0]
+    return y
 
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

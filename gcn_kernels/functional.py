@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gcn_kernels import backends, problem, reference
+from gcn_kernels import _autograd, backends, problem, reference
 
 
 def fused_gcn(
@@ -87,7 +87,7 @@ def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ..
     out_channels, (height, width) = weights[1].shape[0], batch.shape[2:]
     both = out_channels == 1 or (height == 1 and width == 1)
     channels_last = not both and any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
-    y: Tensor = torch.ops.gcn_kernels.gcn.default(batch, *weights, *biases, channels_last, algo)[0]
+    y = _autograd.gcn(batch, *weights, *biases, channels_last, algo)
     return y if x.dim() == 4 else y.squeeze(0)
 
 

@@ -43,21 +43,18 @@ def check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None])
     if channels == 0 or height == 0 or width == 0:
         raise ValueError(f"x: expected C, H and W of at least 1 (only the batch may be empty), got {_shape(x)}")
 
-    for name, w in zip(WEIGHTS, weights, strict=True):
-        _check_kernel(name, w)
     w_l1, w_l2, w_r1, w_r2 = weights
-    _check_chain("w_l1", w_l1, channels, "x has")
-    _check_chain("w_r1", w_r1, channels, "x has")
-    _check_chain("w_l2", w_l2, w_l1.shape[0], "w_l1 gives")
-    _check_chain("w_r2", w_r2, w_r1.shape[0], "w_r1 gives")
-    if w_l2.shape[0] != w_r2.shape[0]:
+    middle_l = _check_weight("w_l1", w_l1, channels, "x has")
+    middle_r = _check_weight("w_r1", w_r1, channels, "x has")
+    out_l = _check_weight("w_l2", w_l2, middle_l, "w_l1 gives")
+    out_r = _check_weight("w_r2", w_r2, middle_r, "w_r1 gives")
+    if out_l != out_r:
         raise ValueError(
-            "w_l2 and w_r2: expected equal output channels, because the branches are summed; "
-            f"got {w_l2.shape[0]} and {w_r2.shape[0]}"
+            f"w_l2 and w_r2: expected equal output channels, because the branches are summed; got {out_l} and {out_r}"
         )
-    for name, w, b in zip(BIASES, weights, biases, strict=True):
-        if b is not None and (b.dim() != 1 or b.shape[0] != w.shape[0]):
-            raise ValueError(f"{name}: expected shape [{w.shape[0]}] to go with its weight, got {_shape(b)}")
+    for name, b, size in zip(BIASES, biases, (middle_l, out_l, middle_r, out_r), strict=True):
+        if b is not None and b.shape != (size,):
+            raise ValueError(f"{name}: expected shape [{size}] to go with its weight, got {_shape(b)}")
 
 
 def check_same(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
@@ -91,20 +88,20 @@ def _check_tensor(name: str, t: object) -> None:
         raise TypeError(f"{name}: expected one of the dtypes {expected}, got {str(t.dtype).removeprefix('torch.')}")
 
 
-def _check_kernel(name: str, w: Tensor) -> None:
+def _check_weight(name: str, w: Tensor, channels: int, source: str) -> int:
+    """Check one weight against the channels it reads; return the channels it gives."""
     kernel_dim = KERNEL_DIM[name]
     form = "[out, in, k, 1]" if kernel_dim == 2 else "[out, in, 1, k]"
-    if w.dim() != 4 or w.shape[5 - kernel_dim] != 1:
+    shape = w.shape
+    if len(shape) != 4 or shape[5 - kernel_dim] != 1:
         raise ValueError(f"{name}: expected {form}, got {_shape(w)}")
-    if w.shape[kernel_dim] % 2 != 1:
+    if shape[kernel_dim] % 2 != 1:
         raise ValueError(f"{name}: expected {form} with an odd k, got {_shape(w)}: an even k has no 'same' padding")
-    if w.shape[0] == 0:
+    if shape[0] == 0:
         raise ValueError(f"{name}: expected at least one output channel, got {_shape(w)}")
-
-
-def _check_chain(name: str, w: Tensor, channels: int, source: str) -> None:
-    if w.shape[1] != channels:
+    if shape[1] != channels:
         raise ValueError(f"{name}: expected {channels} input channels because {source} {channels}, got {_shape(w)}")
+    return shape[0]
 
 
 def _shape(t: Tensor) -> str:
