@@ -4,7 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(gcn_kernels, m) {
-  // -> y [N, O, H, W], u_l [N, H, W, M_l], u_r [N, H, W, M_r]
+  // -> y [N, O, H, W], u_l [N, M_l, H, W], u_r [N, M_r, H, W]
   m.def(
       "gcn(Tensor x, Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2, Tensor? b_l1, Tensor? b_l2, Tensor? b_r1, "
       "Tensor? b_r2, bool channels_last, str algo) -> (Tensor, Tensor, Tensor)");

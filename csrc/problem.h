@@ -1,7 +1,7 @@
 // The sizes of one GCN block, read from its tensors: the one place where host code of every device looks them up.
 //
-//   u_l = conv(x, w_l1) + b_l1    [N, H, W, M_l]      k1 x 1
-//   u_r = conv(x, w_r1) + b_r1    [N, H, W, M_r]      1 x k3
+//   u_l = conv(x, w_l1) + b_l1    [N, M_l, H, W]      k1 x 1
+//   u_r = conv(x, w_r1) + b_r1    [N, M_r, H, W]      1 x k3
 //   y   = conv(u_l, w_l2) + b_l2 + conv(u_r, w_r2) + b_r2    [N, O, H, W]      1 x k2 and k4 x 1
 //
 // Users meet the checks of gcn_kernels/problem.py, which explain themselves; the ones here only keep a direct call of the

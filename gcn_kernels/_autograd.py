@@ -41,8 +41,8 @@ def _gcn_fake(
     middle = ACCUMULATE[x.dtype]
     return (
         y,
-        x.new_empty((n, h, w, w_l1.shape[0]), dtype=middle),
-        x.new_empty((n, h, w, w_r1.shape[0]), dtype=middle),
+        x.new_empty((n, w_l1.shape[0], h, w), dtype=middle),
+        x.new_empty((n, w_r1.shape[0], h, w), dtype=middle),
     )
 
 

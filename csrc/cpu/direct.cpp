@@ -1,9 +1,9 @@
 #include "direct.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <memory>
+
+#include "parallel.h"
 
 namespace gcn::cpu {
 namespace {
@@ -34,11 +34,9 @@ A* scratch(int64_t count) {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class F>
-void for_each_unit(int64_t units, int64_t work, const F& f) {
-  if (units == 0) return;
-  torch::stable::parallel_for(0, units, work < kSerialWork ? units : 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
+void run_units(int64_t units, int64_t work, const F& f) {
+  if (work >= kSerialWork) return for_each_unit(units, f);
+  for (int64_t i = 0; i < units; ++i) f(i);
 }
 
 // Rectangles of at most `pixels` pixels that cover the map; whole rows where a row fits.
@@ -215,7 +213,7 @@ void scatter(const Map& x, const std::vector<Scatter<A>>& branches) {
     units += x.n * strips.back().count;
     work += x.n * x.h * x.w * x.c * b.k * b.m;
   }
-  for_each_unit(units, work, [&](int64_t unit) {
+  run_units(units, work, [&](int64_t unit) {
     size_t branch = 0;
     while (unit >= x.n * strips[branch].count) unit -= x.n * strips[branch++].count;
     const auto& b = branches[branch];
@@ -228,8 +226,8 @@ void scatter(const Map& x, const std::vector<Scatter<A>>& branches) {
 template <class A>
 void gather(const std::vector<Window<A>>& windows, const Matrix<const A>& w, const A* bias, const Map& out) {
   const Tiling tiles(out, pixels_for(w.rows, sizeof(A)));
-  for_each_unit(tiles.count(), out.n * out.h * out.w * w.rows * w.cols,
-                [&](int64_t i) { gather_tile(windows, w, bias, out, tiles[i]); });
+  run_units(tiles.count(), out.n * out.h * out.w * w.rows * w.cols,
+            [&](int64_t i) { gather_tile(windows, w, bias, out, tiles[i]); });
 }
 
 template <class A>
@@ -246,7 +244,7 @@ void correlate(const std::vector<Correlate<A>>& gradients) {
     for (int64_t c = 0; c < d.x.c; c += block) units.push_back({&d, c, std::min(d.x.c, c + block)});
     work += d.x.n * d.x.h * d.x.w * d.x.c * d.window.k * d.window.m;
   }
-  for_each_unit(static_cast<int64_t>(units.size()), work, [&](int64_t i) {
+  run_units(static_cast<int64_t>(units.size()), work, [&](int64_t i) {
     const auto& [gradient, c0, c1] = units[static_cast<size_t>(i)];
     const Map& x = gradient->x;
     const int64_t columns = gradient->window.k * gradient->window.m;

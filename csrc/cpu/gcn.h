@@ -1,0 +1,121 @@
+// One call of the operator on the CPU, and the algorithms that can carry it out.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <vector>
+
+#include "../problem.h"
+#include "map.h"
+
+namespace gcn::cpu {
+
+using torch::stable::Tensor;
+
+struct Biases {
+  std::optional<Tensor> l1, l2, r1, r2;
+};
+
+struct Forward {
+  const Problem& problem;
+  const Tensor& x;
+  const Weights& w;
+  const Biases& b;
+  // Results: y in its own layout and dtype; u_l, u_r contiguous [N, M, H, W] of the accumulation type.
+  Tensor y, u_l, u_r;
+};
+
+// The gradients in the order of the operator's results.
+enum Gradient { kX, kWl1, kWl2, kWr1, kWr2, kBl1, kBl2, kBr1, kBr2, kGradients };
+
+class Wanted {
+ public:
+  explicit Wanted(int64_t bits) : bits_(bits) {}
+  bool operator()(Gradient g) const { return bits_ >> g & 1; }
+  template <class... G>
+  bool any(G... g) const {
+    return (... || (*this)(g));
+  }
+
+ private:
+  int64_t bits_;
+};
+
+struct Backward {
+  const Problem& problem;
+  const Tensor &dy, &x, &u_l, &u_r;
+  const Weights& w;
+  Wanted wanted;
+  std::vector<Tensor> grads;  // results; empty tensors where not wanted
+};
+
+void forward_direct(const Forward& call);
+void backward_direct(const Backward& call);
+
+inline Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
+}
+template <class A>
+A* data_of(const Tensor& t) {
+  return static_cast<A*>(t.mutable_data_ptr());
+}
+template <class A>
+const A* const_data_of(const Tensor& t) {
+  return static_cast<const A*>(t.const_data_ptr());
+}
+
+// A weight [out, in, k, 1] or [out, in, 1, k] is a Map with n = out, c = in and its kernel along h or w.
+struct Kernel {
+  Map map;
+  int64_t k, stride_k;
+
+  explicit Kernel(const Map& m) : map(m), k(m.h * m.w), stride_k(m.h > 1 ? m.sh : m.sw) {}
+};
+
+// A vector in the accumulation type; empty where there is none.
+template <class A>
+std::vector<A> vector_of(const std::optional<Tensor>& t) {
+  if (!t) return {};
+  std::vector<A> v(static_cast<size_t>(t->numel()));
+  with_storage_type(t->scalar_type(), [&](auto storage) {
+    convert(static_cast<const decltype(storage)*>(t->const_data_ptr()), t->stride(0), v.data(), 1, t->numel());
+  });
+  return v;
+}
+template <class A>
+const A* pointer_or_null(const std::vector<A>& v) {
+  return v.empty() ? nullptr : v.data();
+}
+
+// b_l2 + b_r2; empty where there is neither.
+template <class A>
+std::vector<A> output_bias(const Biases& b) {
+  std::vector<A> sum = vector_of<A>(b.l2);
+  const std::vector<A> right = vector_of<A>(b.r2);
+  if (sum.empty()) return right;
+  for (size_t i = 0; i < right.size(); ++i) sum[i] += right[i];
+  return sum;
+}
+
+// to[m] = the sum of a map over all pixels of all images, in double and in a fixed order.
+template <class A>
+void write_bias_gradient(const Map& map, const Tensor& to) {
+  std::vector<double> sums(static_cast<size_t>(map.c), 0.0);
+  std::vector<A> row(static_cast<size_t>(map.w * map.c));
+  for (int64_t n = 0; n < map.n; ++n)
+    for (int64_t h = 0; h < map.h; ++h) {
+      load_tile(map, {n, h, h + 1, 0, map.w}, 0, map.c, row.data(), 1, map.w);
+      for (int64_t c = 0; c < map.c; ++c)
+        for (int64_t w = 0; w < map.w; ++w)
+          sums[static_cast<size_t>(c)] += static_cast<double>(row[static_cast<size_t>(c * map.w + w)]);
+    }
+  with_storage_type(to.scalar_type(), [&](auto storage) {
+    using S = decltype(storage);
+    for (int64_t c = 0; c < map.c; ++c) data_of<S>(to)[c] = static_cast<S>(static_cast<A>(sums[static_cast<size_t>(c)]));
+  });
+}
+
+}  // namespace gcn::cpu
