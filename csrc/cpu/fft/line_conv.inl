@@ -94,7 +94,7 @@ GCN_INLINE void clear(Vec* begin, Vec* end) {
 // The lines of vector v, in an image with these strides; none for v beyond the last vector.
 static Lanes line_lanes(const Work& work, int64_t v, int64_t stride_n, int64_t stride_across) {
   const int64_t q = work.tiling.across, n = work.plan.problem.n;
-  Lanes lanes;
+  Lanes lanes = {};
   int64_t image, line, count;
   if (work.plan.merge_images) {
     image = v * kLanes / q;
@@ -116,7 +116,7 @@ static Lanes line_lanes(const Work& work, int64_t v, int64_t stride_n, int64_t s
 }
 
 static Lanes channel_lanes(const Work& work, int64_t v, int64_t stride_c) {
-  Lanes lanes;
+  Lanes lanes = {};
   lanes.count = (int)larger(0, smaller(kLanes, work.plan.problem.c - v * kLanes));
   for (int r = 0; r < lanes.count; r++) lanes.offset[r] = (v * kLanes + r) * stride_c;
   lanes.find_contiguous();

@@ -82,19 +82,20 @@ void choose_parts(Plan& plan, bool wgrad) {
 }
 
 Plan make_plan(const Problem& problem, bool wgrad) {
-  Plan best = {};
-  best.problem = problem;
-  best.isa = active_isa();
-  if (!isa_available(best.isa)) return best;
-  const int lanes = lanes_of(best.isa);
+  Plan base = {};
+  base.problem = problem;
+  base.isa = active_isa();
+  if (!isa_available(base.isa)) return base;
+  const int lanes = lanes_of(base.isa);
   const int64_t line = problem.axis == Axis::kH ? problem.h : problem.w;
   const int64_t across = problem.axis == Axis::kH ? problem.w : problem.h;
-  best.taps = 2 * std::min(problem.k / 2, line - 1) + 1;
-  best.merge_images = 4 * problem.n * divide_up(across, lanes) > 5 * divide_up(problem.n * across, lanes);
-  best.output_parts = best.splits = 1;
+  base.taps = 2 * std::min(problem.k / 2, line - 1) + 1;
+  base.merge_images = 4 * problem.n * divide_up(across, lanes) > 5 * divide_up(problem.n * across, lanes);
+  base.output_parts = base.splits = 1;
+  Plan best = base;
   double least = 0;
   for (int length : kLengths) {
-    Plan plan = best;
+    Plan plan = base;
     plan.possible = true;
     plan.length = length;
     if (length >= line + plan.taps / 2) {
