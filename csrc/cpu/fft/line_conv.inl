@@ -125,37 +125,66 @@ static Lanes channel_lanes(const Work& work, int64_t v, int64_t stride_c) {
 
 // ---------------------------------------------------------------- forward
 
-// Loads the samples that a block reads, zeros around them, and transforms shape.outer rows into spectra rows
-// row, row + 1, ... of vector p.
-static void forward_rows(const Work& work, const ConstImage& image, int64_t base, const Lanes& lanes, int64_t outer,
-                         int64_t outer_stride, int64_t stride_along, int64_t block, int64_t row, int p,
-                         const Scratch& scratch) {
+// The samples that a block reads.
+GCN_INLINE Range samples_of(const Work& work, int64_t block) {
   const Range outputs = work.block(block);
-  const int64_t start = outputs.begin - work.halo();
-  const Range samples = {larger(0, start), smaller(work.tiling.lines, outputs.end + work.halo())};
-  const int64_t lead = samples.begin - start, stride = work.map.tile_stride;
-  load_tile(image, base + samples.begin * stride_along, lanes, {outer, outer_stride, samples.size(), stride_along},
-            scratch.tile + lead, stride);
-  for (int64_t j = 0; j < outer; j++) {
-    Vec* x = scratch.tile + j * stride;
-    clear(x, x + lead);
-    clear(x + lead + samples.size(), x + work.plan.length);
-    work.transform->forward(x, scratch.spectra + (row + j) * work.plan.vectors + p, work.map.spectrum_stride,
-                            scratch.transform);
+  return {larger(0, outputs.begin - work.halo()), smaller(work.tiling.lines, outputs.end + work.halo())};
+}
+
+// The rows of a reduction slice: `count` of them, from base on, for all vectors of the unit.
+struct Rows {
+  const ConstImage* image;
+  int64_t base, stride_along, row_stride, count, block;
+  const Lanes* lanes;
+
+  Prefetcher prefetcher(const Work& work) const {
+    const Range samples = samples_of(work, block);
+    return {*image, base + samples.begin * stride_along, lanes, work.plan.vectors,
+            TileShape{count, row_stride, samples.size(), stride_along}};
+  }
+};
+
+// Loads rows, zeros around their samples, and transforms them into the spectra's rows first, first + 1, ...
+// While a group of rows is transformed, the next one is fetched; unless `fetched`, which says that all of them were.
+static void forward_rows(const Work& work, const Rows& rows, int64_t first, bool fetched, const Scratch& scratch) {
+  const Range samples = samples_of(work, rows.block);
+  const int64_t lead = samples.begin - (rows.block * work.plan.block - work.halo()), stride = work.map.tile_stride;
+  const int vectors = work.plan.vectors;
+  Prefetcher ahead;
+  if (!fetched) ahead = rows.prefetcher(work);
+  ahead.skip_to(kLanes);
+  const int64_t lines_per_row = divide_up(ahead.lines(), larger(1, rows.count - kLanes) * vectors);
+  for (int64_t row = 0; row < rows.count; row += kLanes) {
+    const int64_t group = smaller(kLanes, rows.count - row);
+    for (int p = 0; p < vectors; p++) {
+      load_tile(*rows.image, rows.base + row * rows.row_stride + samples.begin * rows.stride_along, rows.lanes[p],
+                {group, rows.row_stride, samples.size(), rows.stride_along}, scratch.tile + lead, stride);
+      for (int64_t j = 0; j < group; j++) {
+        Vec* x = scratch.tile + j * stride;
+        clear(x, x + lead);
+        clear(x + lead + samples.size(), x + work.plan.length);
+        ahead.fetch(lines_per_row);
+        work.transform->forward(x, scratch.spectra + (first + row + j) * vectors + p, work.map.spectrum_stride,
+                                scratch.transform);
+      }
+    }
   }
 }
 
 // ---------------------------------------------------------------- multiply
 
+// Meanwhile fetches the image's rows of the next slice.
 static void multiply(const Work& work, const Scratch& scratch, const float* broadcast, int64_t reductions,
-                     int64_t outputs, bool first) {
+                     int64_t outputs, bool first, Prefetcher ahead) {
   const int64_t plane_size = reductions * outputs, stride = work.map.spectrum_stride;
   const int64_t points = work.tiling.points, planes = work.tiling.planes;
   PlaneProduct in;
   in.reductions = (int)reductions;
   in.outputs = (int)outputs;
   in.first = first;
+  const int64_t lines_per_plane = divide_up(ahead.lines(), planes);
   for (int64_t plane = 0; plane < planes; plane++) {
+    ahead.fetch(lines_per_plane);
     const int64_t point = plane / 3, part = plane % 3;
     const bool real = plane >= 3 * points, sum = !real && part == 2;
     in.s = scratch.spectra + (real ? plane - points : 2 * point + (sum ? 1 : part)) * stride;
@@ -338,18 +367,19 @@ static void conv_unit(const ConvTask& task, int64_t unit) {
   Lanes lanes[kMaxVectors];
   for (int p = 0; p < plan.vectors; p++)
     lanes[p] = line_lanes(work, tile * plan.vectors + p, call.in.stride_n, strides.across);
+  const auto rows = [&](int64_t i) {
+    const Range channels = work.reduction_slice(i);
+    return Rows{&call.in, channels.begin * call.in.stride_c, strides.along, call.in.stride_c, channels.size(), b, lanes};
+  };
 
   for (int64_t slice = output_slices.begin; slice < output_slices.end; slice++) {
     const Range outputs = work.output_slice(slice);
     for (int64_t i = slices.begin; i < slices.end; i++) {
+      const bool first = i == slices.begin, in_scratch = slices.size() == 1 && slice > output_slices.begin;
+      if (!in_scratch) forward_rows(work, rows(i), 0, !first, scratch);
       const Range channels = work.reduction_slice(i);
-      const bool in_scratch = slices.size() == 1 && slice > output_slices.begin;
-      for (int64_t c = channels.begin; c < channels.end && !in_scratch; c += kLanes)
-        for (int p = 0; p < plan.vectors; p++)
-          forward_rows(work, call.in, c * call.in.stride_c, lanes[p], smaller(kLanes, channels.end - c),
-                       call.in.stride_c, strides.along, b, c - channels.begin, p, scratch);
       multiply(work, scratch, call.spectra + work.broadcast_offset(outputs, channels), channels.size(), outputs.size(),
-               i == slices.begin);
+               first, i + 1 < slices.end ? rows(i + 1).prefetcher(work) : Prefetcher());
     }
     for (int p = 0; p < plan.vectors; p++) {
       const int64_t v = tile * plan.vectors + p;
@@ -518,23 +548,27 @@ static void wgrad_unit(const WgradTask& task, int64_t unit) {
 
   Lanes lanes[kMaxVectors];
   for (int p = 0; p < plan.vectors; p++) lanes[p] = channel_lanes(work, tile * plan.vectors + p, in.stride_c);
+  // Reductions r, r + 1, ... before end, as far as they are lines of one image.
+  const auto rows = [&](int64_t r, int64_t end) {
+    const LineBlock at = line_block(work, r);
+    return Rows{&in,   at.n * in.stride_n + at.q * strides.across, strides.along, strides.across,
+                smaller(end - r, t.across - at.q), at.b, lanes};
+  };
 
   for (int64_t slice = output_slices.begin; slice < output_slices.end; slice++) {
     const Range outputs = work.output_slice(slice);
     for (int64_t i = slices.begin; i < slices.end; i++) {
       const Range reductions = work.reduction_slice(i);
-      const bool in_scratch = slices.size() == 1 && slice > output_slices.begin;
-      int64_t r = in_scratch ? reductions.end : reductions.begin;
-      while (r < reductions.end) {
-        const LineBlock at = line_block(work, r);
-        const int64_t lines = smaller(smaller(kLanes, reductions.end - r), t.across - at.q);
-        for (int p = 0; p < plan.vectors; p++)
-          forward_rows(work, in, at.n * in.stride_n + at.q * strides.across, lanes[p], lines, strides.across,
-                       strides.along, at.b, r - reductions.begin, p, scratch);
-        r += lines;
+      const bool first = i == slices.begin, in_scratch = slices.size() == 1 && slice > output_slices.begin;
+      for (int64_t r = reductions.begin; r < reductions.end && !in_scratch;) {
+        const Rows lines = rows(r, reductions.end);
+        forward_rows(work, lines, r - reductions.begin, !first && r == reductions.begin, scratch);
+        r += lines.count;
       }
       multiply(work, scratch, (const float*)task.call->workspace + work.broadcast_offset(outputs, reductions),
-               reductions.size(), outputs.size(), i == slices.begin);
+               reductions.size(), outputs.size(), first,
+               i + 1 < slices.end ? rows(work.reduction_slice(i + 1).begin, work.reduction_slice(i + 1).end).prefetcher(work)
+                                  : Prefetcher());
     }
     for (int p = 0; p < plan.vectors; p++) {
       const int64_t v = tile * plan.vectors + p;

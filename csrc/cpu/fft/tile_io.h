@@ -159,13 +159,57 @@ static void store_tile(const Image& image, int64_t base, const Lanes& lanes, con
     store_tile_of((Float16*)image.data + base, lanes, shape, tile, tile_stride);
 }
 
+GCN_INLINE int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// Walks over the cache lines of several vectors' tiles and fetches them into L2, some at a time, while other work runs.
+// Without this, loading x from L3 or memory takes as long as everything else together.
+class Prefetcher {
+ public:
+  Prefetcher() {}
+  Prefetcher(const ConstImage& image, int64_t base, const Lanes* lanes, int vectors, const TileShape& shape)
+      : bytes_(element_size(image.dtype)), lanes_(lanes), vectors_(vectors), shape_(shape) {
+    from_ = (const char*)image.data + base * bytes_;
+    const bool across = lanes[0].contiguous;
+    lane_steps_ = across ? (lanes[0].count > 0) : lanes[0].count;
+    outer_step_ = !across && shape.outer_stride == 1 ? 64 / bytes_ : 1;
+    sample_step_ = !across && shape.sample_stride == 1 ? 64 / bytes_ : 1;
+    outer_end_ = lane_steps_ > 0 && shape.samples > 0 ? shape.outer : 0;
+  }
+
+  int64_t lines() const {
+    return (outer_end_ - outer_ + outer_step_ - 1) / outer_step_ * vectors_ * lane_steps_ *
+           ((shape_.samples + sample_step_ - 1) / sample_step_);
+  }
+  void skip_to(int64_t outer) { outer_ = outer; }
+
+  void fetch(int64_t lines) {
+    for (; lines > 0 && outer_ < outer_end_; lines--) {
+      prefetch_far(from_ + (lanes_[vector_].offset[lane_] + outer_ * shape_.outer_stride +
+                            sample_ * shape_.sample_stride) * bytes_);
+      if ((sample_ += sample_step_) < shape_.samples) continue;
+      sample_ = 0;
+      if (++lane_ < lane_steps_) continue;
+      lane_ = 0;
+      if (++vector_ < vectors_) continue;
+      vector_ = 0;
+      outer_ += outer_step_;
+    }
+  }
+
+ private:
+  const char* from_ = nullptr;
+  int64_t bytes_ = 1;
+  const Lanes* lanes_ = nullptr;
+  int64_t vectors_ = 0, lane_steps_ = 0, outer_step_ = 1, sample_step_ = 1, outer_end_ = 0;
+  TileShape shape_ = {};
+  int64_t outer_ = 0, vector_ = 0, lane_ = 0, sample_ = 0;
+};
+
 GCN_INLINE float load_element(const ConstImage& image, int64_t index) {
   if (image.dtype == DType::kFloat32) return ((const float*)image.data)[index];
   if (image.dtype == DType::kBFloat16) return load_one((const BFloat16*)image.data + index);
   return load_one((const Float16*)image.data + index);
 }
-
-GCN_INLINE int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 }  // namespace GCN_FFT_ISA
 }  // namespace fft
