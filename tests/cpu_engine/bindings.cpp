@@ -51,10 +51,15 @@ void conv(const std::vector<Call>& calls) {
   for (size_t i = 0; i < calls.size(); i++) {
     const Call& c = calls[i];
     if (c.addend) addends[i] = const_image(*c.addend);
-    list.push_back({&c.plan, const_image(c.in),
-                    {(const float*)c.filter.data, c.filter.strides[0], c.filter.strides[1], c.filter.strides[2]},
-                    (const float*)c.spectra, (const float*)c.bias, c.addend ? &addends[i] : nullptr, image(c.out),
-                    (void*)c.workspace});
+    list.push_back(
+        {&c.plan,
+         const_image(c.in),
+         {(const float*)c.filter.data, c.filter.strides[0], c.filter.strides[1], c.filter.strides[2]},
+         (const float*)c.spectra,
+         (const float*)c.bias,
+         c.addend ? &addends[i] : nullptr,
+         image(c.out),
+         (void*)c.workspace});
   }
   py::gil_scoped_release release;
   fft::conv(list.data(), (int)list.size(), kParallel);
@@ -77,7 +82,7 @@ PYBIND11_MODULE(cpu_engine, m) {
       .def_readonly("blocks", &fft::Plan::blocks)
       .def_readonly("units", &fft::Plan::units)
       .def_readonly("merge_images", &fft::Plan::merge_images)
-      .def_readonly("cycles", &fft::Plan::cycles)
+      .def_readonly("nanoseconds", &fft::Plan::nanoseconds)
       .def_readonly("spectra_bytes", &fft::Plan::spectra_bytes)
       .def_readonly("workspace_bytes", &fft::Plan::workspace_bytes);
   py::class_<Call>(m, "Call").def(
@@ -96,8 +101,11 @@ PYBIND11_MODULE(cpu_engine, m) {
                  (float*)spectra, kParallel);
   });
   m.def("conv", &conv);
-  m.def("wgrad", [](const fft::Plan& plan, const Array& in, const Array& dout, const Array& grad, uintptr_t workspace) {
-    const fft::WgradCall call = {&plan, const_image(in), const_image(dout),
+  m.def("wgrad", [](const fft::Plan& plan, const Array& in, const Array& dout, const Array& grad,
+                    uintptr_t workspace) {
+    const fft::WgradCall call = {&plan,
+                                 const_image(in),
+                                 const_image(dout),
                                  {(float*)grad.data, grad.strides[0], grad.strides[1], grad.strides[2]},
                                  (void*)workspace};
     py::gil_scoped_release release;

@@ -21,8 +21,8 @@ struct Backend {
 
 extern const Backend kPortableBackend, kAvx2Backend, kAvx512Backend;
 
-// The calling thread's scratch, aligned to a cache line and finite everywhere. It grows on demand and lives as long as
-// the thread.
+// The calling thread's scratch, aligned to a cache line and finite everywhere. It grows on demand and lives
+// as long as the thread.
 void* thread_scratch(int64_t bytes);
 
 }  // namespace fft

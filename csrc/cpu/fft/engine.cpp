@@ -35,7 +35,8 @@ Isa default_isa() {
     const Isa isa = (Isa)i;
     if (isa_available(isa) && (wanted == nullptr || std::strcmp(wanted, names[i]) == 0)) return isa;
   }
-  return wanted && isa_available(Isa::kAvx2) && std::strcmp(wanted, "avx512") == 0 ? Isa::kAvx2 : Isa::kPortable;
+  return wanted && isa_available(Isa::kAvx2) && std::strcmp(wanted, "avx512") == 0 ? Isa::kAvx2
+                                                                                   : Isa::kPortable;
 }
 
 std::atomic<Isa>& isa_in_use() {
@@ -82,7 +83,8 @@ bool isa_available(Isa isa) {
 #if GCN_FFT_HAVE_X86
   if (isa == Isa::kAvx512) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("fma");
   }
   if (isa == Isa::kAvx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif

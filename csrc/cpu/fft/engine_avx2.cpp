@@ -1,5 +1,5 @@
-// The engine with vectors of 8 floats. All standard headers come before the target pragma: nothing of theirs may be
-// compiled for this instruction set, since the linker would share it with code that runs elsewhere.
+// The engine with vectors of 8 floats. All standard headers come before the target pragma: nothing of theirs
+// may be compiled for this instruction set, since the linker would share it with code that runs elsewhere.
 #include <cstdint>
 #include <cstring>
 #include <utility>

@@ -1,5 +1,5 @@
-// The engine with vectors of 16 floats. All standard headers come before the target pragma: nothing of theirs may be
-// compiled for this instruction set, since the linker would share it with code that runs elsewhere.
+// The engine with vectors of 16 floats. All standard headers come before the target pragma: nothing of theirs
+// may be compiled for this instruction set, since the linker would share it with code that runs elsewhere.
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -15,7 +15,8 @@
 #define GCN_FFT_BACKEND kAvx512Backend
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), \
+                             apply_to = function)
 #include "line_conv.inl"
 #pragma clang attribute pop
 #else

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace gcn_kernels {
 namespace fft {
@@ -8,22 +9,23 @@ namespace {
 
 constexpr int64_t kScratchBytes = 800 << 10;  // of spectra and accumulators, out of 1 MB of L2
 constexpr int64_t kWantedUnits = 16;
-constexpr double kSplitAllowance = 1.05;  // of the cost without splits
+constexpr double kUnitsAllowance = 1.06;  // of the least cost, for having kWantedUnits
 
-// Cycles for each vector, measured on Zen 4. AVX-512 is run as two halves there, so that a vector of any width above
-// 16 bytes costs about the same for each float.
+// Nanoseconds for each vector, measured on one core of a Zen 4 at 3.7 GHz.
 struct Costs {
-  double transform;  // for each sample, codelets' loads and stores included
-  double move;       // for each sample loaded or stored through a tile
+  double transform;  // for each sample
+  double load;       // for each sample, through a tile
+  double store;
   double multiply;   // for each multiply-add
   double update;     // for each accumulator read and written
-  double weight;     // for each broadcast float streamed from L3
+  double broadcast;  // for each float streamed from L3
+  double page;       // for each sample of a line whose samples lie a page or more apart
 };
 
 Costs costs_of(Isa isa) {
-  if (isa == Isa::kAvx512) return {11, 8, 1.08, 2.0, 0.25};
-  if (isa == Isa::kAvx2) return {7, 5, 0.62, 1.0, 0.25};
-  return {7, 5, 1.1, 1.0, 0.25};
+  if (isa == Isa::kAvx512) return {1.9, 2.5, 6.0, 0.265, 2.0, 0.03, 8.0};
+  if (isa == Isa::kAvx2) return {1.3, 2.5, 4.0, 0.20, 1.2, 0.03, 8.0};
+  return {1.3, 2.3, 3.0, 0.235, 0.8, 0.03, 8.0};
 }
 
 // Scratch traffic beyond L2 slows the product down.
@@ -40,19 +42,18 @@ double cost(const Plan& plan, bool wgrad) {
   const double reloads = t.reduction_slices == plan.splits ? plan.output_parts : t.output_slices;
   const double samples = std::min<double>(plan.length, (double)plan.block + plan.taps - 1);
   const int64_t bytes = scratch_map(plan).total * lanes_of(plan.isa) * 4;
-  double cycles = reloads * reductions * lane_blocks * (c.move * samples + c.transform * plan.length);
-  cycles += t.planes * outputs * lane_blocks *
-            (reductions * c.multiply + t.reduction_slices * c.update) * overflow_factor(bytes);
-  cycles += t.planes * outputs * reductions * c.weight * tiles;
-  cycles += outputs * plan.splits * lane_blocks * (1.5 * c.transform * plan.length + 2 * c.move * plan.block);
+  double time = reloads * reductions * lane_blocks * (c.load * samples + c.transform * plan.length);
+  if (wgrad && plan.problem.axis == Axis::kH) time += reloads * reductions * tiles * samples * c.page;
+  time += t.planes * outputs * lane_blocks * (reductions * c.multiply + t.reduction_slices * c.update) *
+          overflow_factor(bytes);
+  time += t.planes * outputs * reductions * c.broadcast * tiles;
+  time += outputs * plan.splits * lane_blocks * 1.3 * c.transform * plan.length;
+  const double stored = (double)(wgrad ? plan.taps : plan.block);
+  time += outputs * lane_blocks * stored * (c.store + (plan.splits > 1 ? plan.splits * c.load : 0));
   if (wgrad)
-    cycles += reductions * outputs / lanes_of(plan.isa) * (c.move * plan.block + 2.5 * c.transform * plan.length);
-  return cycles + 2000.0 * plan.units;
-}
-
-void count_units(Plan& plan, bool wgrad) {
-  const Tiling t = tiling_of(plan, wgrad);
-  plan.units = t.lane_tiles * (wgrad ? 1 : plan.blocks) * plan.output_parts * plan.splits;
+    time +=
+        reductions * outputs / lanes_of(plan.isa) * (c.load * plan.block + 2.5 * c.transform * plan.length);
+  return time + 500.0 * plan.units;
 }
 
 // Slices of nearly equal size, at most `most`, in steps of `step`.
@@ -61,24 +62,54 @@ int32_t even_slice(int64_t total, int64_t most, int64_t step) {
   return (int32_t)std::min(total, divide_up(divide_up(total, slices), step) * step);
 }
 
-void choose_parts(Plan& plan, bool wgrad) {
-  const Tiling t = tiling_of(plan, wgrad);
-  count_units(plan, wgrad);
-  plan.cycles = cost(plan, wgrad);
-  const double allowed = plan.cycles * kSplitAllowance;
-  Plan best = plan;
-  for (int64_t parts = 1; parts <= t.output_slices && parts <= kWantedUnits; parts *= 2) {
-    for (int64_t splits = 1; splits <= t.reduction_slices && splits <= kWantedUnits; splits *= 2) {
-      Plan trial = plan;
-      trial.output_parts = (int32_t)parts;
-      trial.splits = (int32_t)splits;
-      count_units(trial, wgrad);
-      trial.cycles = cost(trial, wgrad);
-      const int64_t now = std::min(trial.units, kWantedUnits), before = std::min(best.units, kWantedUnits);
-      if (trial.cycles <= allowed && (now > before || (now == before && trial.cycles < best.cycles))) best = trial;
+// All ways to cut the problem. Visit: void(const Plan&)
+template <class Visit>
+void each_plan(const Plan& base, bool wgrad, const Visit& visit) {
+  const Problem& problem = base.problem;
+  const int lanes = lanes_of(base.isa);
+  const int64_t line = problem.axis == Axis::kH ? problem.h : problem.w;
+  for (int length : kLengths) {
+    Plan plan = base;
+    plan.possible = true;
+    plan.length = length;
+    plan.reduction = plan.outputs = plan.vectors = 1;
+    if (length >= line + plan.taps / 2) {
+      plan.block = line;
+    } else if (length >= plan.taps) {
+      plan.block = divide_up(line, divide_up(line, length - plan.taps + 1));
+    } else {
+      continue;
     }
+    plan.blocks = divide_up(line, plan.block);
+    const Tiling whole = tiling_of(plan, wgrad);
+    for (int vectors : {1, 2, 4}) {
+      if (vectors > 1 && vectors / 2 >= whole.lane_vectors) continue;
+      plan.vectors = vectors;
+      for (int most : {16, 32, 64, 128}) {
+        const int32_t outputs = even_slice(problem.o, problem.o <= most + most / 2 ? problem.o : most, 4);
+        if (most > 16 && outputs <= plan.outputs) continue;
+        plan.outputs = outputs;
+        const int64_t left = kScratchBytes / (lanes * 4 * vectors * length) - 3 * outputs / 2;
+        const int64_t fitting = std::min<int64_t>(128, std::max<int64_t>(16, left / 16 * 16));
+        // Enough slices to split, but not so short that accumulators are updated all the time.
+        const int64_t splitting =
+            std::max<int64_t>(32, divide_up(divide_up(whole.reductions, kWantedUnits), 16) * 16);
+        plan.reduction =
+            even_slice(whole.reductions, std::min(fitting, splitting), whole.reductions > 16 ? 16 : 1);
+        const Tiling t = tiling_of(plan, wgrad);
+        for (int64_t parts = 1; parts <= std::min(t.output_slices, kWantedUnits); parts *= 2) {
+          for (int64_t splits = 1; splits <= std::min(t.reduction_slices, kWantedUnits); splits *= 2) {
+            plan.output_parts = (int32_t)parts;
+            plan.splits = (int32_t)splits;
+            plan.units = t.lane_tiles * (wgrad ? 1 : plan.blocks) * parts * splits;
+            plan.nanoseconds = cost(plan, wgrad);
+            visit(plan);
+          }
+        }
+      }
+    }
+    if (plan.blocks == 1) return;  // longer transforms only do more
   }
-  plan = best;
 }
 
 Plan make_plan(const Problem& problem, bool wgrad) {
@@ -91,57 +122,27 @@ Plan make_plan(const Problem& problem, bool wgrad) {
   const int64_t across = problem.axis == Axis::kH ? problem.w : problem.h;
   base.taps = 2 * std::min(problem.k / 2, line - 1) + 1;
   base.merge_images = 4 * problem.n * divide_up(across, lanes) > 5 * divide_up(problem.n * across, lanes);
-  base.output_parts = base.splits = 1;
+  double least = std::numeric_limits<double>::infinity();
+  each_plan(base, wgrad, [&](const Plan& plan) { least = std::min(least, plan.nanoseconds); });
   Plan best = base;
-  double least = 0;
-  for (int length : kLengths) {
-    Plan plan = base;
-    plan.possible = true;
-    plan.length = length;
-    if (length >= line + plan.taps / 2) {
-      plan.block = line;
-    } else if (length >= plan.taps) {
-      plan.block = divide_up(line, divide_up(line, length - plan.taps + 1));
-    } else {
-      continue;
-    }
-    plan.blocks = divide_up(line, plan.block);
-    const int64_t reductions = wgrad ? problem.n * across * plan.blocks : problem.c;
-    const int64_t lane_vectors = wgrad ? divide_up(problem.c, lanes)
-                                 : plan.merge_images ? divide_up(problem.n * across, lanes)
-                                                     : problem.n * divide_up(across, lanes);
-    for (int vectors : {1, 2, 4}) {
-      if (vectors > 1 && vectors / 2 >= lane_vectors) continue;
-      plan.vectors = vectors;
-      for (int most : {16, 32, 64, 128}) {
-        if (most > 16 && problem.o <= most / 2) continue;
-        plan.outputs = even_slice(problem.o, problem.o <= most + most / 2 ? problem.o : most, 4);
-        const int64_t left = kScratchBytes / (lanes * 4 * vectors * length) - 3 * plan.outputs / 2;
-        const int64_t most_reductions = std::min<int64_t>(128, std::max<int64_t>(16, left / 16 * 16));
-        // Enough slices to split, as long as they are not so short that accumulators are updated all the time.
-        const int64_t for_splits = std::max<int64_t>(32, divide_up(divide_up(reductions, kWantedUnits), 16) * 16);
-        plan.reduction = even_slice(reductions, std::min(most_reductions, for_splits), reductions > 16 ? 16 : 1);
-        Plan trial = plan;
-        choose_parts(trial, wgrad);
-        if (least == 0 || trial.cycles < least) {
-          least = trial.cycles;
-          best = trial;
-        }
-      }
-    }
-    if (plan.blocks == 1) break;  // longer transforms only do more
-  }
+  each_plan(base, wgrad, [&](const Plan& plan) {
+    if (plan.nanoseconds > kUnitsAllowance * least) return;
+    const int64_t units = std::min(plan.units, kWantedUnits), before = std::min(best.units, kWantedUnits);
+    if (units > before || (units == before && plan.nanoseconds < best.nanoseconds)) best = plan;
+  });
   if (!best.possible) return best;
   const Tiling t = tiling_of(best, wgrad);
   const int64_t vector_bytes = lanes * 4;
   if (wgrad) {
     best.workspace_bytes = t.planes * t.reductions * problem.o * 4;
     best.workspace_bytes = divide_up(best.workspace_bytes, 64) * 64;
-    if (best.splits > 1) best.workspace_bytes += best.splits * t.lane_vectors * problem.o * best.taps * vector_bytes;
+    if (best.splits > 1)
+      best.workspace_bytes += best.splits * t.lane_vectors * problem.o * best.taps * vector_bytes;
   } else {
     best.spectra_bytes = t.planes * problem.c * problem.o * 4;
     if (best.splits > 1)
-      best.workspace_bytes = best.splits * t.lane_vectors * best.blocks * problem.o * best.block * vector_bytes;
+      best.workspace_bytes =
+          best.splits * t.lane_vectors * best.blocks * problem.o * best.block * vector_bytes;
   }
   return best;
 }
@@ -155,7 +156,7 @@ Tiling tiling_of(const Plan& plan, bool wgrad) {
   t.lines = p.axis == Axis::kH ? p.h : p.w;
   t.across = p.axis == Axis::kH ? p.w : p.h;
   t.reductions = wgrad ? p.n * t.across * plan.blocks : p.c;
-  t.lane_vectors = wgrad ? divide_up(p.c, lanes)
+  t.lane_vectors = wgrad               ? divide_up(p.c, lanes)
                    : plan.merge_images ? divide_up(p.n * t.across, lanes)
                                        : p.n * divide_up(t.across, lanes);
   t.lane_tiles = divide_up(t.lane_vectors, plan.vectors);

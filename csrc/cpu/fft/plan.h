@@ -2,26 +2,29 @@
 //
 // An image has n * q lines of length s along the kernel's axis (q the other side). In the general product
 //
-//   acc[plane][output][lane] = sum_reduction vector[plane][reduction][lane] * broadcast[plane][reduction][output]
+//   acc[plane][output][lane] = sum_reduction vector[plane][reduction][lane] *
+//   broadcast[plane][reduction][output]
 //
 //                lanes           reduction            outputs            vector     broadcast
 //   conv         lines           channels of in       channels of out    in         w
 //   wgrad        channels of in  lines x blocks       channels of out    in         dout
 //
-// A unit is `vectors` vectors of lanes (times a block of the line with conv), one of `output_parts` ranges of output
-// slices and one of `splits` ranges of reduction slices. It keeps in its thread's scratch, which should stay in L2,
+// A unit is `vectors` vectors of lanes (times a block of the line with conv), one of `output_parts` ranges of
+// output slices and one of `splits` ranges of reduction slices. It keeps in its thread's scratch, which
+// should stay in L2,
 //
 //   spectra of one reduction slice      length * reduction * vectors * lanes * 4 bytes
 //   accumulators of one output slice    1.5 length * outputs * vectors * lanes * 4 bytes
 //
 // e.g. length 80, 32 channels, 21 outputs, 2 vectors of 16: 328 KB + 323 KB.
 //
-// Blocks (overlap-save): a block of B outputs reads B + taps - 1 samples, and the cyclic convolution must not wrap into
-// its outputs: length >= B + taps - 1. Where one block covers the line, half of the halo is zero, and wrapping brings
-// only zeros as long as length >= s + taps / 2. Taps that never meet the image are dropped first.
+// Blocks (overlap-save): a block of B outputs reads B + taps - 1 samples, and the cyclic convolution must not
+// wrap into its outputs: length >= B + taps - 1. Where one block covers the line, half of the halo is zero,
+// and wrapping brings only zeros as long as length >= s + taps / 2. Taps that never meet the image are
+// dropped first.
 //
-// Splits leave partial sums in a workspace, added in a fixed order; they cost one more inverse transform of each output
-// and are used where there would be fewer than kWantedUnits units.
+// Splits leave partial sums in a workspace, added in a fixed order; they cost one more inverse transform of
+// each output and are used where there would be fewer than kWantedUnits units.
 #pragma once
 
 #include "engine.h"

@@ -1,13 +1,15 @@
-// Micro-kernels of the spectral product. On one plane, for P vectors of lanes, R reduction indices and M outputs:
+// Micro-kernels of the spectral product. On one plane, for P vectors of lanes, R reduction indices and M
+// outputs:
 //
 //   acc[m][p] (=|+=) sum_r s[r][p] * b[r][m]          s: vectors, b: scalars broadcast to all lanes
 //
-// Convolution: lanes are lines of the image, r channels, m output channels, b weights. Weight gradient: lanes are
-// channels, r lines, m output channels, b the output's gradient.
+// Convolution: lanes are lines of the image, r channels, m output channels, b weights. Weight gradient: lanes
+// are channels, r lines, m output channels, b the output's gradient.
 //
-// P x M accumulators stay in registers (24 of 32 with AVX-512, 12 of 16 otherwise), M in nearly equal blocks. Each
-// call sums from zero and adds to acc once: it costs nothing and makes the rounding error that of a blocked sum.
-// Bound by the FMA pipes while s and b stream from L2; the next plane of s and b is fetched into L1 meanwhile.
+// P x M accumulators stay in registers (24 of 32 with AVX-512, 12 of 16 otherwise), M in nearly equal blocks.
+// Each call sums from zero and adds to acc once: it costs nothing and makes the rounding error that of a
+// blocked sum. Bound by the FMA pipes while s and b stream from L2; the next plane of s and b is fetched into
+// L1 meanwhile.
 #pragma once
 
 #include "simd.h"

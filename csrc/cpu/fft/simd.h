@@ -1,15 +1,16 @@
 // One vector type, Vec, of kLanes floats, for every instruction set.
 //
-// The including file sets GCN_FFT_VECTOR_BYTES (16, 32 or 64) and GCN_FFT_ISA (a namespace), and has selected the
-// instruction set with a target pragma. Everything here is static or inside that namespace, so that the three builds
-// of this source never share a function. Arithmetic is the compiler's own on vector types (a + b, a * b, v * scalar);
-// this file adds what has no operator:
+// The including file sets GCN_FFT_VECTOR_BYTES (16, 32 or 64) and GCN_FFT_ISA (a namespace), and has selected
+// the instruction set with a target pragma. Everything here is static or inside that namespace, so that the
+// three builds of this source never share a function. Arithmetic is the compiler's own on vector types (a +
+// b, a * b, v * scalar); this file adds what has no operator:
 //
 //   load, load_n, store, store_n   unaligned, of float, bfloat16 or float16 elements, the first n lanes only
 //   transpose                      kLanes x kLanes, in registers
 //   all_finite, prefetch
 //
-// bfloat16 and float16 are converted by integer operations that vectorise on any target; rounding is to nearest even.
+// bfloat16 and float16 are converted by integer operations that vectorise on any target; rounding is to
+// nearest even.
 #pragma once
 
 #include <cstdint>
@@ -101,7 +102,9 @@ GCN_INLINE Vec load(const float* from) {
 GCN_INLINE void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v); }
 
 #if GCN_FFT_VECTOR_BYTES == 64
-GCN_INLINE Vec load_n(const float* from, int n) { return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), from); }
+GCN_INLINE Vec load_n(const float* from, int n) {
+  return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), from);
+}
 GCN_INLINE void store_n(float* to, Vec v, int n) {
   _mm512_mask_storeu_ps(to, (__mmask16)((1u << n) - 1), (__m512)v);
 }
@@ -174,8 +177,9 @@ GCN_INLINE bool all_finite(Vec sum) {
 
 // ---------------------------------------------------------------- transpose
 
-// Lane of the result -> lane of the concatenation (a, b). Pair<Width, High> interleaves elements of Width floats of
-// the low or high half of each 16-byte part; Blocks<High> interleaves whole 16-byte parts of the low or high half.
+// Lane of the result -> lane of the concatenation (a, b). Pair<Width, High> interleaves elements of Width
+// floats of the low or high half of each 16-byte part; Blocks<High> interleaves whole 16-byte parts of the
+// low or high half.
 template <int Width, int High>
 struct Pair {
   static constexpr int at(int i) {
@@ -201,7 +205,8 @@ GCN_INLINE void transpose(Vec (&row)[kLanes]) {
   Vec part[4][kLanes / 4];  // part[e][g]: 16-byte part b holds element 4b + e of rows 4g .. 4g + 3
 #pragma GCC unroll 4
   for (int g = 0; g < kLanes / 4; g++) {
-    const Vec a = shuffle<Pair<1, 0>>(row[4 * g], row[4 * g + 1]), b = shuffle<Pair<1, 1>>(row[4 * g], row[4 * g + 1]);
+    const Vec a = shuffle<Pair<1, 0>>(row[4 * g], row[4 * g + 1]),
+              b = shuffle<Pair<1, 1>>(row[4 * g], row[4 * g + 1]);
     const Vec c = shuffle<Pair<1, 0>>(row[4 * g + 2], row[4 * g + 3]);
     const Vec d = shuffle<Pair<1, 1>>(row[4 * g + 2], row[4 * g + 3]);
     part[0][g] = shuffle<Pair<2, 0>>(a, c);

@@ -1,8 +1,8 @@
 // Tiles between memory and transforms.
 //
-// A tile is [outer][sample] vectors of lanes, in float. Convolution: lanes are lines of the image, samples run along
-// the kernel's axis, outer counts channels. Weight gradient: lanes are channels, outer counts lines. Whichever of the
-// three is contiguous in memory decides how a tile is moved:
+// A tile is [outer][sample] vectors of lanes, in float. Convolution: lanes are lines of the image, samples
+// run along the kernel's axis, outer counts channels. Weight gradient: lanes are channels, outer counts
+// lines. Whichever of the three is contiguous in memory decides how a tile is moved:
 //
 //   lanes contiguous     vector by vector
 //   outer contiguous     transposes of kLanes lanes x kLanes outer, for each sample
@@ -36,8 +36,10 @@ struct TileShape {
 };
 
 template <class T>
-static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& shape, Vec* tile, int64_t tile_stride) {
-  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer, samples = shape.samples;
+static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& shape, Vec* tile,
+                         int64_t tile_stride) {
+  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer,
+                samples = shape.samples;
   if (lanes.contiguous) {
     for (int64_t j = 0; j < outer; j++) {
       const T* from = base + lanes.offset[0] + j * os;
@@ -57,7 +59,8 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
 #pragma GCC unroll 16
           for (int r = 0; r < kLanes; r++) row[r] = load(from + lanes.offset[r]);
         } else {
-          for (int r = 0; r < kLanes; r++) row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
+          for (int r = 0; r < kLanes; r++)
+            row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
         }
         transpose(row);
         Vec* to = tile + j0 * tile_stride + i;
@@ -79,7 +82,8 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
 #pragma GCC unroll 16
           for (int r = 0; r < kLanes; r++) row[r] = load(from + lanes.offset[r]);
         } else {
-          for (int r = 0; r < kLanes; r++) row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
+          for (int r = 0; r < kLanes; r++)
+            row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
         }
         transpose(row);
         Vec* to = tile + j * tile_stride + i0;
@@ -101,8 +105,10 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
 }
 
 template <class T>
-static void store_tile_of(T* base, const Lanes& lanes, const TileShape& shape, const Vec* tile, int64_t tile_stride) {
-  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer, samples = shape.samples;
+static void store_tile_of(T* base, const Lanes& lanes, const TileShape& shape, const Vec* tile,
+                          int64_t tile_stride) {
+  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer,
+                samples = shape.samples;
   if (lanes.contiguous) {
     for (int64_t j = 0; j < outer; j++) {
       T* to = base + lanes.offset[0] + j * os;
@@ -139,8 +145,8 @@ static void store_tile_of(T* base, const Lanes& lanes, const TileShape& shape, c
 }
 
 // base: elements from data to sample 0 of outer 0, without the lanes' offsets
-static void load_tile(const ConstImage& image, int64_t base, const Lanes& lanes, const TileShape& shape, Vec* tile,
-                      int64_t tile_stride) {
+static void load_tile(const ConstImage& image, int64_t base, const Lanes& lanes, const TileShape& shape,
+                      Vec* tile, int64_t tile_stride) {
   if (image.dtype == DType::kFloat32)
     load_tile_of((const float*)image.data + base, lanes, shape, tile, tile_stride);
   else if (image.dtype == DType::kBFloat16)
@@ -149,8 +155,8 @@ static void load_tile(const ConstImage& image, int64_t base, const Lanes& lanes,
     load_tile_of((const Float16*)image.data + base, lanes, shape, tile, tile_stride);
 }
 
-static void store_tile(const Image& image, int64_t base, const Lanes& lanes, const TileShape& shape, const Vec* tile,
-                       int64_t tile_stride) {
+static void store_tile(const Image& image, int64_t base, const Lanes& lanes, const TileShape& shape,
+                       const Vec* tile, int64_t tile_stride) {
   if (image.dtype == DType::kFloat32)
     store_tile_of((float*)image.data + base, lanes, shape, tile, tile_stride);
   else if (image.dtype == DType::kBFloat16)
@@ -161,8 +167,8 @@ static void store_tile(const Image& image, int64_t base, const Lanes& lanes, con
 
 GCN_INLINE int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-// Walks over the cache lines of several vectors' tiles and fetches them into L2, some at a time, while other work runs.
-// Without this, loading x from L3 or memory takes as long as everything else together.
+// Walks over the cache lines of several vectors' tiles and fetches them into L2, some at a time, while other
+// work runs. Without this, loading x from L3 or memory takes as long as everything else together.
 class Prefetcher {
  public:
   Prefetcher() {}
@@ -185,7 +191,8 @@ class Prefetcher {
   void fetch(int64_t lines) {
     for (; lines > 0 && outer_ < outer_end_; lines--) {
       prefetch_far(from_ + (lanes_[vector_].offset[lane_] + outer_ * shape_.outer_stride +
-                            sample_ * shape_.sample_stride) * bytes_);
+                            sample_ * shape_.sample_stride) *
+                               bytes_);
       if ((sample_ += sample_step_) < shape_.samples) continue;
       sample_ = 0;
       if (++lane_ < lane_steps_) continue;

@@ -1,23 +1,24 @@
 // Real FFT of kLanes independent lines at once: lane l of vector n is sample n of line l.
 //
-// Prime-factor algorithm, L = N1 * N2 with N1 in {8, 16, 32} and N2 in {1, 3, 5, 7, 9} without a common factor. With
-// n = (N2 n1 + N1 n2) mod L the transform of length L is a two-dimensional one, N1 x N2, without twiddle factors:
+// Prime-factor algorithm, L = N1 * N2 with N1 in {8, 16, 32} and N2 in {1, 3, 5, 7, 9} without a common
+// factor. With n = (N2 n1 + N1 n2) mod L the transform of length L is a two-dimensional one, N1 x N2, without
+// twiddle factors:
 //
 //   pass 1   for each n2: real transform of N1 samples                     (radix 2, in registers)
 //   pass 2   for k1 = 0 and N1/2: real transform of N2; other k1 < N1/2: complex transform of N2
 //
-// n -> (n1, n2) is a group isomorphism, so cyclic convolutions of length L are cyclic convolutions of N1 x N2, and
-// their spectra may stay in whatever order falls out: both operands and the inverse use the same one.
+// n -> (n1, n2) is a group isomorphism, so cyclic convolutions of length L are cyclic convolutions of N1 x
+// N2, and their spectra may stay in whatever order falls out: both operands and the inverse use the same one.
 //
 // Spectrum of one line: `points` complex values and two real ones (k1 = 0 and N1/2, k2 = 0), L floats:
 //   plane 2p, 2p + 1      real and imaginary part of point p < points
 //   plane 2 points + e    the two real values
-// Product of two spectra, by Gauss with three real products for each point (L + points planes). With the vector
-// operand X = a + ib and the broadcast operand Y = c + id:
+// Product of two spectra, by Gauss with three real products for each point (L + points planes). With the
+// vector operand X = a + ib and the broadcast operand Y = c + id:
 //   plane 3p: a (d - c)   3p + 1: b (c + d)   3p + 2: (a + b) c      re = [3p+2] - [3p+1], im = [3p+2] + [3p]
 //   plane 3 points + e    the product of the real values
-// Recombination is linear, so that sums over channels are made in these planes, and the inverse recombines once.
-// The inverse is not normalised (factor L); broadcast operands carry 1 / L.
+// Recombination is linear, so that sums over channels are made in these planes, and the inverse recombines
+// once. The inverse is not normalised (factor L); broadcast operands carry 1 / L.
 #pragma once
 
 #include "simd.h"
@@ -114,7 +115,8 @@ struct EvenReal<4, Stride> {
 // ---------------------------------------------------------------- odd factor
 
 // N samples with both parts, in place; the inverse is the same with the parts exchanged.
-// With s_j = x_j + x_{N-j} and d_j = x_j - x_{N-j}:  X_k, X_{N-k} = x_0 + sum_j s_j cos(jk) -+ i sum_j d_j sin(jk)
+// With s_j = x_j + x_{N-j} and d_j = x_j - x_{N-j}:  X_k, X_{N-k} = x_0 + sum_j s_j cos(jk) -+ i sum_j d_j
+// sin(jk)
 template <int N>
 struct OddComplex {
   GCN_INLINE void transform(Vec* re, Vec* im) {
@@ -236,8 +238,8 @@ struct RealTransform {
   static constexpr int inner_point(int k1) { return (N2 - 1) + (k1 - 1) * N2; }
 
   // x[0 .. L-1] -> plane p at spectrum + p * stride. scratch: L + 2 N2 vectors
-  static __attribute__((noinline)) void forward(const Vec* __restrict x, Vec* __restrict spectrum, int64_t stride,
-                                                Vec* __restrict scratch) {
+  static __attribute__((noinline)) void forward(const Vec* __restrict x, Vec* __restrict spectrum,
+                                                int64_t stride, Vec* __restrict scratch) {
 #pragma GCC unroll 16
     for (int n2 = 0; n2 < N2; n2++) {
       Vec in[N1], re[N1 / 2 + 1], im[N1 / 2 + 1];
@@ -282,8 +284,8 @@ struct RealTransform {
   }
 
   // Plane p of a product at product + p * stride -> x[0 .. L-1]
-  static __attribute__((noinline)) void inverse(const Vec* __restrict product, int64_t stride, Vec* __restrict x,
-                                                Vec* __restrict scratch) {
+  static __attribute__((noinline)) void inverse(const Vec* __restrict product, int64_t stride,
+                                                Vec* __restrict x, Vec* __restrict scratch) {
     for (int e = 0; e < 2; e++) {
       Vec re[N2 / 2 + 1], im[N2 / 2 + 1], out[N2];
       re[0] = product[(3 * kPoints + e) * stride];
