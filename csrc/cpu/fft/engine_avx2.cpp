@@ -1,0 +1,27 @@
+// The engine with vectors of 8 floats. All standard headers come before the target pragma: nothing of theirs
+// may be compiled for this instruction set, since the linker would share it with code that runs elsewhere.
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "backend.h"
+#include "plan.h"
+
+#if GCN_FFT_HAVE_X86
+#include <immintrin.h>
+
+#define GCN_FFT_ISA avx2
+#define GCN_FFT_VECTOR_BYTES 32
+#define GCN_FFT_BACKEND kAvx2Backend
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include "line_conv.inl"
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#include "line_conv.inl"
+#pragma GCC pop_options
+#endif
+#endif

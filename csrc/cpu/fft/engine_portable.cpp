@@ -1,0 +1,9 @@
+// The engine with vectors of 4 floats, for any CPU: SSE2 or NEON through the compiler's vector types.
+#include "backend.h"
+
+#if GCN_FFT_HAVE_VECTORS
+#define GCN_FFT_ISA portable
+#define GCN_FFT_VECTOR_BYTES 16
+#define GCN_FFT_BACKEND kPortableBackend
+#include "line_conv.inl"
+#endif
