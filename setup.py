@@ -7,13 +7,14 @@ Environment variables:
 import json
 import os
 import sys
+from glob import glob
 from pathlib import Path
 
 from setuptools import setup
 
 #: The LibTorch stable ABI this is compiled for (2.11): the libraries load in that PyTorch and every later one.
 STABLE_ABI = "0x020b000000000000"
-CPU_SOURCES = ["csrc/ops.cpp", "csrc/cpu/gcn_cpu.cpp", "csrc/cpu/gcn_direct.cpp", "csrc/cpu/direct.cpp"]
+CPU_SOURCES = ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp") + glob("csrc/cpu/fft/*.cpp"))]
 #: Memory that one compile job may need, in GiB.
 JOB_MEMORY = 2
 #: The oldest Python whose stable ABI the libraries are tagged for.
@@ -38,7 +39,11 @@ def extension_arguments() -> dict:
         return {}
 
     windows = sys.platform == "win32"
-    flags = ["/O2", "/std:c++20"] if windows else ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    flags = (
+        ["/O2", "/std:c++20"]
+        if windows
+        else ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    )
     flags += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "-DTORCH_STABLE_ONLY"]
     os.environ.setdefault("MAX_JOBS", str(default_jobs()))
 

@@ -1,13 +1,13 @@
 // The schemas of the operators, declared once for all devices. Fake kernels and autograd are attached in Python
 // (gcn_kernels/_autograd.py); gcn_kernels/_library.py compares these schemas with what it expects.
-#include <Python.h>
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(gcn_kernels, m) {
+  // channels_last: the layout of y; cache_weights: whether the weights are likely to be the same in the next call.
   // -> y [N, O, H, W], u_l [N, M_l, H, W], u_r [N, M_r, H, W]
   m.def(
       "gcn(Tensor x, Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2, Tensor? b_l1, Tensor? b_l2, Tensor? b_r1, "
-      "Tensor? b_r2, bool channels_last, str algo) -> (Tensor, Tensor, Tensor)");
+      "Tensor? b_r2, bool channels_last, bool cache_weights, str algo) -> (Tensor, Tensor, Tensor)");
   // -> the gradients of x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2; bit i of `wanted` asks for the i-th, the others
   // come back empty. The biases are arguments because the gradients depend on them through the middle maps.
   m.def(

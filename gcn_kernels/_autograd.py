@@ -5,6 +5,7 @@ next to C. To autograd they are an opaque cache, so ``gcn_backward`` is treated 
 and its own derivative is taken through the definition in :mod:`gcn_kernels.reference`.
 """
 
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
@@ -33,6 +34,7 @@ def _gcn_fake(
     b_r1: Tensor | None,
     b_r2: Tensor | None,
     channels_last: bool,
+    cache_weights: bool,
     algo: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, _, h, w = x.shape
@@ -66,7 +68,7 @@ def _gcn_backward_fake(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, w_l1, w_l2, w_r1, w_r2, b_l1, _, b_r1, _, _, algo = inputs
+    x, w_l1, w_l2, w_r1, w_r2, b_l1, _, b_r1, *_, algo = inputs
     _, u_l, u_r = output
     ctx.mark_non_differentiable(u_l, u_r)
     ctx.set_materialize_grads(False)
@@ -77,9 +79,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _backward(ctx: Any, dy: Tensor | None, du_l: None = None, du_r: None = None) -> tuple[Tensor | None, ...]:
     wanted = sum(1 << i for i, needed in enumerate(ctx.needs_input_grad[:9]) if needed)
     if dy is None or not wanted:
-        return (None,) * 11
+        return (None,) * 12
     grads = torch.ops.gcn_kernels.gcn_backward.default(dy, *ctx.saved_tensors, wanted, ctx.algo)
-    return (*(g if wanted >> i & 1 else None for i, g in enumerate(grads)), None, None)
+    return (*(g if wanted >> i & 1 else None for i, g in enumerate(grads)), None, None, None)
 
 
 class _Recorded(torch.autograd.Function):
@@ -101,9 +103,18 @@ class _Recorded(torch.autograd.Function):
         return _backward(ctx, *grads)
 
 
-def gcn(*inputs: Any) -> Tensor:
-    """Call ``gcn_kernels::gcn`` with all its arguments and return y, recording a gradient where one is needed."""
-    recording = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+def gcn(tensors: Sequence[Tensor | None], channels_last: bool, algo: str) -> Tensor:
+    """Call ``gcn_kernels::gcn`` and return y, recording a gradient where one is needed.
+
+    Args:
+        tensors: x [N, C, H, W], the four weights and the four biases.
+        channels_last: the layout of y.
+        algo: algorithm of the kernels.
+    """
+    recording = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    # A weight that is being trained will be another one in the next call.
+    training = recording and any(t is not None and t.requires_grad for t in tensors[1:5])
+    inputs = (*tensors, channels_last, not training, algo)
     if recording and not torch.compiler.is_compiling():
         y: Tensor = _Recorded.apply(*inputs)  # type: ignore[no-untyped-call]
     else:

@@ -18,7 +18,7 @@ _WEIGHTS = "Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2"
 SCHEMAS = {
     "gcn": (
         f"gcn_kernels::gcn(Tensor x, {_WEIGHTS}, Tensor? b_l1, Tensor? b_l2, Tensor? b_r1, Tensor? b_r2, "
-        "bool channels_last, str algo) -> (Tensor, Tensor, Tensor)"
+        "bool channels_last, bool cache_weights, str algo) -> (Tensor, Tensor, Tensor)"
     ),
     "gcn_backward": (
         f"gcn_kernels::gcn_backward(Tensor dy, Tensor x, Tensor u_l, Tensor u_r, {_WEIGHTS}, Tensor? b_l1, Tensor? b_r1, "
@@ -79,7 +79,7 @@ def _schema_mismatch() -> str | None:
         packet = getattr(torch.ops.gcn_kernels, name, None)
         found = "nothing" if packet is None else str(packet.default._schema)
         if found != expected:
-            return f"it was built from other sources: expected the operator {expected}, found {found}"
+            return f"it was built from other sources: its operator {name} has another signature"
     return None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from gcn_kernels._library import LIBRARIES
 
 BACKENDS = ("auto", "cpu", "cuda", "torch")
-ALGORITHMS = ("auto", "direct")
+ALGORITHMS = ("auto", "direct", "fft")
 
 
 def why_not(backend: str, device_type: str) -> str | None:

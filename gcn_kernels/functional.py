@@ -40,7 +40,7 @@ def fused_gcn(
         b_r1: [M_r] or None.
         b_r2: [O] or None.
         backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"torch"``, which then runs or raises.
-        algo: algorithm of the kernels, ``"auto"`` or ``"direct"``.
+        algo: algorithm of the CPU kernels, ``"auto"`` (the faster one for each problem and pass), ``"direct"`` or ``"fft"``.
 
     Returns:
         [N, O, H, W] (or [O, H, W]) in the dtype of ``x``, channels_last where ``conv2d`` would give that.
@@ -87,7 +87,7 @@ def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ..
     out_channels, (height, width) = weights[1].shape[0], batch.shape[2:]
     both = out_channels == 1 or (height == 1 and width == 1)
     channels_last = not both and any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
-    y = _autograd.gcn(batch, *weights, *biases, channels_last, algo)
+    y = _autograd.gcn((batch, *weights, *biases), channels_last, algo)
     return y if x.dim() == 4 else y.squeeze(0)
 
 

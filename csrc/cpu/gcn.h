@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../problem.h"
+#include "fft/engine.h"
 #include "map.h"
 
 namespace gcn::cpu {
@@ -26,6 +27,8 @@ struct Forward {
   const Biases& b;
   // Results: y in its own layout and dtype; u_l, u_r contiguous [N, M, H, W] of the accumulation type.
   Tensor y, u_l, u_r;
+  // Whether the weights are likely to be the same in the next call.
+  bool cache_weights;
 };
 
 // The gradients in the order of the operator's results.
@@ -54,6 +57,23 @@ struct Backward {
 
 void forward_direct(const Forward& call);
 void backward_direct(const Backward& call);
+
+// One plan of the engine for each of the block's convolutions.
+struct LinePlans {
+  fft::Plan l1, l2, r1, r2;
+
+  bool possible() const { return l1.possible && l2.possible && r1.possible && r2.possible; }
+  double nanoseconds() const { return l1.nanoseconds + l2.nanoseconds + r1.nanoseconds + r2.nanoseconds; }
+};
+struct FftPlans {
+  LinePlans forward, input_gradient, weight_gradient;
+
+  bool possible_backward() const { return input_gradient.possible() && weight_gradient.possible(); }
+};
+// Impossible plans where the engine cannot do the problem: float64, an empty batch, or no transform that is long enough.
+FftPlans plan_fft(const Problem& problem);
+void forward_fft(const Forward& call, const FftPlans& plans);
+void backward_fft(const Backward& call, const FftPlans& plans);
 
 inline Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);

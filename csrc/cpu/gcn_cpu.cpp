@@ -4,19 +4,16 @@
 #include <string>
 #include <tuple>
 
+#include "choice.h"
 #include "gcn.h"
 
 namespace gcn::cpu {
 namespace {
 
-void check_algo(const std::string& algo) {
-  STD_TORCH_CHECK(algo == "auto" || algo == "direct", "algo: expected auto or direct, got ", algo);
-}
-
 std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, const Tensor& w_l2, const Tensor& w_r1,
                                        const Tensor& w_r2, const std::optional<Tensor>& b_l1, const std::optional<Tensor>& b_l2,
                                        const std::optional<Tensor>& b_r1, const std::optional<Tensor>& b_r2, bool channels_last,
-                                       const std::string& algo) {
+                                       bool cache_weights, const std::string& algo) {
   const Weights w{w_l1, w_l2, w_r1, w_r2};
   const Biases b{b_l1, b_l2, b_r1, b_r2};
   const Problem p = make_problem(x, w);
@@ -24,14 +21,19 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   check_bias("b_l2", b.l2, x, p.o);
   check_bias("b_r1", b.r1, x, p.m_r);
   check_bias("b_r2", b.r2, x, p.o);
-  check_algo(algo);
   using torch::headeronly::MemoryFormat;
   const int64_t sizes[] = {p.n, p.o, p.h, p.w};
   const Tensor y = torch::stable::empty({sizes, 4}, p.dtype, std::nullopt, x.device(), std::nullopt,
                                         channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   const Tensor u_l = new_dense(x, {p.n, p.m_l, p.h, p.w}, p.accumulate());
   const Tensor u_r = new_dense(x, {p.n, p.m_r, p.h, p.w}, p.accumulate());
-  forward_direct({p, x, w, b, y, u_l, u_r});
+  const Forward call{p, x, w, b, y, u_l, u_r, cache_weights};
+  const FftPlans plans = plan_fft(p);
+  if (p.n > 0 && use_fft(algo, predict_forward(p, plans, cache_weights))) {
+    forward_fft(call, plans);
+  } else {
+    forward_direct(call);
+  }
   return {y, u_l, u_r};
 }
 
@@ -41,7 +43,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const std::string& algo) {
   const Weights w{w_l1, w_l2, w_r1, w_r2};
   const Problem p = make_problem(x, w);
-  check_algo(algo);
   const auto check_middle = [&](const char* name, const Tensor& u, int64_t m) {
     STD_TORCH_CHECK(
         u.dim() == 4 && u.numel() == p.pixels() * m && u.size(1) == m && u.is_contiguous() && u.scalar_type() == p.accumulate(),
@@ -65,7 +66,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
       grads.push_back(new_dense(x, {bias_sizes[i - kBl1]}, p.dtype));
     }
   }
-  backward_direct({p, dy, x, u_l, u_r, w, is_wanted, grads});
+  const Backward call{p, dy, x, u_l, u_r, w, is_wanted, grads};
+  const FftPlans plans = plan_fft(p);
+  if (p.n > 0 && use_fft(algo, predict_backward(p, plans, is_wanted))) {
+    backward_fft(call, plans);
+  } else {
+    backward_direct(call);
+  }
   return {grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6], grads[7], grads[8]};
 }
 

@@ -10,7 +10,7 @@
 #endif
 #endif
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 
 struct Backend {
@@ -26,4 +26,4 @@ extern const Backend kPortableBackend, kAvx2Backend, kAvx512Backend;
 void* thread_scratch(int64_t bytes);
 
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 namespace {
 
@@ -35,8 +35,7 @@ Isa default_isa() {
     const Isa isa = (Isa)i;
     if (isa_available(isa) && (wanted == nullptr || std::strcmp(wanted, names[i]) == 0)) return isa;
   }
-  return wanted && isa_available(Isa::kAvx2) && std::strcmp(wanted, "avx512") == 0 ? Isa::kAvx2
-                                                                                   : Isa::kPortable;
+  return wanted && isa_available(Isa::kAvx2) && std::strcmp(wanted, "avx512") == 0 ? Isa::kAvx2 : Isa::kPortable;
 }
 
 std::atomic<Isa>& isa_in_use() {
@@ -82,9 +81,8 @@ void* thread_scratch(int64_t bytes) {
 bool isa_available(Isa isa) {
 #if GCN_FFT_HAVE_X86
   if (isa == Isa::kAvx512) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
   }
   if (isa == Isa::kAvx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
@@ -116,4 +114,4 @@ void wgrad(const WgradCall* calls, int count, const Parallel& parallel) {
 }
 
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

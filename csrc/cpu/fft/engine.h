@@ -24,7 +24,7 @@
 
 #include <cstdint>
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 
 enum class DType : int8_t { kFloat32, kBFloat16, kFloat16 };
@@ -95,7 +95,7 @@ struct Parallel {
 struct ConvCall {
   const Plan* plan;
   ConstImage in;
-  Filter filter;  // the weights that were prepared; read only where NaN or infinities make it necessary
+  Filter filter;         // the weights that were prepared; read only where NaN or infinities make it necessary
   const float* spectra;  // aligned to 4 bytes or more
   const float* bias;
   const ConstImage* addend;
@@ -128,4 +128,4 @@ Isa active_isa();
 bool set_isa(Isa isa);
 
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

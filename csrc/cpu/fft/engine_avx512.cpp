@@ -15,8 +15,7 @@
 #define GCN_FFT_BACKEND kAvx512Backend
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), \
-                             apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
 #include "line_conv.inl"
 #pragma clang attribute pop
 #else

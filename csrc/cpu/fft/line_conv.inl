@@ -22,7 +22,7 @@
 #include "tile_io.h"
 #include "transform.h"
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 namespace GCN_FFT_ISA {
 
@@ -55,9 +55,7 @@ struct Work {
   int64_t halo() const { return plan.taps / 2; }
 
   Range block(int64_t b) const { return {b * plan.block, smaller(tiling.lines, (b + 1) * plan.block)}; }
-  Range output_slice(int64_t i) const {
-    return {i * plan.outputs, smaller(plan.problem.o, (i + 1) * plan.outputs)};
-  }
+  Range output_slice(int64_t i) const { return {i * plan.outputs, smaller(plan.problem.o, (i + 1) * plan.outputs)}; }
   Range reduction_slice(int64_t i) const {
     const int64_t whole = tiling.reductions - shorter, whole_slices = divide_up(whole, plan.reduction);
     if (i < whole_slices) return {i * plan.reduction, smaller(whole, (i + 1) * plan.reduction)};
@@ -151,11 +149,9 @@ struct Rows {
 // Loads rows, zeros around their samples, and transforms them into the spectra's rows first, first + 1, ...
 // While a group of rows is transformed, the next one is fetched; unless `fetched`, which says that all of
 // them were.
-static void forward_rows(const Work& work, const Rows& rows, int64_t first, bool fetched,
-                         const Scratch& scratch) {
+static void forward_rows(const Work& work, const Rows& rows, int64_t first, bool fetched, const Scratch& scratch) {
   const Range samples = samples_of(work, rows.block);
-  const int64_t lead = samples.begin - (rows.block * work.plan.block - work.halo()),
-                stride = work.map.tile_stride;
+  const int64_t lead = samples.begin - (rows.block * work.plan.block - work.halo()), stride = work.map.tile_stride;
   const int vectors = work.plan.vectors;
   Prefetcher ahead;
   if (!fetched) ahead = rows.prefetcher(work);
@@ -164,16 +160,15 @@ static void forward_rows(const Work& work, const Rows& rows, int64_t first, bool
   for (int64_t row = 0; row < rows.count; row += kLanes) {
     const int64_t group = smaller(kLanes, rows.count - row);
     for (int p = 0; p < vectors; p++) {
-      load_tile(*rows.image, rows.base + row * rows.row_stride + samples.begin * rows.stride_along,
-                rows.lanes[p], {group, rows.row_stride, samples.size(), rows.stride_along},
-                scratch.tile + lead, stride);
+      load_tile(*rows.image, rows.base + row * rows.row_stride + samples.begin * rows.stride_along, rows.lanes[p],
+                {group, rows.row_stride, samples.size(), rows.stride_along}, scratch.tile + lead, stride);
       for (int64_t j = 0; j < group; j++) {
         Vec* x = scratch.tile + j * stride;
         clear(x, x + lead);
         clear(x + lead + samples.size(), x + work.plan.length);
         ahead.fetch(lines_per_row);
-        work.transform->forward(x, scratch.spectra + (first + row + j) * vectors + p,
-                                work.map.spectrum_stride, scratch.transform);
+        work.transform->forward(x, scratch.spectra + (first + row + j) * vectors + p, work.map.spectrum_stride,
+                                scratch.transform);
       }
     }
   }
@@ -182,8 +177,8 @@ static void forward_rows(const Work& work, const Rows& rows, int64_t first, bool
 // ---------------------------------------------------------------- multiply
 
 // Meanwhile fetches the image's rows of the next slice.
-static void multiply(const Work& work, const Scratch& scratch, const float* broadcast, int64_t reductions,
-                     int64_t outputs, bool first, Prefetcher ahead) {
+static void multiply(const Work& work, const Scratch& scratch, const float* broadcast, int64_t reductions, int64_t outputs,
+                     bool first, Prefetcher ahead) {
   const int64_t plane_size = reductions * outputs, stride = work.map.spectrum_stride;
   const int64_t points = work.tiling.points, planes = work.tiling.planes;
   PlaneProduct in;
@@ -210,9 +205,8 @@ static void multiply(const Work& work, const Scratch& scratch, const float* broa
 // The conjugate spectra, over length, of count lines in slots 0 .. count - 1 of each plane. lane_offset(i):
 // where line i begins. A line has `samples` samples.
 template <class LaneOffset>
-static void broadcast_spectra(const Work& work, const ConstImage& image, const LaneOffset& lane_offset,
-                              int64_t count, int64_t samples, int64_t sample_stride, const Scratch& scratch,
-                              float* out) {
+static void broadcast_spectra(const Work& work, const ConstImage& image, const LaneOffset& lane_offset, int64_t count,
+                              int64_t samples, int64_t sample_stride, const Scratch& scratch, float* out) {
   const int64_t points = work.tiling.points, length = work.plan.length;
   const float scale = 1.0f / (float)length;
   const Vec* s = scratch.spectra;
@@ -230,8 +224,7 @@ static void broadcast_spectra(const Work& work, const ConstImage& image, const L
       store_n(out + (3 * p + 1) * count, re - im, lanes.count);
       store_n(out + (3 * p + 2) * count, re, lanes.count);
     }
-    for (int e = 0; e < 2; e++)
-      store_n(out + (3 * points + e) * count, s[2 * points + e] * scale, lanes.count);
+    for (int e = 0; e < 2; e++) store_n(out + (3 * points + e) * count, s[2 * points + e] * scale, lanes.count);
   }
 }
 
@@ -251,8 +244,7 @@ static void prepare_unit(void* arg, int64_t unit) {
   broadcast_spectra(
       work, taps,
       [&](int64_t i) {
-        return (reductions.begin + i / outputs.size()) * f.stride_c +
-               (outputs.begin + i % outputs.size()) * f.stride_o;
+        return (reductions.begin + i / outputs.size()) * f.stride_c + (outputs.begin + i % outputs.size()) * f.stride_o;
       },
       reductions.size() * outputs.size(), work.plan.taps, f.stride_t, Scratch(work.map),
       task.spectra + work.broadcast_offset(outputs, reductions));
@@ -279,8 +271,7 @@ struct ConvTask {
 };
 
 // Outputs of one block by the definition, into a tile.
-static void direct_conv_tile(const ConvTask& task, const Lanes& in_lanes, Range block, Range outputs,
-                             Vec* tile) {
+static void direct_conv_tile(const ConvTask& task, const Lanes& in_lanes, Range block, Range outputs, Vec* tile) {
   const Work& work = task.work;
   const ConvCall& call = *task.call;
   const Problem& p = work.plan.problem;
@@ -293,10 +284,8 @@ static void direct_conv_tile(const ConvTask& task, const Lanes& in_lanes, Range 
         double sum = 0;
         for (int64_t c = 0; c < p.c; c++)
           for (int64_t t = first; t < last; t++)
-            sum += (double)load_element(call.in,
-                                        in_lanes.offset[r] + c * call.in.stride_c + (i + t - half) * along) *
-                   call.filter
-                       .data[o * call.filter.stride_o + c * call.filter.stride_c + t * call.filter.stride_t];
+            sum += (double)load_element(call.in, in_lanes.offset[r] + c * call.in.stride_c + (i + t - half) * along) *
+                   call.filter.data[o * call.filter.stride_o + c * call.filter.stride_c + t * call.filter.stride_t];
         out[r] = (float)sum;
       }
     }
@@ -304,8 +293,7 @@ static void direct_conv_tile(const ConvTask& task, const Lanes& in_lanes, Range 
 }
 
 // A tile of finished sums, [output][sample], goes to the image.
-static void finish_conv_tile(const ConvTask& task, int64_t v, int64_t b, Range outputs,
-                             const Scratch& scratch) {
+static void finish_conv_tile(const ConvTask& task, int64_t v, int64_t b, Range outputs, const Scratch& scratch) {
   const Work& work = task.work;
   const ConvCall& call = *task.call;
   const Axis axis = work.plan.problem.axis;
@@ -348,8 +336,8 @@ static void store_partial(const Vec* tile, int64_t stride, int64_t rows, int64_t
     for (int64_t i = 0; i < samples; i++) to[j * samples + i] = tile[j * stride + i];
 }
 
-static void add_partials(const Vec* from, int64_t split_size, int64_t splits, int64_t rows, int64_t samples,
-                         Vec* tile, int64_t stride) {
+static void add_partials(const Vec* from, int64_t split_size, int64_t splits, int64_t rows, int64_t samples, Vec* tile,
+                         int64_t stride) {
   for (int64_t j = 0; j < rows; j++)
     for (int64_t i = 0; i < samples; i++) {
       Vec sum = from[j * samples + i];
@@ -362,8 +350,7 @@ static void add_partials(const Vec* from, int64_t split_size, int64_t splits, in
 
 GCN_INLINE Vec* conv_partial(const ConvTask& task, int64_t split, int64_t v, int64_t b, int64_t output) {
   const Plan& plan = task.work.plan;
-  const int64_t row =
-      ((split * task.work.tiling.lane_vectors + v) * plan.blocks + b) * plan.problem.o + output;
+  const int64_t row = ((split * task.work.tiling.lane_vectors + v) * plan.blocks + b) * plan.problem.o + output;
   return (Vec*)task.call->workspace + row * plan.block;
 }
 
@@ -382,13 +369,10 @@ static void conv_unit(const ConvTask& task, int64_t unit) {
   const Range output_slices = part_of(t.output_slices, part, plan.output_parts);
 
   Lanes lanes[kMaxVectors];
-  for (int p = 0; p < plan.vectors; p++)
-    lanes[p] = line_lanes(work, tile * plan.vectors + p, call.in.stride_n, strides.across);
+  for (int p = 0; p < plan.vectors; p++) lanes[p] = line_lanes(work, tile * plan.vectors + p, call.in.stride_n, strides.across);
   const auto rows = [&](int64_t i) {
     const Range channels = work.reduction_slice(i);
-    return Rows{
-        &call.in, channels.begin * call.in.stride_c, strides.along, call.in.stride_c, channels.size(), b,
-        lanes};
+    return Rows{&call.in, channels.begin * call.in.stride_c, strides.along, call.in.stride_c, channels.size(), b, lanes};
   };
 
   for (int64_t slice = output_slices.begin; slice < output_slices.end; slice++) {
@@ -397,8 +381,8 @@ static void conv_unit(const ConvTask& task, int64_t unit) {
       const bool first = i == slices.begin, in_scratch = slices.size() == 1 && slice > output_slices.begin;
       if (!in_scratch) forward_rows(work, rows(i), 0, !first, scratch);
       const Range channels = work.reduction_slice(i);
-      multiply(work, scratch, call.spectra + work.broadcast_offset(outputs, channels), channels.size(),
-               outputs.size(), first, i + 1 < slices.end ? rows(i + 1).prefetcher(work) : Prefetcher());
+      multiply(work, scratch, call.spectra + work.broadcast_offset(outputs, channels), channels.size(), outputs.size(), first,
+               i + 1 < slices.end ? rows(i + 1).prefetcher(work) : Prefetcher());
     }
     for (int p = 0; p < plan.vectors; p++) {
       const int64_t v = tile * plan.vectors + p;
@@ -406,12 +390,10 @@ static void conv_unit(const ConvTask& task, int64_t unit) {
       for (int64_t o = outputs.begin; o < outputs.end; o += kLanes) {
         const Range group = {o, smaller(outputs.end, o + kLanes)};
         for (int64_t j = 0; j < group.size(); j++)
-          work.transform->inverse(scratch.product + (o - outputs.begin + j) * plan.vectors + p,
-                                  work.map.product_stride, scratch.tile + j * work.map.tile_stride,
-                                  scratch.transform);
+          work.transform->inverse(scratch.product + (o - outputs.begin + j) * plan.vectors + p, work.map.product_stride,
+                                  scratch.tile + j * work.map.tile_stride, scratch.transform);
         if (plan.splits > 1)
-          store_partial(scratch.tile, work.map.tile_stride, group.size(), plan.block,
-                        conv_partial(task, split, v, b, o));
+          store_partial(scratch.tile, work.map.tile_stride, group.size(), plan.block, conv_partial(task, split, v, b, o));
         else
           finish_conv_tile(task, v, b, group, scratch);
       }
@@ -427,8 +409,8 @@ static void conv_reduce_unit(const ConvTask& task, int64_t unit) {
   const int64_t o = unit % groups * kLanes, b = unit / groups % plan.blocks, v = unit / groups / plan.blocks;
   const Range group = {o, smaller(plan.problem.o, o + kLanes)};
   const int64_t split_size = work.tiling.lane_vectors * plan.blocks * plan.problem.o * plan.block;
-  add_partials(conv_partial(task, 0, v, b, o), split_size, plan.splits, group.size(), plan.block,
-               scratch.tile, work.map.tile_stride);
+  add_partials(conv_partial(task, 0, v, b, o), split_size, plan.splits, group.size(), plan.block, scratch.tile,
+               work.map.tile_stride);
   finish_conv_tile(task, v, b, group, scratch);
 }
 
@@ -451,8 +433,8 @@ struct Phase {
 };
 
 template <class Task, class Count>
-static void run_phase(const Task* tasks, int count, const Count& count_units,
-                      void (*unit)(const Task&, int64_t), const Parallel& parallel) {
+static void run_phase(const Task* tasks, int count, const Count& count_units, void (*unit)(const Task&, int64_t),
+                      const Parallel& parallel) {
   Phase<Task> phase = {tasks, count, {}, unit};
   int64_t total = 0;
   for (int i = 0; i < count; i++) phase.end[i] = total += count_units(tasks[i]);
@@ -469,9 +451,7 @@ static void conv(const ConvCall* calls, int count, const Parallel& parallel) {
         tasks, n,
         [](const ConvTask& task) {
           const Plan& plan = task.work.plan;
-          return plan.splits == 1
-                     ? 0
-                     : task.work.tiling.lane_vectors * plan.blocks * divide_up(plan.problem.o, kLanes);
+          return plan.splits == 1 ? 0 : task.work.tiling.lane_vectors * plan.blocks * divide_up(plan.problem.o, kLanes);
         },
         conv_reduce_unit, parallel);
   }
@@ -506,9 +486,8 @@ static void wgrad_prepare_unit(const WgradTask& task, int64_t unit) {
         return at.n * dout.stride_n + at.q * strides.across + at.b * work.plan.block * strides.along +
                (outputs.begin + i % outputs.size()) * dout.stride_c;
       },
-      reductions.size() * outputs.size(), work.block(line_block(work, reductions.begin).b).size(),
-      strides.along, Scratch(work.map),
-      (float*)task.call->workspace + work.broadcast_offset(outputs, reductions));
+      reductions.size() * outputs.size(), work.block(line_block(work, reductions.begin).b).size(), strides.along,
+      Scratch(work.map), (float*)task.call->workspace + work.broadcast_offset(outputs, reductions));
 }
 
 static void direct_wgrad_tile(const WgradTask& task, int64_t v, Range outputs, Vec* tile) {
@@ -524,10 +503,8 @@ static void direct_wgrad_tile(const WgradTask& task, int64_t v, Range outputs, V
         double sum = 0;
         for (int64_t n = 0; n < p.n; n++)
           for (int64_t q = 0; q < work.tiling.across; q++)
-            for (int64_t i = larger(0, -shift); i < smaller(work.tiling.lines, work.tiling.lines - shift);
-                 i++)
-              sum += (double)load_element(
-                         in, n * in.stride_n + lanes.offset[r] + q * si.across + (i + shift) * si.along) *
+            for (int64_t i = larger(0, -shift); i < smaller(work.tiling.lines, work.tiling.lines - shift); i++)
+              sum += (double)load_element(in, n * in.stride_n + lanes.offset[r] + q * si.across + (i + shift) * si.along) *
                      load_element(dout, n * dout.stride_n + o * dout.stride_c + q * so.across + i * so.along);
         tile[(o - outputs.begin) * work.map.tile_stride + t][r] = (float)sum;
       }
@@ -539,22 +516,19 @@ static void finish_wgrad_tile(const WgradTask& task, int64_t v, Range outputs, c
   const Work& work = task.work;
   const FilterGrad& grad = task.call->grad;
   const int64_t taps = work.plan.taps, first = work.tiling.first_tap, k = work.plan.problem.k;
-  if (!tile_finite(scratch.tile, work.map.tile_stride, outputs.size(), taps))
-    direct_wgrad_tile(task, v, outputs, scratch.tile);
+  if (!tile_finite(scratch.tile, work.map.tile_stride, outputs.size(), taps)) direct_wgrad_tile(task, v, outputs, scratch.tile);
   const Lanes lanes = channel_lanes(work, v, grad.stride_c);
-  store_tile({grad.data, DType::kFloat32, 0, 0, 0, 0}, outputs.begin * grad.stride_o + first * grad.stride_t,
-             lanes, {outputs.size(), grad.stride_o, taps, grad.stride_t}, scratch.tile, work.map.tile_stride);
+  store_tile({grad.data, DType::kFloat32, 0, 0, 0, 0}, outputs.begin * grad.stride_o + first * grad.stride_t, lanes,
+             {outputs.size(), grad.stride_o, taps, grad.stride_t}, scratch.tile, work.map.tile_stride);
   for (int64_t o = outputs.begin; o < outputs.end && taps < k; o++)  // taps that never meet the image
     for (int r = 0; r < lanes.count; r++)
       for (int64_t t = 0; t < k; t++)
-        if (t < first || t >= first + taps)
-          grad.data[o * grad.stride_o + lanes.offset[r] + t * grad.stride_t] = 0.f;
+        if (t < first || t >= first + taps) grad.data[o * grad.stride_o + lanes.offset[r] + t * grad.stride_t] = 0.f;
 }
 
 GCN_INLINE Vec* wgrad_partial(const WgradTask& task, int64_t split, int64_t v, int64_t output) {
   const Work& work = task.work;
-  const int64_t spectra =
-      divide_up(work.tiling.planes * work.tiling.reductions * work.plan.problem.o * 4, 64) * 64;
+  const int64_t spectra = divide_up(work.tiling.planes * work.tiling.reductions * work.plan.problem.o * 4, 64) * 64;
   const int64_t row = (split * work.tiling.lane_vectors + v) * work.plan.problem.o + output;
   return (Vec*)((char*)task.call->workspace + spectra) + row * work.plan.taps;
 }
@@ -577,13 +551,9 @@ static void wgrad_unit(const WgradTask& task, int64_t unit) {
   // Reductions r, r + 1, ... before end, as far as they are lines of one image.
   const auto rows = [&](int64_t r, int64_t end) {
     const LineBlock at = line_block(work, r);
-    return Rows{&in,
-                at.n * in.stride_n + at.q * strides.across,
-                strides.along,
-                strides.across,
-                smaller(end - r, t.across - at.q),
-                at.b,
-                lanes};
+    return Rows{
+        &in,  at.n * in.stride_n + at.q * strides.across, strides.along, strides.across, smaller(end - r, t.across - at.q), at.b,
+        lanes};
   };
 
   for (int64_t slice = output_slices.begin; slice < output_slices.end; slice++) {
@@ -596,11 +566,10 @@ static void wgrad_unit(const WgradTask& task, int64_t unit) {
         forward_rows(work, lines, r - reductions.begin, !first && r == reductions.begin, scratch);
         r += lines.count;
       }
-      multiply(work, scratch, (const float*)task.call->workspace + work.broadcast_offset(outputs, reductions),
-               reductions.size(), outputs.size(), first,
-               i + 1 < slices.end
-                   ? rows(work.reduction_slice(i + 1).begin, work.reduction_slice(i + 1).end).prefetcher(work)
-                   : Prefetcher());
+      multiply(work, scratch, (const float*)task.call->workspace + work.broadcast_offset(outputs, reductions), reductions.size(),
+               outputs.size(), first,
+               i + 1 < slices.end ? rows(work.reduction_slice(i + 1).begin, work.reduction_slice(i + 1).end).prefetcher(work)
+                                  : Prefetcher());
     }
     for (int p = 0; p < plan.vectors; p++) {
       const int64_t v = tile * plan.vectors + p;
@@ -608,12 +577,10 @@ static void wgrad_unit(const WgradTask& task, int64_t unit) {
       for (int64_t o = outputs.begin; o < outputs.end; o += kLanes) {
         const Range group = {o, smaller(outputs.end, o + kLanes)};
         for (int64_t j = 0; j < group.size(); j++)
-          work.transform->inverse(scratch.product + (o - outputs.begin + j) * plan.vectors + p,
-                                  work.map.product_stride, scratch.tile + j * work.map.tile_stride,
-                                  scratch.transform);
+          work.transform->inverse(scratch.product + (o - outputs.begin + j) * plan.vectors + p, work.map.product_stride,
+                                  scratch.tile + j * work.map.tile_stride, scratch.transform);
         if (plan.splits > 1)
-          store_partial(scratch.tile, work.map.tile_stride, group.size(), plan.taps,
-                        wgrad_partial(task, split, v, o));
+          store_partial(scratch.tile, work.map.tile_stride, group.size(), plan.taps, wgrad_partial(task, split, v, o));
         else
           finish_wgrad_tile(task, v, group, scratch);
       }
@@ -627,8 +594,8 @@ static void wgrad_reduce_unit(const WgradTask& task, int64_t unit) {
   const Scratch scratch(work.map);
   const int64_t groups = divide_up(plan.problem.o, kLanes), o = unit % groups * kLanes, v = unit / groups;
   const Range group = {o, smaller(plan.problem.o, o + kLanes)};
-  add_partials(wgrad_partial(task, 0, v, o), work.tiling.lane_vectors * plan.problem.o * plan.taps,
-               plan.splits, group.size(), plan.taps, scratch.tile, work.map.tile_stride);
+  add_partials(wgrad_partial(task, 0, v, o), work.tiling.lane_vectors * plan.problem.o * plan.taps, plan.splits, group.size(),
+               plan.taps, scratch.tile, work.map.tile_stride);
   finish_wgrad_tile(task, v, group, scratch);
 }
 
@@ -638,10 +605,7 @@ static void wgrad(const WgradCall* calls, int count, const Parallel& parallel) {
     WgradTask tasks[kMaxCalls];
     for (int i = 0; i < n; i++) tasks[i] = {Work(*calls[first + i].plan, true), &calls[first + i]};
     run_phase(
-        tasks, n,
-        [](const WgradTask& task) {
-          return task.work.tiling.output_slices * task.work.tiling.reduction_slices;
-        },
+        tasks, n, [](const WgradTask& task) { return task.work.tiling.output_slices * task.work.tiling.reduction_slices; },
         wgrad_prepare_unit, parallel);
     run_phase(tasks, n, [](const WgradTask& task) { return task.work.plan.units; }, wgrad_unit, parallel);
     run_phase(
@@ -659,4 +623,4 @@ static void wgrad(const WgradCall* calls, int count, const Parallel& parallel) {
 const Backend GCN_FFT_BACKEND = {GCN_FFT_ISA::prepare, GCN_FFT_ISA::conv, GCN_FFT_ISA::wgrad};
 
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 namespace {
 
@@ -44,15 +44,12 @@ double cost(const Plan& plan, bool wgrad) {
   const int64_t bytes = scratch_map(plan).total * lanes_of(plan.isa) * 4;
   double time = reloads * reductions * lane_blocks * (c.load * samples + c.transform * plan.length);
   if (wgrad && plan.problem.axis == Axis::kH) time += reloads * reductions * tiles * samples * c.page;
-  time += t.planes * outputs * lane_blocks * (reductions * c.multiply + t.reduction_slices * c.update) *
-          overflow_factor(bytes);
+  time += t.planes * outputs * lane_blocks * (reductions * c.multiply + t.reduction_slices * c.update) * overflow_factor(bytes);
   time += t.planes * outputs * reductions * c.broadcast * tiles;
   time += outputs * plan.splits * lane_blocks * 1.3 * c.transform * plan.length;
   const double stored = (double)(wgrad ? plan.taps : plan.block);
   time += outputs * lane_blocks * stored * (c.store + (plan.splits > 1 ? plan.splits * c.load : 0));
-  if (wgrad)
-    time +=
-        reductions * outputs / lanes_of(plan.isa) * (c.load * plan.block + 2.5 * c.transform * plan.length);
+  if (wgrad) time += reductions * outputs / lanes_of(plan.isa) * (c.load * plan.block + 2.5 * c.transform * plan.length);
   return time + 500.0 * plan.units;
 }
 
@@ -92,10 +89,8 @@ void each_plan(const Plan& base, bool wgrad, const Visit& visit) {
         const int64_t left = kScratchBytes / (lanes * 4 * vectors * length) - 3 * outputs / 2;
         const int64_t fitting = std::min<int64_t>(128, std::max<int64_t>(16, left / 16 * 16));
         // Enough slices to split, but not so short that accumulators are updated all the time.
-        const int64_t splitting =
-            std::max<int64_t>(32, divide_up(divide_up(whole.reductions, kWantedUnits), 16) * 16);
-        plan.reduction =
-            even_slice(whole.reductions, std::min(fitting, splitting), whole.reductions > 16 ? 16 : 1);
+        const int64_t splitting = std::max<int64_t>(32, divide_up(divide_up(whole.reductions, kWantedUnits), 16) * 16);
+        plan.reduction = even_slice(whole.reductions, std::min(fitting, splitting), whole.reductions > 16 ? 16 : 1);
         const Tiling t = tiling_of(plan, wgrad);
         for (int64_t parts = 1; parts <= std::min(t.output_slices, kWantedUnits); parts *= 2) {
           for (int64_t splits = 1; splits <= std::min(t.reduction_slices, kWantedUnits); splits *= 2) {
@@ -136,13 +131,11 @@ Plan make_plan(const Problem& problem, bool wgrad) {
   if (wgrad) {
     best.workspace_bytes = t.planes * t.reductions * problem.o * 4;
     best.workspace_bytes = divide_up(best.workspace_bytes, 64) * 64;
-    if (best.splits > 1)
-      best.workspace_bytes += best.splits * t.lane_vectors * problem.o * best.taps * vector_bytes;
+    if (best.splits > 1) best.workspace_bytes += best.splits * t.lane_vectors * problem.o * best.taps * vector_bytes;
   } else {
     best.spectra_bytes = t.planes * problem.c * problem.o * 4;
     if (best.splits > 1)
-      best.workspace_bytes =
-          best.splits * t.lane_vectors * best.blocks * problem.o * best.block * vector_bytes;
+      best.workspace_bytes = best.splits * t.lane_vectors * best.blocks * problem.o * best.block * vector_bytes;
   }
   return best;
 }
@@ -189,4 +182,4 @@ Plan plan_conv(const Problem& problem) { return make_plan(problem, false); }
 Plan plan_wgrad(const Problem& problem) { return make_plan(problem, true); }
 
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

@@ -29,7 +29,7 @@
 
 #include "engine.h"
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 
 constexpr int kLengths[] = {8, 16, 24, 32, 40, 48, 56, 72, 80, 96, 112, 144, 160, 224, 288};
@@ -59,4 +59,4 @@ struct ScratchMap {
 ScratchMap scratch_map(const Plan& plan);
 
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

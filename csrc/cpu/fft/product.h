@@ -14,7 +14,7 @@
 
 #include "simd.h"
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 namespace GCN_FFT_ISA {
 
@@ -99,4 +99,4 @@ GCN_INLINE void multiply_plane(int vectors, const PlaneProduct& in) {
 
 }  // namespace GCN_FFT_ISA
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

@@ -23,7 +23,7 @@
 
 #define GCN_INLINE static inline __attribute__((always_inline))
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 namespace GCN_FFT_ISA {
 
@@ -102,12 +102,8 @@ GCN_INLINE Vec load(const float* from) {
 GCN_INLINE void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v); }
 
 #if GCN_FFT_VECTOR_BYTES == 64
-GCN_INLINE Vec load_n(const float* from, int n) {
-  return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), from);
-}
-GCN_INLINE void store_n(float* to, Vec v, int n) {
-  _mm512_mask_storeu_ps(to, (__mmask16)((1u << n) - 1), (__m512)v);
-}
+GCN_INLINE Vec load_n(const float* from, int n) { return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), from); }
+GCN_INLINE void store_n(float* to, Vec v, int n) { _mm512_mask_storeu_ps(to, (__mmask16)((1u << n) - 1), (__m512)v); }
 #elif GCN_FFT_VECTOR_BYTES == 32
 GCN_INLINE __m256i first_lanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -205,8 +201,7 @@ GCN_INLINE void transpose(Vec (&row)[kLanes]) {
   Vec part[4][kLanes / 4];  // part[e][g]: 16-byte part b holds element 4b + e of rows 4g .. 4g + 3
 #pragma GCC unroll 4
   for (int g = 0; g < kLanes / 4; g++) {
-    const Vec a = shuffle<Pair<1, 0>>(row[4 * g], row[4 * g + 1]),
-              b = shuffle<Pair<1, 1>>(row[4 * g], row[4 * g + 1]);
+    const Vec a = shuffle<Pair<1, 0>>(row[4 * g], row[4 * g + 1]), b = shuffle<Pair<1, 1>>(row[4 * g], row[4 * g + 1]);
     const Vec c = shuffle<Pair<1, 0>>(row[4 * g + 2], row[4 * g + 3]);
     const Vec d = shuffle<Pair<1, 1>>(row[4 * g + 2], row[4 * g + 3]);
     part[0][g] = shuffle<Pair<2, 0>>(a, c);
@@ -234,4 +229,4 @@ GCN_INLINE void transpose(Vec (&row)[kLanes]) {
 
 }  // namespace GCN_FFT_ISA
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

@@ -15,7 +15,7 @@
 #include "engine.h"
 #include "simd.h"
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 namespace GCN_FFT_ISA {
 
@@ -36,10 +36,8 @@ struct TileShape {
 };
 
 template <class T>
-static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& shape, Vec* tile,
-                         int64_t tile_stride) {
-  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer,
-                samples = shape.samples;
+static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& shape, Vec* tile, int64_t tile_stride) {
+  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer, samples = shape.samples;
   if (lanes.contiguous) {
     for (int64_t j = 0; j < outer; j++) {
       const T* from = base + lanes.offset[0] + j * os;
@@ -59,8 +57,7 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
 #pragma GCC unroll 16
           for (int r = 0; r < kLanes; r++) row[r] = load(from + lanes.offset[r]);
         } else {
-          for (int r = 0; r < kLanes; r++)
-            row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
+          for (int r = 0; r < kLanes; r++) row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
         }
         transpose(row);
         Vec* to = tile + j0 * tile_stride + i;
@@ -82,8 +79,7 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
 #pragma GCC unroll 16
           for (int r = 0; r < kLanes; r++) row[r] = load(from + lanes.offset[r]);
         } else {
-          for (int r = 0; r < kLanes; r++)
-            row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
+          for (int r = 0; r < kLanes; r++) row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
         }
         transpose(row);
         Vec* to = tile + j * tile_stride + i0;
@@ -105,10 +101,8 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
 }
 
 template <class T>
-static void store_tile_of(T* base, const Lanes& lanes, const TileShape& shape, const Vec* tile,
-                          int64_t tile_stride) {
-  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer,
-                samples = shape.samples;
+static void store_tile_of(T* base, const Lanes& lanes, const TileShape& shape, const Vec* tile, int64_t tile_stride) {
+  const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer, samples = shape.samples;
   if (lanes.contiguous) {
     for (int64_t j = 0; j < outer; j++) {
       T* to = base + lanes.offset[0] + j * os;
@@ -139,14 +133,13 @@ static void store_tile_of(T* base, const Lanes& lanes, const TileShape& shape, c
   } else {
     for (int64_t j = 0; j < outer; j++)
       for (int64_t i = 0; i < samples; i++)
-        for (int r = 0; r < lanes.count; r++)
-          store_one(base + j * os + i * ss + lanes.offset[r], tile[j * tile_stride + i][r]);
+        for (int r = 0; r < lanes.count; r++) store_one(base + j * os + i * ss + lanes.offset[r], tile[j * tile_stride + i][r]);
   }
 }
 
 // base: elements from data to sample 0 of outer 0, without the lanes' offsets
-static void load_tile(const ConstImage& image, int64_t base, const Lanes& lanes, const TileShape& shape,
-                      Vec* tile, int64_t tile_stride) {
+static void load_tile(const ConstImage& image, int64_t base, const Lanes& lanes, const TileShape& shape, Vec* tile,
+                      int64_t tile_stride) {
   if (image.dtype == DType::kFloat32)
     load_tile_of((const float*)image.data + base, lanes, shape, tile, tile_stride);
   else if (image.dtype == DType::kBFloat16)
@@ -155,8 +148,8 @@ static void load_tile(const ConstImage& image, int64_t base, const Lanes& lanes,
     load_tile_of((const Float16*)image.data + base, lanes, shape, tile, tile_stride);
 }
 
-static void store_tile(const Image& image, int64_t base, const Lanes& lanes, const TileShape& shape,
-                       const Vec* tile, int64_t tile_stride) {
+static void store_tile(const Image& image, int64_t base, const Lanes& lanes, const TileShape& shape, const Vec* tile,
+                       int64_t tile_stride) {
   if (image.dtype == DType::kFloat32)
     store_tile_of((float*)image.data + base, lanes, shape, tile, tile_stride);
   else if (image.dtype == DType::kBFloat16)
@@ -190,9 +183,8 @@ class Prefetcher {
 
   void fetch(int64_t lines) {
     for (; lines > 0 && outer_ < outer_end_; lines--) {
-      prefetch_far(from_ + (lanes_[vector_].offset[lane_] + outer_ * shape_.outer_stride +
-                            sample_ * shape_.sample_stride) *
-                               bytes_);
+      prefetch_far(from_ +
+                   (lanes_[vector_].offset[lane_] + outer_ * shape_.outer_stride + sample_ * shape_.sample_stride) * bytes_);
       if ((sample_ += sample_step_) < shape_.samples) continue;
       sample_ = 0;
       if (++lane_ < lane_steps_) continue;
@@ -220,4 +212,4 @@ GCN_INLINE float load_element(const ConstImage& image, int64_t index) {
 
 }  // namespace GCN_FFT_ISA
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

@@ -23,7 +23,7 @@
 
 #include "simd.h"
 
-namespace gcn_kernels {
+namespace gcn::cpu {
 namespace fft {
 namespace GCN_FFT_ISA {
 
@@ -238,8 +238,8 @@ struct RealTransform {
   static constexpr int inner_point(int k1) { return (N2 - 1) + (k1 - 1) * N2; }
 
   // x[0 .. L-1] -> plane p at spectrum + p * stride. scratch: L + 2 N2 vectors
-  static __attribute__((noinline)) void forward(const Vec* __restrict x, Vec* __restrict spectrum,
-                                                int64_t stride, Vec* __restrict scratch) {
+  static __attribute__((noinline)) void forward(const Vec* __restrict x, Vec* __restrict spectrum, int64_t stride,
+                                                Vec* __restrict scratch) {
 #pragma GCC unroll 16
     for (int n2 = 0; n2 < N2; n2++) {
       Vec in[N1], re[N1 / 2 + 1], im[N1 / 2 + 1];
@@ -284,8 +284,8 @@ struct RealTransform {
   }
 
   // Plane p of a product at product + p * stride -> x[0 .. L-1]
-  static __attribute__((noinline)) void inverse(const Vec* __restrict product, int64_t stride,
-                                                Vec* __restrict x, Vec* __restrict scratch) {
+  static __attribute__((noinline)) void inverse(const Vec* __restrict product, int64_t stride, Vec* __restrict x,
+                                                Vec* __restrict scratch) {
     for (int e = 0; e < 2; e++) {
       Vec re[N2 / 2 + 1], im[N2 / 2 + 1], out[N2];
       re[0] = product[(3 * kPoints + e) * stride];
@@ -346,10 +346,9 @@ constexpr Transform make_transform() {
 
 // The lengths of kLengths in plan.h, in the same order.
 static const Transform kTransforms[] = {
-    make_transform<8, 1>(),  make_transform<16, 1>(), make_transform<8, 3>(),  make_transform<32, 1>(),
-    make_transform<8, 5>(),  make_transform<16, 3>(), make_transform<8, 7>(),  make_transform<8, 9>(),
-    make_transform<16, 5>(), make_transform<32, 3>(), make_transform<16, 7>(), make_transform<16, 9>(),
-    make_transform<32, 5>(), make_transform<32, 7>(), make_transform<32, 9>(),
+    make_transform<8, 1>(),  make_transform<16, 1>(), make_transform<8, 3>(),  make_transform<32, 1>(), make_transform<8, 5>(),
+    make_transform<16, 3>(), make_transform<8, 7>(),  make_transform<8, 9>(),  make_transform<16, 5>(), make_transform<32, 3>(),
+    make_transform<16, 7>(), make_transform<16, 9>(), make_transform<32, 5>(), make_transform<32, 7>(), make_transform<32, 9>(),
 };
 
 GCN_INLINE const Transform& find_transform(int length) {
@@ -360,4 +359,4 @@ GCN_INLINE const Transform& find_transform(int length) {
 
 }  // namespace GCN_FFT_ISA
 }  // namespace fft
-}  // namespace gcn_kernels
+}  // namespace gcn::cpu

@@ -1,0 +1,218 @@
+// The operator in the frequency domain: each of its convolutions, input gradients and weight gradients is one call of the
+// engine in fft/. Middle maps are planar [N, M, H, W]; both branches of a stage run side by side.
+#include <memory>
+#include <new>
+
+#include "fft/engine.h"
+#include "gcn.h"
+#include "parallel.h"
+#include "spectra_cache.h"
+
+namespace gcn::cpu {
+namespace {
+
+fft::Parallel torch_pool() {
+  return {[](void*, int64_t count, void (*unit)(void*, int64_t), void* arg) {
+            for_each_unit(count, [&](int64_t i) { unit(arg, i); });
+          },
+          nullptr};
+}
+
+fft::DType engine_dtype(ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 ? fft::DType::kBFloat16
+         : dtype == ScalarType::Half   ? fft::DType::kFloat16
+                                       : fft::DType::kFloat32;
+}
+fft::Image output_image(const Tensor& t) {
+  const Map m = output_map(t);
+  return {m.data, engine_dtype(m.dtype), m.sn, m.sc, m.sh, m.sw};
+}
+fft::ConstImage input_image(const Tensor& t) {
+  const Map m = input_map(t);
+  return {m.data, engine_dtype(m.dtype), m.sn, m.sc, m.sh, m.sw};
+}
+
+enum class Direction { kForward, kInputGradient };
+
+// A weight as the engine reads it: in float, and for an input gradient with its channels exchanged and its taps reversed.
+struct FloatFilter {
+  std::vector<float> copy;  // of a weight in another dtype
+  fft::Filter filter;
+
+  FloatFilter(const Tensor& weight, Direction direction) {
+    Map m = input_map(weight);
+    if (m.dtype != ScalarType::Float) {
+      copy.resize(static_cast<size_t>(weight.numel()));
+      const int64_t k = m.h * m.w;
+      for (int64_t o = 0; o < m.n; ++o) load_tile(m, {o, 0, m.h, 0, m.w}, 0, m.c, copy.data() + o * m.c * k, 1, k);
+      m = {copy.data(), ScalarType::Float, m.n, m.c, m.h, m.w, m.c * k, k, m.w, 1};
+    }
+    const Kernel kernel(m);
+    filter = {static_cast<const float*>(m.data), m.sn, m.sc, kernel.stride_k};
+    if (direction == Direction::kInputGradient) {
+      filter = {filter.data + (kernel.k - 1) * kernel.stride_k, m.sc, m.sn, -kernel.stride_k};
+    }
+  }
+};
+
+// Memory for the engine, aligned to a cache line.
+struct FreeAligned {
+  static constexpr std::align_val_t kAlignment{64};
+  void operator()(float* p) const { ::operator delete[](p, kAlignment); }
+};
+using Floats = std::unique_ptr<float[], FreeAligned>;
+
+Floats new_floats(int64_t bytes) {
+  return Floats(static_cast<float*>(::operator new[](static_cast<size_t>(bytes), FreeAligned::kAlignment)));
+}
+
+// One convolution of the block, ready for the engine.
+class Convolution {
+ public:
+  Convolution(const fft::Plan& plan, const Tensor& weight, Direction direction, bool cache)
+      : plan_(plan), filter_(weight, direction), workspace_(new_floats(plan.workspace_bytes)) {
+    Fingerprint now;
+    cache = cache && fingerprint(weight, &now);
+    const SpectraCache::Key key{weight.const_data_ptr(), layout_of(weight, direction), plan};
+    if (cache) spectra_ = SpectraCache::instance().find(key, now);
+    if (spectra_) return;
+    spectra_ = new_floats(plan.spectra_bytes);
+    fft::prepare(plan_, filter_.filter, spectra_.get(), torch_pool());
+    if (cache) SpectraCache::instance().insert(key, now, spectra_);
+  }
+  Convolution(const Convolution&) = delete;
+
+  fft::ConvCall call(const fft::ConstImage& in, const float* bias, const fft::Image& out,
+                     const fft::ConstImage* addend = nullptr) const {
+    return {&plan_, in, filter_.filter, spectra_.get(), bias, addend, out, workspace_.get()};
+  }
+
+ private:
+  static std::array<int64_t, 10> layout_of(const Tensor& w, Direction direction) {
+    return {static_cast<int64_t>(w.scalar_type()),
+            w.size(0),
+            w.size(1),
+            w.size(2),
+            w.size(3),
+            w.stride(0),
+            w.stride(1),
+            w.stride(2),
+            w.stride(3),
+            static_cast<int64_t>(direction)};
+  }
+
+  fft::Plan plan_;
+  FloatFilter filter_;
+  SpectraCache::Spectra spectra_;
+  Floats workspace_;
+};
+
+fft::Problem line_problem(const Problem& p, fft::Axis axis, int64_t c, int64_t o, int64_t k) {
+  return {axis, p.n, c, o, p.h, p.w, k};
+}
+
+}  // namespace
+
+FftPlans plan_fft(const Problem& p) {
+  if (p.n == 0 || p.dtype == ScalarType::Double) return {};
+  const auto conv = [&](fft::Axis axis, int64_t c, int64_t o, int64_t k) {
+    return fft::plan_conv(line_problem(p, axis, c, o, k));
+  };
+  const auto wgrad = [&](fft::Axis axis, int64_t c, int64_t o, int64_t k) {
+    return fft::plan_wgrad(line_problem(p, axis, c, o, k));
+  };
+  using fft::Axis;
+  return {{conv(Axis::kH, p.c, p.m_l, p.k1), conv(Axis::kW, p.m_l, p.o, p.k2), conv(Axis::kW, p.c, p.m_r, p.k3),
+           conv(Axis::kH, p.m_r, p.o, p.k4)},
+          {conv(Axis::kH, p.m_l, p.c, p.k1), conv(Axis::kW, p.o, p.m_l, p.k2), conv(Axis::kW, p.m_r, p.c, p.k3),
+           conv(Axis::kH, p.o, p.m_r, p.k4)},
+          {wgrad(Axis::kH, p.c, p.m_l, p.k1), wgrad(Axis::kW, p.m_l, p.o, p.k2), wgrad(Axis::kW, p.c, p.m_r, p.k3),
+           wgrad(Axis::kH, p.m_r, p.o, p.k4)}};
+}
+
+void forward_fft(const Forward& call, const FftPlans& plans) {
+  const auto pool = torch_pool();
+  const Convolution l1(plans.forward.l1, call.w.l1, Direction::kForward, call.cache_weights);
+  const Convolution l2(plans.forward.l2, call.w.l2, Direction::kForward, call.cache_weights);
+  const Convolution r1(plans.forward.r1, call.w.r1, Direction::kForward, call.cache_weights);
+  const Convolution r2(plans.forward.r2, call.w.r2, Direction::kForward, call.cache_weights);
+  const auto b_l1 = vector_of<float>(call.b.l1), b_r1 = vector_of<float>(call.b.r1), b2 = output_bias<float>(call.b);
+  const auto x = input_image(call.x), u_l = input_image(call.u_l), u_r = input_image(call.u_r);
+  const auto y = output_image(call.y);
+  const auto y_left = input_image(call.y);
+
+  const fft::ConvCall first[] = {l1.call(x, pointer_or_null(b_l1), output_image(call.u_l)),
+                                 r1.call(x, pointer_or_null(b_r1), output_image(call.u_r))};
+  fft::conv(first, 2, pool);
+  const fft::ConvCall left = l2.call(u_l, pointer_or_null(b2), y);
+  fft::conv(&left, 1, pool);
+  const fft::ConvCall right = r2.call(u_r, nullptr, y, &y_left);
+  fft::conv(&right, 1, pool);
+}
+
+void backward_fft(const Backward& call, const FftPlans& plans) {
+  const auto pool = torch_pool();
+  const Problem& p = call.problem;
+  const Wanted& wanted = call.wanted;
+  const auto dy = input_image(call.dy), x = input_image(call.x);
+
+  const bool left = wanted.any(kX, kWl1, kBl1), right = wanted.any(kX, kWr1, kBr1);
+  Tensor du_l, du_r;
+  {
+    std::vector<std::unique_ptr<Convolution>> convolutions;
+    std::vector<fft::ConvCall> calls;
+    const auto middle = [&](const fft::Plan& plan, const Tensor& weight, int64_t m) {
+      const Tensor du = new_dense(call.x, {p.n, m, p.h, p.w}, ScalarType::Float);
+      convolutions.push_back(std::make_unique<Convolution>(plan, weight, Direction::kInputGradient, false));
+      calls.push_back(convolutions.back()->call(dy, nullptr, output_image(du)));
+      return du;
+    };
+    if (left) du_l = middle(plans.input_gradient.l2, call.w.l2, p.m_l);
+    if (right) du_r = middle(plans.input_gradient.r2, call.w.r2, p.m_r);
+    fft::conv(calls.data(), static_cast<int>(calls.size()), pool);
+  }
+
+  if (wanted(kX)) {
+    const Convolution l1(plans.input_gradient.l1, call.w.l1, Direction::kInputGradient, false);
+    const Convolution r1(plans.input_gradient.r1, call.w.r1, Direction::kInputGradient, false);
+    const auto dx_left = input_image(call.grads[kX]);
+    const fft::ConvCall from_left = l1.call(input_image(du_l), nullptr, output_image(call.grads[kX]));
+    fft::conv(&from_left, 1, pool);
+    const fft::ConvCall from_right = r1.call(input_image(du_r), nullptr, output_image(call.grads[kX]), &dx_left);
+    fft::conv(&from_right, 1, pool);
+  }
+
+  // The engine writes float; a gradient in another dtype is converted at the end.
+  std::vector<fft::WgradCall> calls;
+  std::vector<Floats> workspaces;
+  std::vector<std::pair<Gradient, std::unique_ptr<float[]>>> converted;
+  const auto weight_gradient = [&](Gradient which, const fft::Plan& plan, const fft::ConstImage& in,
+                                   const fft::ConstImage& dout) {
+    const Map m = output_map(call.grads[which]);
+    fft::FilterGrad grad{static_cast<float*>(m.data), m.sn, m.sc, Kernel(m).stride_k};
+    if (m.dtype != ScalarType::Float) {
+      const int64_t k = m.h * m.w;
+      converted.emplace_back(which, new float[static_cast<size_t>(m.n * m.c * k)]);
+      grad = {converted.back().second.get(), m.c * k, k, 1};
+    }
+    workspaces.push_back(new_floats(plan.workspace_bytes));
+    calls.push_back({&plan, in, dout, grad, workspaces.back().get()});
+  };
+  if (wanted(kWl1)) weight_gradient(kWl1, plans.weight_gradient.l1, x, input_image(du_l));
+  if (wanted(kWl2)) weight_gradient(kWl2, plans.weight_gradient.l2, input_image(call.u_l), dy);
+  if (wanted(kWr1)) weight_gradient(kWr1, plans.weight_gradient.r1, x, input_image(du_r));
+  if (wanted(kWr2)) weight_gradient(kWr2, plans.weight_gradient.r2, input_image(call.u_r), dy);
+  fft::wgrad(calls.data(), static_cast<int>(calls.size()), pool);
+  for (const auto& [which, values] : converted) {
+    const Map m = output_map(call.grads[which]);
+    const int64_t k = m.h * m.w;
+    for (int64_t o = 0; o < m.n; ++o) store_tile(m, {o, 0, m.h, 0, m.w}, 0, m.c, values.get() + o * m.c * k, 1, k);
+  }
+
+  for (const auto bias : {kBl2, kBr2})
+    if (wanted(bias)) write_bias_gradient<float>(input_map(call.dy), call.grads[bias]);
+  if (wanted(kBl1)) write_bias_gradient<float>(input_map(du_l), call.grads[kBl1]);
+  if (wanted(kBr1)) write_bias_gradient<float>(input_map(du_r), call.grads[kBr1]);
+}
+
+}  // namespace gcn::cpu
