@@ -14,4 +14,8 @@ STABLE_TORCH_LIBRARY(gcn_kernels, m) {
       "gcn_backward(Tensor dy, Tensor x, Tensor u_l, Tensor u_r, Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2, "
       "Tensor? b_l1, Tensor? b_r1, int wanted, str algo) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor)");
+  // What the CPU kernels would do, as JSON; sizes are n, c, h, w, m_l, m_r, o, k1, k2, k3, k4.
+  m.def("cpu_plan(int[] sizes, bool float64, bool spectra_cached) -> str");
+  // Bytes of weight spectra kept for later calls, after clearing them if asked to.
+  m.def("cpu_spectra_cache(bool clear) -> int");
 }

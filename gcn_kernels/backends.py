@@ -8,6 +8,10 @@
 =========  ==========================================================================================
 """
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,9 +53,23 @@ def choose(backend: str, algo: str, x: Tensor) -> str:
         if backend != "auto":
             raise RuntimeError(f"backend={backend!r} does not support {transform}; use backend='torch' or 'auto'")
         chosen = "torch"
+    if algo == "fft" and x.dtype == torch.float64:
+        raise RuntimeError("algo='fft' computes in float32 and cannot serve float64 tensors: use algo='auto' or 'direct'")
     if chosen == "torch" and algo != "auto":
         raise RuntimeError(f"algo={algo!r} is an algorithm of the kernels, but backend {chosen!r} runs: use algo='auto'")
     return chosen
+
+
+def cpu_plan(weights: Sequence[Tensor], size: Sequence[int], batch: int) -> dict[str, Any]:
+    """See :meth:`gcn_kernels.FusedGCN.plan`; ``weights`` are ``w_l1, w_l2, w_r1, w_r2``."""
+    if LIBRARIES.cpu_reason is not None:
+        raise RuntimeError(f"the CPU kernels have no plan here: {LIBRARIES.cpu_reason}")
+    w_l1, w_l2, w_r1, _ = weights
+    kernels = [max(w.shape[2:]) for w in weights]
+    sizes = [batch, w_l1.shape[1], *size, w_l1.shape[0], w_r1.shape[0], w_l2.shape[0], *kernels]
+    plan: dict[str, Any] = json.loads(torch.ops.gcn_kernels.cpu_plan(sizes, w_l1.dtype == torch.float64, True))
+    plan["forward"]["spectra_bytes"] = sum(conv["spectra_bytes"] for conv in plan["forward"]["fft"].values())
+    return plan
 
 
 def _foreign_transform() -> str | None:

@@ -134,6 +134,30 @@ class FusedGCN(nn.Module):
             algo=self.algo,
         )
 
+    def plan(self, size: Sequence[int], batch: int = 1) -> dict[str, Any]:
+        """What the CPU kernels would do with this block on a map, and the time they predict for one core.
+
+        Args:
+            size: (H, W) of the map.
+            batch: N.
+
+        Returns:
+            ``{"forward": ..., "backward": ...}``. Each holds the chosen ``algo``, the predicted ``direct_ms`` and
+            ``fft_ms`` (None where impossible), and for every convolution of the frequency-domain path its instruction
+            set, transform length, blocks of a line, independent units of work, channel splits, time, and bytes of
+            spectra and workspace; ``spectra_bytes`` is what the forward pass keeps of the weights between calls.
+            Predictions hold for a 3.7 GHz Zen 4 core; elsewhere only their ratios mean something.
+
+        Raises:
+            RuntimeError: the compiled library is not loaded.
+
+        Example:
+            >>> FusedGCN(512, 21, 63).plan((64, 64))["forward"]["algo"]
+            'fft'
+        """
+        weights = [conv.weight for conv in (self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2)]
+        return backends.cpu_plan(weights, size, batch)
+
     def extra_repr(self) -> str:
         return f"backend={self.backend!r}, algo={self.algo!r}"
 
