@@ -207,20 +207,28 @@ static void multiply(const Work& work, const Scratch& scratch, const float* broa
 
 // ---------------------------------------------------------------- broadcast operand
 
-// The conjugate spectra, over length, of count lines in slots 0 .. count - 1 of each plane. lane_offset(i):
-// where line i begins. A line has `samples` samples.
-template <class LaneOffset>
-static void broadcast_spectra(const Work& work, const ConstImage& image, const LaneOffset& lane_offset,
-                              int64_t count, int64_t samples, int64_t sample_stride, const Scratch& scratch,
-                              float* out) {
+// The conjugate spectra, over length, of the lines of a slice: output o of reduction r begins at
+// reduction_offset(r) + o * output_stride. Lanes are neighbours in the operand's planes, [reduction][output].
+template <class ReductionOffset>
+static void broadcast_spectra(const Work& work, const ConstImage& image, Range reductions, Range outputs,
+                              const ReductionOffset& reduction_offset, int64_t output_stride, int64_t samples,
+                              int64_t sample_stride, const Scratch& scratch, float* out) {
   const int64_t points = work.tiling.points, length = work.plan.length;
+  const int64_t count = reductions.size() * outputs.size();
   const float scale = 1.0f / (float)length;
   const Vec* s = scratch.spectra;
+  int64_t r = reductions.begin, o = outputs.begin, offset = reduction_offset(r);
   clear(scratch.tile + samples, scratch.tile + length);
   for (int64_t i = 0; i < count; i += kLanes, out += kLanes) {
     Lanes lanes;
     lanes.count = (int)smaller(kLanes, count - i);
-    for (int r = 0; r < lanes.count; r++) lanes.offset[r] = lane_offset(i + r);
+    for (int lane = 0; lane < lanes.count; lane++) {
+      lanes.offset[lane] = offset + o * output_stride;
+      if (++o == outputs.end && ++r < reductions.end) {
+        o = outputs.begin;
+        offset = reduction_offset(r);
+      }
+    }
     lanes.find_contiguous();
     load_tile(image, 0, lanes, {1, 0, samples, sample_stride}, scratch.tile, 0);
     work.transform->forward(scratch.tile, scratch.spectra, 1, scratch.transform);
@@ -230,8 +238,7 @@ static void broadcast_spectra(const Work& work, const ConstImage& image, const L
       store_n(out + (3 * p + 1) * count, re - im, lanes.count);
       store_n(out + (3 * p + 2) * count, re, lanes.count);
     }
-    for (int e = 0; e < 2; e++)
-      store_n(out + (3 * points + e) * count, s[2 * points + e] * scale, lanes.count);
+    for (int e = 0; e < 2; e++) store_n(out + (3 * points + e) * count, s[2 * points + e] * scale, lanes.count);
   }
 }
 
@@ -249,13 +256,8 @@ static void prepare_unit(void* arg, int64_t unit) {
   const Range reductions = work.reduction_slice(unit % work.tiling.reduction_slices);
   const ConstImage taps = {f.data + work.tiling.first_tap * f.stride_t, DType::kFloat32, 0, 0, 0, 0};
   broadcast_spectra(
-      work, taps,
-      [&](int64_t i) {
-        return (reductions.begin + i / outputs.size()) * f.stride_c +
-               (outputs.begin + i % outputs.size()) * f.stride_o;
-      },
-      reductions.size() * outputs.size(), work.plan.taps, f.stride_t, Scratch(work.map),
-      task.spectra + work.broadcast_offset(outputs, reductions));
+      work, taps, reductions, outputs, [&](int64_t c) { return c * f.stride_c; }, f.stride_o, work.plan.taps,
+      f.stride_t, Scratch(work.map), task.spectra + work.broadcast_offset(outputs, reductions));
 }
 
 static void prepare(const Plan& plan, const Filter& filter, float* spectra, const Parallel& parallel) {
@@ -500,14 +502,12 @@ static void wgrad_prepare_unit(const WgradTask& task, int64_t unit) {
   const Range outputs = work.output_slice(unit / work.tiling.reduction_slices);
   const Range reductions = work.reduction_slice(unit % work.tiling.reduction_slices);
   broadcast_spectra(
-      work, dout,
-      [&](int64_t i) {
-        const LineBlock at = line_block(work, reductions.begin + i / outputs.size());
-        return at.n * dout.stride_n + at.q * strides.across + at.b * work.plan.block * strides.along +
-               (outputs.begin + i % outputs.size()) * dout.stride_c;
+      work, dout, reductions, outputs,
+      [&](int64_t r) {
+        const LineBlock at = line_block(work, r);
+        return at.n * dout.stride_n + at.q * strides.across + at.b * work.plan.block * strides.along;
       },
-      reductions.size() * outputs.size(), work.block(line_block(work, reductions.begin).b).size(),
-      strides.along, Scratch(work.map),
+      dout.stride_c, work.block(line_block(work, reductions.begin).b).size(), strides.along, Scratch(work.map),
       (float*)task.call->workspace + work.broadcast_offset(outputs, reductions));
 }
 
