@@ -1,7 +1,7 @@
-#include "plan.h"
-
 #include <algorithm>
 #include <limits>
+
+#include "plan.h"
 
 namespace gcn_kernels {
 namespace fft {
