@@ -10,7 +10,7 @@
 #include "../../csrc/cpu/fft/engine.h"
 
 namespace py = pybind11;
-namespace fft = gcn_kernels::fft;
+namespace fft = gcn::cpu::fft;
 
 namespace {
 
@@ -51,15 +51,14 @@ void conv(const std::vector<Call>& calls) {
   for (size_t i = 0; i < calls.size(); i++) {
     const Call& c = calls[i];
     if (c.addend) addends[i] = const_image(*c.addend);
-    list.push_back(
-        {&c.plan,
-         const_image(c.in),
-         {(const float*)c.filter.data, c.filter.strides[0], c.filter.strides[1], c.filter.strides[2]},
-         (const float*)c.spectra,
-         (const float*)c.bias,
-         c.addend ? &addends[i] : nullptr,
-         image(c.out),
-         (void*)c.workspace});
+    list.push_back({&c.plan,
+                    const_image(c.in),
+                    {(const float*)c.filter.data, c.filter.strides[0], c.filter.strides[1], c.filter.strides[2]},
+                    (const float*)c.spectra,
+                    (const float*)c.bias,
+                    c.addend ? &addends[i] : nullptr,
+                    image(c.out),
+                    (void*)c.workspace});
   }
   py::gil_scoped_release release;
   fft::conv(list.data(), (int)list.size(), kParallel);
@@ -97,12 +96,11 @@ PYBIND11_MODULE(cpu_engine, m) {
   });
   m.def("prepare", [](const fft::Plan& plan, const Array& filter, uintptr_t spectra) {
     py::gil_scoped_release release;
-    fft::prepare(plan, {(const float*)filter.data, filter.strides[0], filter.strides[1], filter.strides[2]},
-                 (float*)spectra, kParallel);
+    fft::prepare(plan, {(const float*)filter.data, filter.strides[0], filter.strides[1], filter.strides[2]}, (float*)spectra,
+                 kParallel);
   });
   m.def("conv", &conv);
-  m.def("wgrad", [](const fft::Plan& plan, const Array& in, const Array& dout, const Array& grad,
-                    uintptr_t workspace) {
+  m.def("wgrad", [](const fft::Plan& plan, const Array& in, const Array& dout, const Array& grad, uintptr_t workspace) {
     const fft::WgradCall call = {&plan,
                                  const_image(in),
                                  const_image(dout),

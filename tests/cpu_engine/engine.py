@@ -10,7 +10,7 @@ import pybind11
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((ROOT / "csrc/cpu/fft").glob("*.cpp")) + [Path(__file__).with_name("bindings.cpp")]
+SOURCES = [*sorted((ROOT / "csrc/cpu/fft").glob("*.cpp")), Path(__file__).with_name("bindings.cpp")]
 BUILD = Path(os.environ.get("CPU_ENGINE_BUILD", ROOT / "build/cpu_engine"))
 FLAGS = os.environ.get("CPU_ENGINE_FLAGS", "-O3").split()
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

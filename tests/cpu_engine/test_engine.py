@@ -170,7 +170,7 @@ def test_error_is_relative_to_the_line():
 
 
 @pytest.mark.parametrize("shape", [(1, 256, 21, 128, 128, 15), (1, 2048, 21, 16, 16, 15), (4, 512, 21, 64, 64, 63)])
-def test_plan_has_units_and_little_scratch(shape):
+def test_plan_has_units_for_many_cores(shape):
     n, c, o, h, w, k = shape
     for wgrad in (False, True):
         plan = lib.plan(wgrad, 0, n, c, o, h, w, k)

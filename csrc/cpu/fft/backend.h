@@ -1,9 +1,9 @@
-// What one build of line_conv.inl offers to engine.cpp, and what it needs from it.
+// What one build of engine_isa.inl offers to engine.cpp, and what it needs from it.
 #pragma once
 
 #include "engine.h"
 
-#if (defined(__GNUC__) && __GNUC__ >= 12) || defined(__clang__)
+#if ((defined(__GNUC__) && __GNUC__ >= 12) || defined(__clang__)) && !defined(_MSC_VER)
 #define GCN_FFT_HAVE_VECTORS 1
 #if defined(__x86_64__)
 #define GCN_FFT_HAVE_X86 1

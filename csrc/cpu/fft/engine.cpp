@@ -28,14 +28,15 @@ const Backend* backend_of(Isa isa) {
 #endif
 }
 
+// The best that is available, up to the one that the environment names.
 Isa default_isa() {
   const char* names[] = {"portable", "avx2", "avx512"};
   const char* wanted = std::getenv("GCN_KERNELS_CPU_ISA");
-  for (int i = 2; i >= 0; i--) {
-    const Isa isa = (Isa)i;
-    if (isa_available(isa) && (wanted == nullptr || std::strcmp(wanted, names[i]) == 0)) return isa;
-  }
-  return wanted && isa_available(Isa::kAvx2) && std::strcmp(wanted, "avx512") == 0 ? Isa::kAvx2 : Isa::kPortable;
+  int most = 2;
+  for (int i = 0; i < 3; i++)
+    if (wanted && std::strcmp(wanted, names[i]) == 0) most = i;
+  while (most > 0 && !isa_available((Isa)most)) most--;
+  return (Isa)most;
 }
 
 std::atomic<Isa>& isa_in_use() {
@@ -43,23 +44,25 @@ std::atomic<Isa>& isa_in_use() {
   return isa;
 }
 
-// Aligned to 2 MB where the buffer is so large, since each transform touches as many pages as it has planes.
+}  // namespace
+
+#if GCN_FFT_HAVE_VECTORS
+namespace {
+
+// On huge pages where the system gives them, since each transform touches as many pages as it has planes.
 class Scratch {
  public:
   ~Scratch() { std::free(data_); }
   void* get(size_t bytes) {
     if (bytes > size_) {
-      constexpr size_t kPage = size_t{2} << 20;
       std::free(data_);
+      data_ = nullptr;
       size_ = 0;
-      const size_t rounded = (bytes + kPage / 2 - 1) / (kPage / 2) * (kPage / 2);
+      const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
+      if (posix_memalign(&data_, kPage, rounded) != 0) throw std::bad_alloc();
 #if defined(__linux__)
-      data_ = std::aligned_alloc(kPage, (rounded + kPage - 1) / kPage * kPage);
-      if (data_) madvise(data_, (rounded + kPage - 1) / kPage * kPage, MADV_HUGEPAGE);
-#else
-      data_ = std::aligned_alloc(64, rounded);
+      madvise(data_, rounded, MADV_HUGEPAGE);
 #endif
-      if (!data_) throw std::bad_alloc();
       std::memset(data_, 0, rounded);
       size_ = rounded;
     }
@@ -67,6 +70,7 @@ class Scratch {
   }
 
  private:
+  static constexpr size_t kPage = size_t{2} << 20;
   void* data_ = nullptr;
   size_t size_ = 0;
 };
@@ -77,6 +81,8 @@ void* thread_scratch(int64_t bytes) {
   static thread_local Scratch scratch;
   return scratch.get((size_t)bytes);
 }
+
+#endif
 
 bool isa_available(Isa isa) {
 #if GCN_FFT_HAVE_X86

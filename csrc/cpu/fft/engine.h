@@ -91,7 +91,7 @@ struct Parallel {
 };
 
 // One conv of a group. bias, addend and workspace (when workspace_bytes is 0) may be null. addend may be out
-// itself, with the same strides: then it accumulates.
+// itself, with the same strides: then it accumulates. A workspace is aligned to 64 bytes.
 struct ConvCall {
   const Plan* plan;
   ConstImage in;
@@ -116,7 +116,7 @@ Plan plan_wgrad(const Problem& problem);
 void prepare(const Plan& plan, const Filter& filter, float* spectra, const Parallel& parallel);
 
 // Independent calls (no out is another's in or addend) run side by side, so that small problems fill more
-// threads.
+// threads. Their plans are for the same instruction set. All sizes of a problem are at least 1.
 void conv(const ConvCall* calls, int count, const Parallel& parallel);
 void wgrad(const WgradCall* calls, int count, const Parallel& parallel);
 

@@ -16,12 +16,12 @@
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#include "line_conv.inl"
+#include "engine_isa.inl"
 #pragma clang attribute pop
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
-#include "line_conv.inl"
+#include "engine_isa.inl"
 #pragma GCC pop_options
 #endif
 #endif

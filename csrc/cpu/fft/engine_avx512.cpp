@@ -16,12 +16,12 @@
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
-#include "line_conv.inl"
+#include "engine_isa.inl"
 #pragma clang attribute pop
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
-#include "line_conv.inl"
+#include "engine_isa.inl"
 #pragma GCC pop_options
 #endif
 #endif

@@ -5,5 +5,5 @@
 #define GCN_FFT_ISA portable
 #define GCN_FFT_VECTOR_BYTES 16
 #define GCN_FFT_BACKEND kPortableBackend
-#include "line_conv.inl"
+#include "engine_isa.inl"
 #endif

@@ -35,6 +35,21 @@ struct TileShape {
   int64_t outer, outer_stride, samples, sample_stride;
 };
 
+// Elements 0 .. columns - 1 of each lane, transposed: row[i] has element i of all lanes.
+template <class T>
+GCN_INLINE void load_transposed(const T* from, const Lanes& lanes, int columns, Vec (&row)[kLanes]) {
+  if (lanes.count < kLanes) {
+    for (int r = 0; r < kLanes; r++) row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
+  } else if (columns < kLanes) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; r++) row[r] = load_n(from + lanes.offset[r], columns);
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; r++) row[r] = load(from + lanes.offset[r]);
+  }
+  transpose(row);
+}
+
 template <class T>
 static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& shape, Vec* tile, int64_t tile_stride) {
   const int64_t os = shape.outer_stride, ss = shape.sample_stride, outer = shape.outer, samples = shape.samples;
@@ -53,13 +68,7 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
         const T* from = base + i * ss + j0;
         const int columns = (int)smaller(kLanes, outer - j0);
         Vec row[kLanes];
-        if (columns == kLanes && lanes.count == kLanes) {
-#pragma GCC unroll 16
-          for (int r = 0; r < kLanes; r++) row[r] = load(from + lanes.offset[r]);
-        } else {
-          for (int r = 0; r < kLanes; r++) row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
-        }
-        transpose(row);
+        load_transposed(from, lanes, columns, row);
         Vec* to = tile + j0 * tile_stride + i;
         if (columns == kLanes) {
 #pragma GCC unroll 16
@@ -75,13 +84,7 @@ static void load_tile_of(const T* base, const Lanes& lanes, const TileShape& sha
         const int columns = (int)smaller(kLanes, samples - i0);
         const T* from = base + j * os + (ss > 0 ? i0 : 1 - i0 - columns);
         Vec row[kLanes];
-        if (columns == kLanes && lanes.count == kLanes) {
-#pragma GCC unroll 16
-          for (int r = 0; r < kLanes; r++) row[r] = load(from + lanes.offset[r]);
-        } else {
-          for (int r = 0; r < kLanes; r++) row[r] = r < lanes.count ? load_n(from + lanes.offset[r], columns) : Vec{};
-        }
-        transpose(row);
+        load_transposed(from, lanes, columns, row);
         Vec* to = tile + j * tile_stride + i0;
         if (ss > 0)
           for (int c = 0; c < columns; c++) to[c] = row[c];
