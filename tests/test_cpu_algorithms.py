@@ -1,0 +1,231 @@
+"""The CPU's two algorithms: which one runs, on which instruction set, and the weight spectra kept between calls."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from gcn_kernels import FusedGCN, backends, fused_gcn, info, reference
+
+pytestmark = pytest.mark.skipif(
+    backends.why_not("cpu", "cpu") is not None, reason=f"backend cpu does not run: {backends.why_not('cpu', 'cpu')}"
+)
+
+
+def block(channels: int = 64, k: int = 15) -> FusedGCN:
+    return FusedGCN(channels, 5, k, backend="cpu", algo="fft")
+
+
+def arguments(module: FusedGCN, x: Tensor) -> list[Tensor]:
+    convs = (module.conv_l1, module.conv_l2, module.conv_r1, module.conv_r2)
+    return [x, *(conv.weight for conv in convs), *(conv.bias for conv in convs)]  # type: ignore[misc]
+
+
+def assert_current(module: FusedGCN, x: Tensor, y: Tensor) -> None:
+    """``y`` is what the weights give as they are now."""
+    torch.testing.assert_close(y, reference.gcn(*arguments(module, x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def empty_cache() -> Iterator[None]:
+    info.spectra_cache_bytes(clear=True)
+    yield
+    info.spectra_cache_bytes(clear=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "size", "algo"),
+    [
+        (FusedGCN(256, 21, 15), (128, 128), "fft"),
+        (FusedGCN(2048, 21, 15), (16, 16), "fft"),
+        (FusedGCN(512, 21, 63), (64, 64), "fft"),
+        (FusedGCN(256, 21, 1), (64, 64), "direct"),
+        (FusedGCN(8, 3, 3), (4, 4), "direct"),
+        (FusedGCN(256, 21, 15, dtype=torch.float64), (128, 128), "direct"),
+    ],
+    ids=["res2", "res5", "k63", "k1", "tiny", "float64"],
+)
+def test_the_plan_chooses_by_predicted_time(module: FusedGCN, size: tuple[int, int], algo: str) -> None:
+    forward = module.plan(size)["forward"]
+    assert forward["algo"] == algo
+    if forward["fft_ms"] is None:
+        assert algo == "direct"
+    else:
+        assert (forward["fft_ms"] < forward["direct_ms"]) == (algo == "fft")
+
+
+@pytest.mark.parametrize(("channels", "side"), [(256, 128), (512, 64), (1024, 32), (2048, 16)])
+def test_the_papers_maps_have_units_for_16_threads_at_batch_1_and_for_64_at_batch_8(channels: int, side: int) -> None:
+    module = FusedGCN(channels, 21, 15)
+    for batch, wanted in ((1, 16), (8, 32)):
+        first = module.plan((side, side), batch)["forward"]["fft"]
+        assert first["l1"]["units"] + first["r1"]["units"] >= wanted
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+def test_every_instruction_set_that_this_cpu_has(isa: str) -> None:
+    """The choice is made once per process, so each gets its own."""
+    program = """
+import torch
+from gcn_kernels import FusedGCN, reference
+
+module = FusedGCN(40, 7, 15, algo="fft")
+x = torch.randn(2, 40, 23, 37, requires_grad=True)
+y = module(x)
+convs = (module.conv_l1, module.conv_l2, module.conv_r1, module.conv_r2)
+exact = reference.gcn(x, *(c.weight for c in convs), *(c.bias for c in convs))
+leaves = [x, *module.parameters()]
+for a, b in zip(torch.autograd.grad(y.square().sum(), leaves), torch.autograd.grad(exact.square().sum(), leaves)):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(y, exact, rtol=1e-4, atol=1e-5)
+print(module.plan((23, 37))["forward"]["fft"]["l1"]["isa"])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "GCN_KERNELS_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    order = ["portable", "avx2", "avx512"]
+    ran = result.stdout.strip()
+    assert order.index(ran) <= order.index(isa)
+    if ran != isa:
+        pytest.skip(f"this CPU has no {isa}; {ran} ran instead and was right")
+
+
+def test_an_unsuitable_problem_is_an_error_not_a_fallback() -> None:
+    x = torch.randn(1, 4, 6, 6, dtype=torch.float64)
+    module = FusedGCN(4, 2, 3, algo="fft", dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="float64"):
+        module(x)
+    long_line = torch.randn(1, 1, 1, 4000)
+    module = FusedGCN(1, 1, (1, 401), algo="fft")
+    with pytest.raises(RuntimeError, match="algo='fft' cannot do this problem"):
+        module(long_line)
+    automatic = FusedGCN.from_convs(module.conv_l1, module.conv_l2, module.conv_r1, module.conv_r2)
+    assert_current(automatic, long_line, automatic(long_line))
+
+
+def test_inference_keeps_spectra_and_training_does_not(empty_cache: None) -> None:
+    module, x = block(), torch.randn(1, 64, 20, 20)
+    module(x).sum().backward()
+    assert info.spectra_cache_bytes() == 0
+    with torch.no_grad():
+        module(x)
+    assert info.spectra_cache_bytes() == module.plan((20, 20))["forward"]["spectra_bytes"] > 0
+
+
+@pytest.mark.parametrize("change", ["in_place", "data", "load_state_dict", "inference_mode", "one_element"])
+def test_a_changed_weight_is_never_answered_from_old_spectra(change: str, empty_cache: None) -> None:
+    module, x = block(), torch.randn(1, 64, 20, 20)
+    with torch.no_grad():
+        before = module(x)
+        assert torch.equal(before, module(x))
+        if change == "in_place":
+            module.conv_l1.weight.mul_(2)
+        elif change == "data":  # leaves no trace in the version counter
+            module.conv_r1.weight.data.add_(1)
+        elif change == "load_state_dict":
+            module.load_state_dict(block().state_dict())
+        elif change == "inference_mode":
+            with torch.inference_mode():
+                module.conv_l2.weight.neg_()
+        else:
+            module.conv_l1.weight.data.view(-1)[-1] += 1
+        after = module(x)
+    assert not torch.equal(before, after)
+    assert_current(module, x, after)
+
+
+def test_compiled_graphs_see_changed_weights(empty_cache: None) -> None:
+    module, x = block(), torch.randn(1, 64, 20, 20)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        compiled(x)
+        module.conv_l1.weight.mul_(3)
+        assert_current(module, x, compiled(x))
+
+
+def test_memory_given_to_another_weight_is_not_mistaken_for_it(empty_cache: None) -> None:
+    storage = torch.randn(5 * 64 * 15)
+    x = torch.randn(1, 64, 20, 20)
+    module = block()
+    weights = arguments(module, x)
+    with torch.no_grad():
+        for _ in range(2):
+            weights[1] = storage.view(5, 64, 15, 1)
+            left = fused_gcn(*weights, backend="cpu", algo="fft")
+            torch.testing.assert_close(left, reference.gcn(*weights), rtol=1e-4, atol=1e-4)
+            # The same memory as a weight of another layout.
+            weights[1] = storage.view(5, 15, 64).transpose(1, 2).unsqueeze(-1)
+            other = fused_gcn(*weights, backend="cpu", algo="fft")
+            torch.testing.assert_close(other, reference.gcn(*weights), rtol=1e-4, atol=1e-4)
+
+
+def test_several_threads_share_the_cache(empty_cache: None) -> None:
+    modules = [block(k=k) for k in (5, 9, 15)]
+    x = torch.randn(1, 64, 20, 20)
+    wrong: list[float] = []
+
+    def work(module: FusedGCN) -> None:
+        with torch.no_grad():
+            exact = reference.gcn(*arguments(module, x))
+            wrong.extend(d for _ in range(20) if not (d := float((module(x) - exact).abs().max())) < 1e-4)
+
+    threads = [threading.Thread(target=work, args=(module,)) for module in modules * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_cache_is_bounded() -> None:
+    program = """
+import torch
+from gcn_kernels import FusedGCN, info, reference
+
+modules = [FusedGCN(256, 8, 15, algo="fft") for _ in range(6)]
+x = torch.randn(1, 256, 24, 24)
+with torch.no_grad():
+    for module in modules + modules:
+        convs = (module.conv_l1, module.conv_l2, module.conv_r1, module.conv_r2)
+        exact = reference.gcn(x, *(c.weight for c in convs), *(c.bias for c in convs))
+        torch.testing.assert_close(module(x), exact, rtol=1e-4, atol=1e-5)
+        assert info.spectra_cache_bytes() <= LIMIT << 20
+one, kept = modules[0].plan((24, 24))["forward"]["spectra_bytes"], info.spectra_cache_bytes()
+assert 6 * one > LIMIT << 20 and (kept > 0) == (LIMIT > 0), (one, kept)
+"""
+    for limit in (0, 3):
+        result = subprocess.run(
+            [sys.executable, "-c", program.replace("LIMIT", str(limit))],
+            env={**os.environ, "GCN_KERNELS_SPECTRA_MB": str(limit)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+
+
+def test_small_values_next_to_huge_ones_are_lost_only_on_their_own_lines() -> None:
+    """The frequency domain's error is relative to the largest value of a line; other lines keep theirs."""
+    module = block(channels=8, k=7)
+    x = torch.randn(1, 8, 32, 32)
+    x[0, :, 5, 9] = 1e8
+    with torch.no_grad():
+        exact = reference.gcn(*(t.double() for t in arguments(module, x)))
+        spectral, direct = module(x), FusedGCN.from_convs(*module.children(), algo="direct")(x)  # type: ignore[arg-type]
+    # Outside of the huge sample's own receptive field (a cross, and the square the second convolutions make of it), on
+    # lines that do not hold it in either convolution.
+    far = torch.ones(32, 32, dtype=torch.bool)
+    far[2:9, :] = far[:, 6:13] = False
+    assert ((spectral - exact).abs()[0, :, far] / exact.abs().max()).max() < 1e-12
+    assert ((spectral - exact).abs().max() / exact.abs().max()) < 1e-6
+    assert ((direct - exact).abs()[0, :, far]).max() < 1e-5
