@@ -18,30 +18,29 @@ double prepare_ns(const LinePlans& plans) {
 
 }  // namespace
 
-Prediction predict_forward(const Problem& p, const FftPlans& plans, bool spectra_cached) {
+Prediction predict_forward(const Problem& p, const LinePlans& plans, bool spectra_cached) {
   const int64_t first = p.c * (p.k1 * p.m_l + p.k3 * p.m_r), second = p.o * (p.k2 * p.m_l + p.k4 * p.m_r);
   Prediction prediction;
   prediction.direct_ns = kDirectStartNs + static_cast<double>(p.pixels() * (first + second)) / kMultiplyAddsPerNs;
-  prediction.fft_ns = plans.forward.possible()
-                          ? kFftStartNs + plans.forward.nanoseconds() + (spectra_cached ? 0 : prepare_ns(plans.forward))
-                          : kImpossible;
+  prediction.fft_ns =
+      plans.possible() ? kFftStartNs + plans.nanoseconds() + (spectra_cached ? 0 : prepare_ns(plans)) : kImpossible;
   return prediction;
 }
 
-Prediction predict_backward(const Problem& p, const FftPlans& plans, const Wanted& wanted) {
+Prediction predict_backward(const Problem& p, const BackwardPlans& plans, const Wanted& wanted) {
   const int64_t left1 = p.c * p.k1 * p.m_l, right1 = p.c * p.k3 * p.m_r;
   const int64_t left2 = p.o * p.k2 * p.m_l, right2 = p.o * p.k4 * p.m_r;
   const bool du_l = wanted.any(kX, kWl1, kBl1), du_r = wanted.any(kX, kWr1, kBr1);
   const int64_t multiply_adds = wanted(kX) * (left1 + right1) + wanted(kWl1) * left1 + wanted(kWr1) * right1 + du_l * left2 +
                                 du_r * right2 + wanted(kWl2) * left2 + wanted(kWr2) * right2;
-  const LinePlans &in = plans.input_gradient, &weight = plans.weight_gradient;
+  const LinePlans &in = plans.input, &weight = plans.weight;
   Prediction prediction;
   prediction.direct_ns = kDirectStartNs + static_cast<double>(p.pixels() * multiply_adds) / kMultiplyAddsPerNs;
   prediction.fft_ns = kFftStartNs + prepare_ns(in) + wanted(kX) * (in.l1.nanoseconds + in.r1.nanoseconds) +
                       du_l * in.l2.nanoseconds + du_r * in.r2.nanoseconds + wanted(kWl1) * weight.l1.nanoseconds +
                       wanted(kWr1) * weight.r1.nanoseconds + wanted(kWl2) * weight.l2.nanoseconds +
                       wanted(kWr2) * weight.r2.nanoseconds;
-  if (!plans.possible_backward()) prediction.fft_ns = kImpossible;
+  if (!plans.possible()) prediction.fft_ns = kImpossible;
   return prediction;
 }
 

@@ -15,8 +15,8 @@ struct Prediction {
   double direct_ns, fft_ns;  // of one core; fft_ns is infinite where the frequency domain cannot do it
 };
 
-Prediction predict_forward(const Problem& p, const FftPlans& plans, bool spectra_cached);
-Prediction predict_backward(const Problem& p, const FftPlans& plans, const Wanted& wanted);
+Prediction predict_forward(const Problem& p, const LinePlans& plans, bool spectra_cached);
+Prediction predict_backward(const Problem& p, const BackwardPlans& plans, const Wanted& wanted);
 
 // algo is "auto", "direct" or "fft".
 bool use_fft(const std::string& algo, const Prediction& prediction);

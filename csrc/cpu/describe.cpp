@@ -43,15 +43,16 @@ std::string plan(const std::vector<int64_t> s, bool float64, bool spectra_cached
   STD_TORCH_CHECK(s.size() == 11, "sizes: expected n, c, h, w, m_l, m_r, o, k1, k2, k3, k4");
   const Problem p{s[0], s[1], s[2], s[3], s[4],  s[5],
                   s[6], s[7], s[8], s[9], s[10], float64 ? ScalarType::Double : ScalarType::Float};
-  const FftPlans plans = plan_fft(p);
+  const LinePlans forward = plan_forward(p);
+  const BackwardPlans backward = plan_backward(p);
   std::ostringstream out;
   out << "{\"forward\": {";
-  write(out, predict_forward(p, plans, spectra_cached));
-  write(out << ", ", "fft", plans.forward, "");
+  write(out, predict_forward(p, forward, spectra_cached));
+  write(out << ", ", "fft", forward, "");
   out << "}, \"backward\": {";
-  write(out, predict_backward(p, plans, Wanted((1 << kGradients) - 1)));
-  write(out << ", ", "fft_input_gradients", plans.input_gradient, ", ");
-  write(out, "fft_weight_gradients", plans.weight_gradient, "");
+  write(out, predict_backward(p, backward, Wanted((1 << kGradients) - 1)));
+  write(out << ", ", "fft_input_gradients", backward.input, ", ");
+  write(out, "fft_weight_gradients", backward.weight, "");
   out << "}}";
   return out.str();
 }

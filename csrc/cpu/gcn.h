@@ -65,15 +65,16 @@ struct LinePlans {
   bool possible() const { return l1.possible && l2.possible && r1.possible && r2.possible; }
   double nanoseconds() const { return l1.nanoseconds + l2.nanoseconds + r1.nanoseconds + r2.nanoseconds; }
 };
-struct FftPlans {
-  LinePlans forward, input_gradient, weight_gradient;
+struct BackwardPlans {
+  LinePlans input, weight;  // gradients
 
-  bool possible_backward() const { return input_gradient.possible() && weight_gradient.possible(); }
+  bool possible() const { return input.possible() && weight.possible(); }
 };
 // Impossible plans where the engine cannot do the problem: float64, an empty batch, or no transform that is long enough.
-FftPlans plan_fft(const Problem& problem);
-void forward_fft(const Forward& call, const FftPlans& plans);
-void backward_fft(const Backward& call, const FftPlans& plans);
+LinePlans plan_forward(const Problem& problem);
+BackwardPlans plan_backward(const Problem& problem);
+void forward_fft(const Forward& call, const LinePlans& plans);
+void backward_fft(const Backward& call, const BackwardPlans& plans);
 
 inline Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);

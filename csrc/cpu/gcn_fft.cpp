@@ -107,35 +107,34 @@ class Convolution {
   Floats workspace_;
 };
 
-fft::Problem line_problem(const Problem& p, fft::Axis axis, int64_t c, int64_t o, int64_t k) {
-  return {axis, p.n, c, o, p.h, p.w, k};
-}
+bool can_transform(const Problem& p) { return p.n > 0 && p.dtype != ScalarType::Double; }
+
+fft::Problem line(const Problem& p, fft::Axis axis, int64_t c, int64_t o, int64_t k) { return {axis, p.n, c, o, p.h, p.w, k}; }
 
 }  // namespace
 
-FftPlans plan_fft(const Problem& p) {
-  if (p.n == 0 || p.dtype == ScalarType::Double) return {};
-  const auto conv = [&](fft::Axis axis, int64_t c, int64_t o, int64_t k) {
-    return fft::plan_conv(line_problem(p, axis, c, o, k));
-  };
-  const auto wgrad = [&](fft::Axis axis, int64_t c, int64_t o, int64_t k) {
-    return fft::plan_wgrad(line_problem(p, axis, c, o, k));
-  };
+LinePlans plan_forward(const Problem& p) {
+  if (!can_transform(p)) return {};
   using fft::Axis;
-  return {{conv(Axis::kH, p.c, p.m_l, p.k1), conv(Axis::kW, p.m_l, p.o, p.k2), conv(Axis::kW, p.c, p.m_r, p.k3),
-           conv(Axis::kH, p.m_r, p.o, p.k4)},
-          {conv(Axis::kH, p.m_l, p.c, p.k1), conv(Axis::kW, p.o, p.m_l, p.k2), conv(Axis::kW, p.m_r, p.c, p.k3),
-           conv(Axis::kH, p.o, p.m_r, p.k4)},
-          {wgrad(Axis::kH, p.c, p.m_l, p.k1), wgrad(Axis::kW, p.m_l, p.o, p.k2), wgrad(Axis::kW, p.c, p.m_r, p.k3),
-           wgrad(Axis::kH, p.m_r, p.o, p.k4)}};
+  return {fft::plan_conv(line(p, Axis::kH, p.c, p.m_l, p.k1)), fft::plan_conv(line(p, Axis::kW, p.m_l, p.o, p.k2)),
+          fft::plan_conv(line(p, Axis::kW, p.c, p.m_r, p.k3)), fft::plan_conv(line(p, Axis::kH, p.m_r, p.o, p.k4))};
 }
 
-void forward_fft(const Forward& call, const FftPlans& plans) {
+BackwardPlans plan_backward(const Problem& p) {
+  if (!can_transform(p)) return {};
+  using fft::Axis;
+  return {{fft::plan_conv(line(p, Axis::kH, p.m_l, p.c, p.k1)), fft::plan_conv(line(p, Axis::kW, p.o, p.m_l, p.k2)),
+           fft::plan_conv(line(p, Axis::kW, p.m_r, p.c, p.k3)), fft::plan_conv(line(p, Axis::kH, p.o, p.m_r, p.k4))},
+          {fft::plan_wgrad(line(p, Axis::kH, p.c, p.m_l, p.k1)), fft::plan_wgrad(line(p, Axis::kW, p.m_l, p.o, p.k2)),
+           fft::plan_wgrad(line(p, Axis::kW, p.c, p.m_r, p.k3)), fft::plan_wgrad(line(p, Axis::kH, p.m_r, p.o, p.k4))}};
+}
+
+void forward_fft(const Forward& call, const LinePlans& plans) {
   const auto pool = torch_pool();
-  const Convolution l1(plans.forward.l1, call.w.l1, Direction::kForward, call.cache_weights);
-  const Convolution l2(plans.forward.l2, call.w.l2, Direction::kForward, call.cache_weights);
-  const Convolution r1(plans.forward.r1, call.w.r1, Direction::kForward, call.cache_weights);
-  const Convolution r2(plans.forward.r2, call.w.r2, Direction::kForward, call.cache_weights);
+  const Convolution l1(plans.l1, call.w.l1, Direction::kForward, call.cache_weights);
+  const Convolution l2(plans.l2, call.w.l2, Direction::kForward, call.cache_weights);
+  const Convolution r1(plans.r1, call.w.r1, Direction::kForward, call.cache_weights);
+  const Convolution r2(plans.r2, call.w.r2, Direction::kForward, call.cache_weights);
   const auto b_l1 = vector_of<float>(call.b.l1), b_r1 = vector_of<float>(call.b.r1), b2 = output_bias<float>(call.b);
   const auto x = input_image(call.x), u_l = input_image(call.u_l), u_r = input_image(call.u_r);
   const auto y = output_image(call.y);
@@ -150,7 +149,7 @@ void forward_fft(const Forward& call, const FftPlans& plans) {
   fft::conv(&right, 1, pool);
 }
 
-void backward_fft(const Backward& call, const FftPlans& plans) {
+void backward_fft(const Backward& call, const BackwardPlans& plans) {
   const auto pool = torch_pool();
   const Problem& p = call.problem;
   const Wanted& wanted = call.wanted;
@@ -167,14 +166,14 @@ void backward_fft(const Backward& call, const FftPlans& plans) {
       calls.push_back(convolutions.back()->call(dy, nullptr, output_image(du)));
       return du;
     };
-    if (left) du_l = middle(plans.input_gradient.l2, call.w.l2, p.m_l);
-    if (right) du_r = middle(plans.input_gradient.r2, call.w.r2, p.m_r);
+    if (left) du_l = middle(plans.input.l2, call.w.l2, p.m_l);
+    if (right) du_r = middle(plans.input.r2, call.w.r2, p.m_r);
     fft::conv(calls.data(), static_cast<int>(calls.size()), pool);
   }
 
   if (wanted(kX)) {
-    const Convolution l1(plans.input_gradient.l1, call.w.l1, Direction::kInputGradient, false);
-    const Convolution r1(plans.input_gradient.r1, call.w.r1, Direction::kInputGradient, false);
+    const Convolution l1(plans.input.l1, call.w.l1, Direction::kInputGradient, false);
+    const Convolution r1(plans.input.r1, call.w.r1, Direction::kInputGradient, false);
     const auto dx_left = input_image(call.grads[kX]);
     const fft::ConvCall from_left = l1.call(input_image(du_l), nullptr, output_image(call.grads[kX]));
     fft::conv(&from_left, 1, pool);
@@ -198,10 +197,10 @@ void backward_fft(const Backward& call, const FftPlans& plans) {
     workspaces.push_back(new_floats(plan.workspace_bytes));
     calls.push_back({&plan, in, dout, grad, workspaces.back().get()});
   };
-  if (wanted(kWl1)) weight_gradient(kWl1, plans.weight_gradient.l1, x, input_image(du_l));
-  if (wanted(kWl2)) weight_gradient(kWl2, plans.weight_gradient.l2, input_image(call.u_l), dy);
-  if (wanted(kWr1)) weight_gradient(kWr1, plans.weight_gradient.r1, x, input_image(du_r));
-  if (wanted(kWr2)) weight_gradient(kWr2, plans.weight_gradient.r2, input_image(call.u_r), dy);
+  if (wanted(kWl1)) weight_gradient(kWl1, plans.weight.l1, x, input_image(du_l));
+  if (wanted(kWl2)) weight_gradient(kWl2, plans.weight.l2, input_image(call.u_l), dy);
+  if (wanted(kWr1)) weight_gradient(kWr1, plans.weight.r1, x, input_image(du_r));
+  if (wanted(kWr2)) weight_gradient(kWr2, plans.weight.r2, input_image(call.u_r), dy);
   fft::wgrad(calls.data(), static_cast<int>(calls.size()), pool);
   for (const auto& [which, values] : converted) {
     const Map m = output_map(call.grads[which]);

@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <tuple>
 #include <vector>
 
 #include "parallel.h"
@@ -31,23 +33,37 @@ bool same_key(const SpectraCache::Key& a, const SpectraCache::Key& b) {
   return a.data == b.data && a.layout == b.layout && same_plan(a.plan, b.plan);
 }
 
-Fingerprint fingerprint_of_bytes(const char* data, int64_t bytes) {
+// One binary, the widest vectors of the CPU it runs on.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define GCN_WIDEST_VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define GCN_WIDEST_VECTORS
+#endif
+
+GCN_WIDEST_VECTORS void mix_blocks(uint64_t* lanes, const char* data, int64_t blocks) {
   constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;
-  constexpr int64_t kBlock = sizeof(Fingerprint);
-  Fingerprint lanes{1, 2, 3, 4, 5, 6, 7, 8};
-  const auto mix = [&](const char* block) {
-    Fingerprint words;
-    std::memcpy(words.data(), block, kBlock);
-    for (size_t i = 0; i < lanes.size(); ++i) {
-      lanes[i] = (lanes[i] ^ words[i]) * kOdd;
-      lanes[i] ^= lanes[i] >> 29;
+  uint64_t state[std::tuple_size<Fingerprint>::value], words[std::tuple_size<Fingerprint>::value];
+  std::memcpy(state, lanes, sizeof state);
+  for (int64_t b = 0; b < blocks; ++b, data += sizeof words) {
+    std::memcpy(words, data, sizeof words);
+    for (size_t i = 0; i < std::size(state); ++i) {
+      // Each step is a bijection. The shift brings high bits down: without it two flipped signs would cancel.
+      state[i] = (state[i] ^ words[i]) * kOdd;
+      state[i] ^= state[i] >> 29;
     }
-  };
-  int64_t at = 0;
-  for (; at + kBlock <= bytes; at += kBlock) mix(data + at);
+  }
+  std::memcpy(lanes, state, sizeof state);
+}
+
+Fingerprint fingerprint_of_bytes(const char* data, int64_t bytes) {
+  Fingerprint lanes;
+  for (size_t i = 0; i < lanes.size(); ++i) lanes[i] = i + 1;
+  constexpr int64_t kBlock = sizeof(Fingerprint);
+  const int64_t blocks = bytes / kBlock;
+  mix_blocks(lanes.data(), data, blocks);
   char rest[kBlock] = {};
-  std::memcpy(rest, data + at, static_cast<size_t>(bytes - at));
-  mix(rest);
+  std::memcpy(rest, data + blocks * kBlock, static_cast<size_t>(bytes - blocks * kBlock));
+  mix_blocks(lanes.data(), rest, 1);
   return lanes;
 }
 

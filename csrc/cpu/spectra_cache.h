@@ -18,9 +18,9 @@
 
 namespace gcn::cpu {
 
-// Eight 64-bit lanes over the weight's bytes. A change of any one word changes its lane for certain; several changes
-// cancel with a probability of about 2^-64.
-using Fingerprint = std::array<uint64_t, 8>;
+// Lanes of 64 bits over the weight's bytes. A change of one word changes its lane for certain; several changes cancel with
+// a probability of about 2^-64. 32 lanes, so that the multiplications of four wide vectors overlap.
+using Fingerprint = std::array<uint64_t, 32>;
 
 class SpectraCache {
  public:
