@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clock: Clock = CudaClock(plan.device, asked.graphs) if plan.device.type == "cuda" else CpuClock()
     dtypes = list(dict.fromkeys(problem.dtype for problem in plan.problems))
     machine = environment.describe(plan.device)
-    rates = environment.measure_rates(plan.device, dtypes, clock)
+    rates = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
     for name, value in {**machine, **environment.describe_rates(rates)}.items():
         print(f"{name:<20} {value}")
     print()
 
     rows = runner.run(plan, rates, clock)
-    rates_after = environment.measure_rates(plan.device, dtypes, clock)
+    rates_after = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
     means = report.geometric_means(rows)
     print()
     for name, rate in rates_after.matmul.items():

@@ -118,10 +118,12 @@ class Budget:
     Attributes:
         seconds: rounds are added until this is used up,
         rounds: but there are at least this many.
+        calibration: seconds for each of the rates that the floors are made of.
     """
 
     seconds: float
     rounds: int
+    calibration: float = 0.5
 
 
 def round_robin(

@@ -17,8 +17,6 @@ import gcn_kernels
 from gcnbench.clock import Clock
 from gcnbench.problems import Problem
 
-_CALIBRATION_SECONDS = 0.5
-
 
 @dataclass(frozen=True)
 class Rates:
@@ -39,29 +37,29 @@ class Rates:
         return max(arithmetic, memory) * 1e3
 
 
-def measure_rates(device: torch.device, dtypes: Iterable[torch.dtype], clock: Clock) -> Rates:
-    """Measure the matrix rate for each dtype and, on a GPU, the copy rate: the best of half a second each."""
+def measure_rates(device: torch.device, dtypes: Iterable[torch.dtype], clock: Clock, seconds: float) -> Rates:
+    """Measure the matrix rate for each dtype and, on a GPU, the copy rate: the best call in so many seconds each."""
     on_gpu = device.type == "cuda"
     matmul = {}
     for dtype in dtypes:
         size = (8192 if dtype.itemsize == 2 else 4096) if on_gpu else 1024
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
-        matmul[str(dtype).removeprefix("torch.")] = 2 * size**3 / _best_seconds(clock, a, b, out)
+        matmul[str(dtype).removeprefix("torch.")] = 2 * size**3 / _best(clock, seconds, a, b, out)
     if not on_gpu:
         return Rates(matmul, None)
     source = torch.empty(1 << 29, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return Rates(matmul, 2 * source.nbytes / _best_seconds(clock, source, None, target))
+    return Rates(matmul, 2 * source.nbytes / _best(clock, seconds, source, None, target))
 
 
-def _best_seconds(clock: Clock, a: torch.Tensor, b: torch.Tensor | None, out: torch.Tensor) -> float:
+def _best(clock: Clock, seconds: float, a: torch.Tensor, b: torch.Tensor | None, out: torch.Tensor) -> float:
     def call() -> tuple[torch.Tensor, ...]:
         return (out.copy_(a) if b is None else torch.mm(a, b, out=out),)
 
     clock.measure(call)
     times: list[float] = []
-    stop = time.perf_counter() + _CALIBRATION_SECONDS
+    stop = time.perf_counter() + seconds
     while not times or time.perf_counter() < stop:
         times.append(clock.measure(call))
     return min(times) * 1e-3
@@ -86,7 +84,7 @@ def describe(device: torch.device) -> dict[str, str]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     lines = {
         "CPU": f"{_cpu_name()}, {os.cpu_count()} logical, {b.cpu.get_cpu_capability()}",
-        "load": "unknown" if load is None else f"{load:.1f} at the start",
+        "load": "unknown" if load is None else _load(load),
         "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "torch": f"{torch.__version__}, MKL {_yes(b.mkl.is_available())}, oneDNN {_yes(b.mkldnn.is_available())}",
@@ -94,7 +92,7 @@ def describe(device: torch.device) -> dict[str, str]:
         "float32 precision": f"cudnn.conv {b.cudnn.conv.fp32_precision}, "
         f"cuda.matmul {b.cuda.matmul.fp32_precision}, "
         f"mkldnn.conv {b.mkldnn.conv.fp32_precision}, "
-        f"mkldnn.matmul {b.mkldnn.matmul.fp32_precision} (tf32 or bf16 would be lower than float32)",
+        f"mkldnn.matmul {b.mkldnn.matmul.fp32_precision}",
         "cudnn": f"version {b.cudnn.version() or 'none'}, benchmark {b.cudnn.benchmark}, "
         f"deterministic {b.cudnn.deterministic}, allow_tf32 {b.cudnn.allow_tf32}",
     }
@@ -117,6 +115,12 @@ def describe_rates(rates: Rates) -> dict[str, str]:
     if rates.copy is not None:
         lines["copy rate"] = f"{rates.copy / 1e9:.0f} GB/s read and written, measured in this run"
     return lines
+
+
+def _load(load: float) -> str:
+    """The load average, and what to think of it."""
+    warning = ": other work is running here, expect slow and scattered times" if load > 0.25 * (os.cpu_count() or 1) else ""
+    return f"{load:.1f} at the start{warning}"
 
 
 def _yes(flag: bool) -> str:

@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> Options:
             except (RuntimeError, ValueError) as error:
                 p.error(f"--backend {backend} --algo {algo}: {error}")
     variants = list({variant.name: variant for variant in variants}.values())
-    budget = Budget(0.1, 1) if given.quick else Budget(given.budget, 3)
+    budget = Budget(0.1, 1, 0.1) if given.quick else Budget(given.budget, 3)
     plan = Plan(problems, modes, variants, device, budget, given.seed)
     return Options(plan, given.threads, given.graphs, given.json, given.csv, given.plot)
 
