@@ -572,6 +572,12 @@ def test_defaults_are_the_papers_maps_and_all_baselines() -> None:
     assert [variant.layout for variant in plan.variants if variant.ours] == ["NCHW", "channels_last"]
 
 
+def test_quick_takes_two_maps_of_a_preset_and_all_that_are_named() -> None:
+    quick = ["--device", "cpu", "--quick"]
+    assert [problem.map.name for problem in options.parse(quick, "").plan.problems] == ["res-4", "res-5"]
+    assert len(options.parse([*quick, "--maps", "1x1x1", "2x2x2", "3x3x3"], "").plan.problems) == 3
+
+
 def test_classes_and_order_of_problems() -> None:
     arguments = ["--device", "cpu", "--preset", "wide", "--classes", "5", "--batch", "2", "1", "2", "--k", "3"]
     plan = options.parse(arguments, "").plan
