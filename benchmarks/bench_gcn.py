@@ -8,6 +8,26 @@ Usage::
     python benchmarks/bench_gcn.py --k 15 --backend cpu torch --algo auto --json out.json --csv out.csv
     python benchmarks/bench_gcn.py --quick                                 # does everything work?
 
+Output (one map in one mode; this machine was busy with other work, which is what the header's line ``load`` is for)::
+
+    # res-3 512x64x64, batch 1, k 15, M 21, O 21, float32: 2.64 + 0.108 GFLOP forward
+    map                mode backend                   ms median [p20, p80]  GFLOP/s  %floor  x best  peak MB    error
+    res-3 512x64x64    fwd  direct floor                              77.9       35     100    0.80        -        -
+    res-3 512x64x64    fwd  eager NCHW                 107.2 [80.2, 128.0]       26      73    0.58     11.6  4.4e-07
+    res-3 512x64x64    fwd  eager channels_last        101.2 [92.6, 106.0]       27      77    0.62      2.1  8.5e-07
+    res-3 512x64x64    fwd  compile NCHW               105.9 [90.7, 129.7]       26      74    0.59     19.2  8.5e-07
+    res-3 512x64x64    fwd  compile channels_last      120.0 [99.0, 136.1]       23      65    0.52      2.1  8.5e-07
+    res-3 512x64x64    fwd  padded to 8                100.6 [87.8, 115.3]       27      77    0.62      2.2  8.5e-07
+    res-3 512x64x64    fwd  matmul+shifts             156.6 [122.2, 168.4]       18      50    0.40     15.1  4.1e-07
+    res-3 512x64x64    fwd  onnxruntime                  62.4 [57.4, 68.8]       44     125    1.00        -  2.8e-07
+    res-3 512x64x64    fwd  openvino                     74.0 [70.5, 78.2]       37     105    0.84        -  8.5e-07
+    res-3 512x64x64    fwd  fused cpu NCHW               43.6 [30.7, 55.6]       63     179    1.43      3.8  2.2e-07
+    res-3 512x64x64    fwd  fused cpu channels_last      18.4 [11.9, 26.4]      149     423    3.39      3.8  2.2e-07
+
+Method: every variant's results are first checked against float64 (see ``gcnbench/check.py``); then all variants are timed
+in one process, one call each per round in a new order every round, until the time budget is used up; medians and 20th and
+80th percentiles are shown. Peak memory is measured in calls of its own (``gcnbench/memory.py``).
+
 Nothing is timed before its results agree with float64. Exit status: 0, 1 if a result was wrong or the fused operator
 failed (its row says FAILED), 2 for a mistake in the options.
 """
