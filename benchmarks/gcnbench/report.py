@@ -17,7 +17,7 @@ from gcnbench.baselines import PLAIN
 
 FLOOR = "direct floor"
 _COLUMNS = (
-    f"{'map':<22} {'mode':<6} {'backend':<24} {'ms median [p20, p80]':>28} {'GFLOP/s':>8} {'%floor':>7} "
+    f"{'map':<22} {'mode':<6} {'backend':<30} {'ms median [p20, p80]':>28} {'GFLOP/s':>8} {'%floor':>7} "
     f"{'x best':>7} {'peak MB':>8} {'error':>8}"
 )
 _LEGEND = """GFLOP/s: operations of the direct algorithm over the time, whatever a backend does in fact
@@ -72,7 +72,7 @@ class Row:
 
     def line(self) -> str:
         """The row as the table shows it."""
-        start = f"{self.map:<22} {self.mode:<6} {self.backend:<24} "
+        start = f"{self.map:<22} {self.mode:<6} {self.backend:<30} "
         if self.status != "ok":
             return f"{start}{'FAILED' if self.status == 'failed' else 'not run'}: {self.reason}"
         spread = "" if self.ms_p20 is None else f" [{_ms(self.ms_p20)}, {_ms(self.ms_p80)}]"
@@ -172,10 +172,10 @@ def means_table(means: Sequence[Mean]) -> str:
             size = (mean.batch, mean.k, mean.dtype)
             lines += [
                 f"batch {mean.batch}, k {mean.k}, {mean.dtype}",
-                f"  {'mode':<6} {'backend':<24} {'x best':>7} {'worst':>7} {'x eager/compile':>16} {'%floor':>7}  maps",
+                f"  {'mode':<6} {'backend':<30} {'x best':>7} {'worst':>7} {'x eager/compile':>16} {'%floor':>7}  maps",
             ]
         lines.append(
-            f"  {mean.mode:<6} {mean.backend:<24} {_number(mean.ratio, '.2f'):>7} {_number(mean.worst, '.2f'):>7} "
+            f"  {mean.mode:<6} {mean.backend:<30} {_number(mean.ratio, '.2f'):>7} {_number(mean.worst, '.2f'):>7} "
             f"{_number(mean.ratio_plain, '.2f'):>16} {_number(mean.percent_of_floor, '.0f'):>7}  {mean.maps} of {mean.of_maps}"
         )
     return "\n".join(lines)
