@@ -1,0 +1,84 @@
+"""Time the fused GCN block against PyTorch's four convolutions on this machine, CPU or GPU.
+
+Usage::
+
+    python benchmarks/bench_gcn.py --k 15                                  # the paper's four maps, batch 1
+    python benchmarks/bench_gcn.py --k 15 --preset cityscapes --batch 1 4
+    python benchmarks/bench_gcn.py --k 7 15 31 63 127 --maps 512x64x64 --mode fwd --plot k.png
+    python benchmarks/bench_gcn.py --k 15 --backend cpu torch --algo auto --json out.json --csv out.csv
+    python benchmarks/bench_gcn.py --quick                                 # does everything work?
+
+Output (one map in one mode; this machine was busy with other work, which is what the header's line ``load`` is for)::
+
+    # res-3 512x64x64, batch 1, k 15, M 21, O 21, float32: 2.64 + 0.108 GFLOP forward
+    map                mode backend                   ms median [p20, p80]  GFLOP/s  %floor  x best  peak MB    error
+    res-3 512x64x64    fwd  direct floor                              77.9       35     100    0.80        -        -
+    res-3 512x64x64    fwd  eager NCHW                 107.2 [80.2, 128.0]       26      73    0.58     11.6  4.4e-07
+    res-3 512x64x64    fwd  eager channels_last        101.2 [92.6, 106.0]       27      77    0.62      2.1  8.5e-07
+    res-3 512x64x64    fwd  compile NCHW               105.9 [90.7, 129.7]       26      74    0.59     19.2  8.5e-07
+    res-3 512x64x64    fwd  compile channels_last      120.0 [99.0, 136.1]       23      65    0.52      2.1  8.5e-07
+    res-3 512x64x64    fwd  padded to 8                100.6 [87.8, 115.3]       27      77    0.62      2.2  8.5e-07
+    res-3 512x64x64    fwd  matmul+shifts             156.6 [122.2, 168.4]       18      50    0.40     15.1  4.1e-07
+    res-3 512x64x64    fwd  onnxruntime                  62.4 [57.4, 68.8]       44     125    1.00        -  2.8e-07
+    res-3 512x64x64    fwd  openvino                     74.0 [70.5, 78.2]       37     105    0.84        -  8.5e-07
+    res-3 512x64x64    fwd  fused cpu NCHW               43.6 [30.7, 55.6]       63     179    1.43      3.8  2.2e-07
+    res-3 512x64x64    fwd  fused cpu channels_last      18.4 [11.9, 26.4]      149     423    3.39      3.8  2.2e-07
+
+Method: every variant's results are first checked against float64 (see ``gcnbench/check.py``); then all variants are timed
+in one process, one call each per round in a new order every round, until the time budget is used up; medians and 20th and
+80th percentiles are shown. Peak memory is measured in calls of its own (``gcnbench/memory.py``).
+
+Nothing is timed before its results agree with float64. Exit status: 0, 1 if a result was wrong or the fused operator
+failed (its row says FAILED), 2 for a mistake in the options.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from gcnbench import environment, options, plot, report, runner
+from gcnbench.clock import Clock, CpuClock, CudaClock
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return its exit status."""
+    asked = options.parse(arguments, __doc__ or "")
+    plan = asked.plan
+    environment.set_flags(plan.device, asked.threads)
+    clock: Clock = CudaClock(plan.device, asked.graphs) if plan.device.type == "cuda" else CpuClock()
+    dtypes = list(dict.fromkeys(problem.dtype for problem in plan.problems))
+    machine = environment.describe(plan.device)
+    rates = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
+    for name, value in {**machine, **environment.describe_rates(rates)}.items():
+        print(f"{name:<20} {value}")
+    print()
+
+    rows = runner.run(plan, rates, clock)
+    rates_after = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
+    means = report.geometric_means(rows)
+    print()
+    for name, rate in rates_after.matmul.items():
+        print(f"matmul rate {name}: {rates.matmul[name] / 1e9:.0f} GFLOP/s before the table, {rate / 1e9:.0f} after it")
+    print(report.means_table(means))
+
+    if asked.json is not None:
+        header: dict[str, object] = {
+            "arguments": list(sys.argv[1:] if arguments is None else arguments),
+            "machine": machine,
+            "rates": asdict(rates),
+            "rates_after": asdict(rates_after),
+        }
+        report.write_json(asked.json, header, rows, means)
+    if asked.csv is not None:
+        report.write_csv(asked.csv, rows)
+    if asked.plot is not None:
+        plot.draw(asked.plot, rows, f"{machine.get('GPU', machine['CPU'])}, torch {torch.__version__}")
+    failed = [row for row in rows if row.status == "failed"]
+    for row in failed:
+        print(f"FAILED: {row.map}, batch {row.batch}, k {row.k}, {row.dtype}, {row.mode}, {row.backend}: {row.reason}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

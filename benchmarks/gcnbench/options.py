@@ -1,0 +1,168 @@
+"""The command line: what is asked for, and every mistake in it that can be found before anything runs."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from gcn_kernels import backends
+from gcn_kernels.problem import DTYPES
+from gcnbench import plot
+from gcnbench.baselines import BASELINES, default_baselines
+from gcnbench.clock import Budget
+from gcnbench.problems import LAYOUTS, MODES, PRESETS, Map, Problem, parse_map
+from gcnbench.runner import Plan
+from gcnbench.variants import fused
+
+T = TypeVar("T")
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+
+
+@dataclass(frozen=True)
+class Options:
+    """A valid command line."""
+
+    plan: Plan
+    threads: int | None
+    graphs: str
+    json: Path | None
+    csv: Path | None
+    plot: Path | None
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The argument parser."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--k", type=_odd, nargs="+", default=[15], metavar="K", help="kernel sizes, odd (default: 15)")
+    p.add_argument("--preset", choices=PRESETS, help="maps of a published network (default: paper)")
+    p.add_argument("--maps", type=_map, nargs="+", metavar="CxHxW", help="maps instead of a preset, e.g. 256x128x128")
+    p.add_argument("--classes", type=_positive, help="channels M and O (default: the preset's; 21 with --maps)")
+    p.add_argument("--batch", type=_positive, nargs="+", default=[1], metavar="N", help="batch sizes (default: 1)")
+    p.add_argument("--dtype", choices=_DTYPES, nargs="+", default=["float32"], help="dtypes (default: float32)")
+    p.add_argument("--layout", choices=LAYOUTS, nargs="+", default=list(LAYOUTS), help="input layouts of the fused operator")
+    p.add_argument("--mode", choices=MODES, nargs="+", default=["fwd", "fwdbwd"], help="default: fwd fwdbwd")
+    p.add_argument("--backend", choices=backends.BACKENDS, nargs="+", default=["auto"], help="backends of the fused operator")
+    p.add_argument("--algo", choices=backends.ALGORITHMS, nargs="+", default=["auto"], help="algorithms of its kernels")
+    p.add_argument(
+        "--baselines",
+        choices=[*BASELINES, "all", "none"],
+        nargs="+",
+        metavar="NAME",
+        help=f"what to compare with: {', '.join(BASELINES)}, all, none (default: what is of use and installed)",
+    )
+    p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    p.add_argument("--graphs", choices=("auto", "on", "off"), default="auto", help="CUDA graphs (auto: for short calls)")
+    p.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's)")
+    p.add_argument("--budget", type=_seconds, default=4.0, metavar="S", help="seconds of timing per map and mode (default: 4)")
+    p.add_argument("--quick", action="store_true", help="hardly any timing, and only the last two maps of a preset")
+    p.add_argument("--seed", type=int, default=0, help="of the random inputs and the order of calls")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write everything, single times included")
+    p.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw times (against k where there are several)")
+    p.add_argument("--force", action="store_true", help="overwrite existing files")
+    return p
+
+
+def parse(arguments: Sequence[str] | None, description: str) -> Options:
+    """Read the command line; exits with status 2 and a message if there is anything wrong with it."""
+    p = parser(description)
+    given = p.parse_args(arguments)
+    if given.maps is not None and given.preset is not None:
+        p.error("--maps and --preset: expected one of them, got both")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        p.error("--device cuda: no GPU that this PyTorch can use")
+    device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    _check_files(p, given)
+
+    maps: list[Map] = given.maps or list(PRESETS[given.preset or "paper"])[-2 if given.quick else 0 :]
+    if given.classes is not None:
+        maps = [replace(m, mid=given.classes, out=given.classes) for m in maps]
+    problems = [
+        Problem(m, batch, k, _DTYPES[dtype])
+        for dtype in _unique(given.dtype)
+        for batch in _unique(given.batch)
+        for k in _unique(given.k)
+        for m in _unique(maps)
+    ]
+    modes = _unique(given.mode)
+    names = _baseline_names(p, given.baselines, device, modes)
+    variants = [BASELINES[name] for name in names]
+    for backend in _unique(given.backend):
+        for algo in _unique(given.algo):
+            try:
+                variants += [fused(backend, algo, layout, device) for layout in _unique(given.layout)]
+            except (RuntimeError, ValueError) as error:
+                p.error(f"--backend {backend} --algo {algo}: {error}")
+    variants = list({variant.name: variant for variant in variants}.values())
+    budget = Budget(0.1, 1, 0.1) if given.quick else Budget(given.budget, 3)
+    plan = Plan(problems, modes, variants, device, budget, given.seed)
+    return Options(plan, given.threads, given.graphs, given.json, given.csv, given.plot)
+
+
+def _baseline_names(p: argparse.ArgumentParser, given: list[str] | None, device: torch.device, modes: list[str]) -> list[str]:
+    if given is None:
+        return default_baselines(device, modes)
+    if len(given) > 1 and {"all", "none"} & set(given):
+        p.error(f"--baselines: all and none stand alone, got {' '.join(given)}")
+    if given == ["none"]:
+        return []
+    if given == ["all"]:
+        return list(BASELINES)
+    for name in given:
+        if not set(BASELINES[name].modes) & set(modes):
+            p.error(
+                f"--baselines {name}: expected a --mode that it can do, {' '.join(BASELINES[name].modes)}, got {' '.join(modes)}"
+            )
+    return _unique(given)
+
+
+def _check_files(p: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    files = {name: getattr(given, name) for name in ("json", "csv", "plot") if getattr(given, name) is not None}
+    for name, path in files.items():
+        if not path.parent.is_dir():
+            p.error(f"--{name} {path}: the folder {path.parent} does not exist")
+        if path.exists() and not given.force:
+            p.error(f"--{name} {path}: exists; --force overwrites it")
+    if len({path.absolute() for path in files.values()}) < len(files):
+        p.error(f"{', '.join(f'--{name}' for name in files)}: expected different files")
+    if given.plot is not None:
+        if (reason := plot.missing()) is not None:
+            p.error(f"--plot: {reason}")
+        if given.plot.suffix not in plot.SUFFIXES:
+            p.error(f"--plot {given.plot}: expected a name ending in one of {', '.join(plot.SUFFIXES)}")
+
+
+def _unique(values: Sequence[T]) -> list[T]:
+    return list(dict.fromkeys(values))
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _odd(text: str) -> int:
+    if not text.isdigit() or int(text) % 2 == 0:
+        raise argparse.ArgumentTypeError(f"expected an odd kernel size, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return value
+
+
+def _map(text: str) -> Map:
+    try:
+        return parse_map(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,215 @@
+"""Rows, the table they are printed in, geometric means, and the same as JSON and CSV.
+
+``%floor`` is the direct floor over the measured time: 100 is the fastest that any direct algorithm could be, more is
+possible only for one that is not direct. ``x best`` is the time of the fastest baseline over that of the row: above 1 the
+row is faster than every baseline. ``GFLOP/s`` counts the operations of the direct algorithm. ``error`` is the largest of
+all results, gradients too.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from gcnbench.baselines import PLAIN
+
+FLOOR = "direct floor"
+_COLUMNS = (
+    f"{'map':<22} {'mode':<6} {'backend':<30} {'ms median [p20, p80]':>28} {'GFLOP/s':>8} {'%floor':>7} "
+    f"{'x best':>7} {'peak MB':>8} {'error':>8}"
+)
+_LEGEND = """GFLOP/s: operations of the direct algorithm over the time, whatever a backend does in fact
+%floor:  direct floor over the time; the floor is those operations at the matmul rate above (GPU: or the bytes at the copy rate)
+x best:  time of the fastest baseline over the time; above 1.00 is faster than every baseline
+error:   largest difference from float64 over the largest value, the worst of all results"""
+
+
+@dataclass
+class Row:
+    """One way to compute one problem in one mode. None where there is nothing to tell.
+
+    Attributes:
+        kind: ``fused``, ``baseline`` or ``floor``.
+        status: ``ok``, ``failed`` (wrong result or an error in the fused operator) or ``unavailable`` (a baseline).
+        reason: why it was not timed.
+        remark: what is special about its timing.
+        ratio: time of the fastest baseline over this one.
+        peak_bytes: see :mod:`gcnbench.memory`; the larger of the following two.
+        error: largest of ``errors``.
+        times_ms: every measured call.
+    """
+
+    map: str
+    channels: int
+    height: int
+    width: int
+    mid: int
+    out: int
+    batch: int
+    k: int
+    dtype: str
+    mode: str
+    backend: str
+    kind: str
+    layout: str | None = None
+    status: str = "ok"
+    reason: str | None = None
+    remark: str | None = None
+    ms: float | None = None
+    ms_p20: float | None = None
+    ms_p80: float | None = None
+    gflops: float | None = None
+    percent_of_floor: float | None = None
+    ratio: float | None = None
+    peak_bytes: int | None = None
+    peak_allocated: int | None = None
+    peak_resident: int | None = None
+    error: float | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    times_ms: list[float] = field(default_factory=list)
+
+    def line(self) -> str:
+        """The row as the table shows it."""
+        start = f"{self.map:<22} {self.mode:<6} {self.backend:<30} "
+        if self.status != "ok":
+            return f"{start}{'FAILED' if self.status == 'failed' else 'not run'}: {self.reason}"
+        spread = "" if self.ms_p20 is None else f" [{_ms(self.ms_p20)}, {_ms(self.ms_p80)}]"
+        remark = f"  {self.remark}" if self.remark else ""
+        megabytes = None if self.peak_bytes is None else self.peak_bytes / 1e6
+        return (
+            f"{start}{_ms(self.ms) + spread:>28} {_number(self.gflops, '.0f'):>8} "
+            f"{_number(self.percent_of_floor, '.0f'):>7} {_number(self.ratio, '.2f'):>7} {_number(megabytes, '.1f'):>8} "
+            f"{_number(self.error, '.1e'):>8}{remark}"
+        )
+
+
+@dataclass
+class Mean:
+    """Geometric means of one backend over the maps of one problem size. None where a factor is missing.
+
+    Attributes:
+        maps: how many maps it was timed on, of ``of_maps``.
+        ratio: against the fastest baseline of each map.
+        worst: the smallest of these ratios.
+        ratio_plain: against the fastest of eager and compiled PyTorch of each map.
+        percent_of_floor: direct floor over time.
+    """
+
+    batch: int
+    k: int
+    dtype: str
+    mode: str
+    backend: str
+    kind: str
+    maps: int
+    of_maps: int
+    ratio: float | None
+    worst: float | None
+    ratio_plain: float | None
+    percent_of_floor: float | None
+
+
+def heading() -> str:
+    """What the columns mean, and the table's head."""
+    return f"{_LEGEND}\n\n{_COLUMNS}\n{'-' * len(_COLUMNS)}"
+
+
+def fill_in(rows: Sequence[Row], flops: int, floor_ms: float) -> None:
+    """Compute what follows from the times of all ``rows`` of one problem and mode."""
+    best = _best(rows, lambda row: row.kind == "baseline")
+    for row in rows:
+        if row.ms is not None:
+            row.gflops = flops / row.ms / 1e6
+            row.percent_of_floor = 100 * floor_ms / row.ms
+            row.ratio = None if best is None else best / row.ms
+
+
+def geometric_means(rows: Iterable[Row]) -> list[Mean]:
+    """One mean per problem size, mode and backend, in the order of the table."""
+    groups: dict[tuple[int, int, str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        if row.kind != "floor":
+            by_map = groups.setdefault((row.batch, row.k, row.dtype, row.mode), {})
+            by_map.setdefault(row.map, []).append(row)
+    means = []
+    for (batch, k, dtype, mode), by_map in groups.items():
+        plain = {name: _best(group, lambda row: row.backend in PLAIN) for name, group in by_map.items()}
+        everyone = dict.fromkeys(row.backend for group in by_map.values() for row in group)
+        for backend in everyone:
+            timed = [r for group in by_map.values() for r in group if r.backend == backend and r.ms is not None]
+            if not timed:
+                continue
+            ratios = [r.ratio for r in timed]
+            against_plain = [None if (p := plain[r.map]) is None or r.ms is None else p / r.ms for r in timed]
+            known = [r for r in ratios if r is not None]
+            means.append(
+                Mean(
+                    batch,
+                    k,
+                    dtype,
+                    mode,
+                    backend,
+                    timed[0].kind,
+                    len(timed),
+                    len(by_map),
+                    _geometric(ratios),
+                    min(known) if known else None,
+                    _geometric(against_plain),
+                    _geometric([r.percent_of_floor for r in timed]),
+                )
+            )
+    return means
+
+
+def means_table(means: Sequence[Mean]) -> str:
+    """The geometric means as printed last."""
+    lines = ["Geometric means over the maps"]
+    size = None
+    for mean in means:
+        if size != (mean.batch, mean.k, mean.dtype):
+            size = (mean.batch, mean.k, mean.dtype)
+            lines += [
+                f"batch {mean.batch}, k {mean.k}, {mean.dtype}",
+                f"  {'mode':<6} {'backend':<30} {'x best':>7} {'worst':>7} {'x eager/compile':>16} {'%floor':>7}  maps",
+            ]
+        lines.append(
+            f"  {mean.mode:<6} {mean.backend:<30} {_number(mean.ratio, '.2f'):>7} {_number(mean.worst, '.2f'):>7} "
+            f"{_number(mean.ratio_plain, '.2f'):>16} {_number(mean.percent_of_floor, '.0f'):>7}  {mean.maps} of {mean.of_maps}"
+        )
+    return "\n".join(lines)
+
+
+def write_json(path: Path, header: dict[str, object], rows: Sequence[Row], means: Sequence[Mean]) -> None:
+    """Everything the table shows, and every single time."""
+    content = {**header, "rows": [asdict(row) for row in rows], "geometric_means": [asdict(mean) for mean in means]}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """One line per row, without the single times and errors."""
+    with path.open("w", newline="") as file:
+        names = [name for name in asdict(rows[0]) if name not in ("errors", "times_ms")]
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def _best(rows: Iterable[Row], chosen: Callable[[Row], bool]) -> float | None:
+    return min((row.ms for row in rows if row.ms is not None and chosen(row)), default=None)
+
+
+def _geometric(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return math.exp(sum(map(math.log, known)) / len(known))
+
+
+def _ms(value: float | None) -> str:
+    return _number(value, ".3f" if value is not None and value < 10 else ".1f")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

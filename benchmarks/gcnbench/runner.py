@@ -1,0 +1,175 @@
+"""The order of things for one problem after the other: float64 results, then per mode prepare, check, weigh, time, show."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import torch
+from torch import Tensor
+
+from gcnbench import check, memory, report
+from gcnbench.clock import Budget, Clock, round_robin, spread
+from gcnbench.environment import Rates
+from gcnbench.problems import Inputs, Problem, make_inputs
+from gcnbench.report import FLOOR, Row
+from gcnbench.variants import Call, UnavailableError, Variant, first_line, mode_context, result_names
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, and how."""
+
+    problems: Sequence[Problem]
+    modes: Sequence[str]
+    variants: Sequence[Variant]
+    device: torch.device
+    budget: Budget
+    seed: int
+
+
+class Progress:
+    """One line on a terminal that says how far the run is; nothing anywhere else."""
+
+    WIDTH = 30
+
+    def __init__(self, steps: int, stream: TextIO = sys.stderr) -> None:
+        self._steps = steps
+        self._done = 0
+        self._stream = stream if stream.isatty() else None
+
+    def show(self, fraction: float, text: str) -> None:
+        """Show ``text`` with ``fraction`` of the current step done."""
+        if self._stream is not None:
+            part = min((self._done + fraction) / self._steps, 1.0)
+            bar = "#" * round(self.WIDTH * part)
+            self._stream.write(f"\r\033[K[{bar:<{self.WIDTH}}] {100 * part:3.0f} %  {text}")
+            self._stream.flush()
+
+    def step(self) -> None:
+        """Finish a step and clear the line, so that something else can be printed."""
+        self._done += 1
+        if self._stream is not None:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
+
+
+def run(plan: Plan, rates: Rates, clock: Clock, write: Callable[[str], None] = print) -> list[Row]:
+    """Run the whole plan.
+
+    Args:
+        plan: what is run.
+        rates: make the floors.
+        clock: of the plan's device.
+        write: receives the table, line by line.
+
+    Returns:
+        Every row, whatever became of it.
+    """
+    progress = Progress(len(plan.problems) * len(plan.modes))
+    rows: list[Row] = []
+    write(report.heading())
+    for problem in plan.problems:
+        write(describe(problem))
+        inputs = make_inputs(problem, plan.device, plan.seed)
+        needs_gradients = any(mode != "fwd" for mode in plan.modes)
+        progress.show(0, f"{problem.map.label}: float64 results")
+        expected = check.float64_results(inputs, needs_gradients)
+        own = check.yardstick(inputs, needs_gradients, expected)
+        layouts = {v.layout: inputs.laid_out(v.layout) for v in plan.variants}
+        for mode in plan.modes:
+            with mode_context(mode):
+                group = _Group(plan, problem, mode, clock, progress, expected, own)
+                new = group.run(layouts, rates.floor_ms(problem, mode))
+            progress.step()
+            for row in new:
+                write(row.line())
+            rows += new
+    return rows
+
+
+def describe(problem: Problem) -> str:
+    """One problem in a line."""
+    m = problem.map
+    work = f"{problem.first_flops / 1e9:.3g} + {problem.second_flops / 1e9:.3g} GFLOP forward"
+    return f"# {m.label}, batch {problem.batch}, k {problem.k}, M {m.mid}, O {m.out}, {problem.dtype_name}: {work}"
+
+
+@dataclass
+class _Group:
+    """One problem in one mode: the variants that are compared with each other."""
+
+    plan: Plan
+    problem: Problem
+    mode: str
+    clock: Clock
+    progress: Progress
+    expected: Mapping[str, Tensor]
+    own: Mapping[str, float]
+
+    def run(self, layouts: Mapping[str, Inputs], floor_ms: float) -> list[Row]:
+        # Compiled code of the problems before would count against the number of recompilations.
+        torch.compiler.reset()
+        variants = [variant for variant in self.plan.variants if self.mode in variant.modes]
+        rows = {variant.name: self._row(variant) for variant in variants}
+        calls: dict[str, Call] = {}
+        for i, variant in enumerate(variants):
+            self._show(0.5 * i / len(variants), f"checking {variant.name}")
+            call = self._prepare(variant, layouts[variant.layout], rows[variant.name])
+            if call is not None:
+                calls[variant.name] = call
+
+        armed, remarks = self.clock.arm(calls, self.mode)
+        own_threads = frozenset(v.name for v in variants if v.own_threads)
+        times = round_robin(
+            armed,
+            self.clock,
+            self.plan.budget,
+            self.plan.seed,
+            settle=own_threads & armed.keys(),
+            tick=lambda done: self._show(0.5 + 0.5 * done, "timing"),
+        )
+        for name, measured in times.items():
+            row = rows[name]
+            row.times_ms = measured
+            row.ms, row.ms_p20, row.ms_p80 = spread(measured)
+            row.remark = remarks.get(name)
+        floor = self._new_row(FLOOR, "floor")
+        floor.ms = floor_ms
+        table = [floor, *rows.values()]
+        report.fill_in(table, self.problem.flops(self.mode), floor_ms)
+        return table
+
+    def _prepare(self, variant: Variant, inputs: Inputs, row: Row) -> Call | None:
+        """The variant's call if it runs and its results are right; fills in what is known before timing."""
+        try:
+            call = variant.prepare(inputs, self.mode)
+            row.errors = check.errors(call(), self.mode, self.expected)
+            row.error = max(row.errors[name] for name in result_names(self.mode))
+            row.reason = check.violation(row.errors, self.own, self.problem.dtype, variant.ours)
+            if row.reason is not None:
+                row.status = "failed"
+                return None
+            if not variant.own_threads:
+                peak = memory.peak(call, self.plan.device)
+                row.peak_bytes, row.peak_allocated, row.peak_resident = peak.bytes, peak.allocated, peak.resident
+        except UnavailableError as error:
+            row.status, row.reason = "unavailable", str(error)
+            return None
+        except Exception as error:
+            row.status, row.reason = "failed" if variant.ours else "unavailable", first_line(error)
+            return None
+        return call
+
+    def _row(self, variant: Variant) -> Row:
+        row = self._new_row(variant.name, "fused" if variant.ours else "baseline")
+        row.layout = variant.layout
+        return row
+
+    def _new_row(self, backend: str, kind: str) -> Row:
+        p, m = self.problem, self.problem.map
+        size = (m.channels, m.height, m.width, m.mid, m.out, p.batch, p.k, p.dtype_name)
+        return Row(m.label, *size, self.mode, backend, kind)
+
+    def _show(self, fraction: float, what: str) -> None:
+        self.progress.show(fraction, f"{self.problem.map.label} {self.mode}: {what}")
