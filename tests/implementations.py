@@ -1,0 +1,51 @@
+"""Every way to run the operator: what can run here runs one and the same list of tests, the rest is skipped with its reason."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from gcn_kernels import backends, fused_gcn
+from torch import Tensor
+
+#: The device whose tensors a backend is tested with.
+DEVICES = {"cpu": "cpu", "torch": "cpu", "cuda": "cuda", "triton": "cuda"}
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A backend and an algorithm; calling it runs the operator."""
+
+    backend: str
+    algo: str = "auto"
+
+    @property
+    def device(self) -> str:
+        return DEVICES[self.backend]
+
+    @property
+    def name(self) -> str:
+        return self.backend if self.algo == "auto" else f"{self.backend}-{self.algo}"
+
+    @property
+    def why_not(self) -> str | None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return backends.why_not(self.backend, "cuda") or "this machine has no CUDA device"
+        return backends.why_not(self.backend, self.device)
+
+    def __call__(self, *arguments: Tensor | None) -> Tensor:
+        return fused_gcn(*arguments, backend=self.backend, algo=self.algo)  # type: ignore[arg-type]
+
+
+def _parameter(implementation: Implementation) -> object:
+    reason = implementation.why_not
+    marks = [pytest.mark.skipif(reason is not None, reason=f"{implementation.name}: {reason}")]
+    if implementation.device == "cuda":
+        marks.append(pytest.mark.gpu)
+    return pytest.param(implementation, id=implementation.name, marks=marks)
+
+
+_COMPILED = [Implementation(b, algo) for b in backends.BACKENDS if b not in ("auto", "torch") for algo in backends.ALGORITHMS]
+
+#: Compiled kernels only, and with the definition that they replace beside them.
+every_kernel = pytest.mark.parametrize("run", [_parameter(i) for i in _COMPILED])
+every_implementation = pytest.mark.parametrize("run", [_parameter(i) for i in [*_COMPILED, Implementation("torch")]])

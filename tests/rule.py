@@ -1,0 +1,102 @@
+"""The one tolerance of the project.
+
+A result may be off by twice what PyTorch's own four convolutions are off at the same dtype on the same data, plus a few
+units in the last place. Errors are largest absolute differences from the definition in float64.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from cases import LAYOUTS, Block, Case, make
+from gcn_kernels import reference
+from torch import Tensor
+
+FACTOR = 2.0
+#: Units in the last place granted on top: of the type that the arithmetic is done in, and of the type that is stored.
+ULPS_ARITHMETIC = 4
+ULPS_STORED = 1
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Per result (``y`` and each gradient): the value in float64 and the error allowed."""
+
+    values: dict[str, Tensor]
+    allowed: dict[str, float]
+
+
+def evaluate(run: Callable[..., Tensor], block: Block) -> dict[str, Tensor]:
+    """``y`` and the gradient of every argument that is there."""
+    leaves = block.leaves()
+    y = run(*leaves.arguments)
+    gradients = torch.autograd.grad(y, tuple(leaves.named.values()), leaves.dy)
+    return {"y": y.detach(), **dict(zip(leaves.named, gradients, strict=True))}
+
+
+def expect(block: Block) -> Expected:
+    """Measure the rule for ``block``, in float64 and with PyTorch's convolutions at the block's own dtype."""
+    dtype = block.x.dtype
+    plain = block.map(lambda t: t.detach().cpu().contiguous())
+    values = evaluate(reference.gcn, plain.to(torch.float64))
+    torchs_own = _torchs_own_errors(plain, values)
+    largest = _magnitudes(plain, values)
+    return Expected(values, {name: FACTOR * torchs_own[name] + _ulp(dtype) * largest[name] for name in values})
+
+
+@lru_cache(maxsize=None)
+def expect_case(case: Case, dtype: torch.dtype) -> Expected:
+    """The rule for a named case, measured once for all implementations and layouts."""
+    return expect(make(case, dtype))
+
+
+def check(actual: dict[str, Tensor], expected: Expected) -> None:
+    """Assert that every result in ``actual`` is within the rule."""
+    failures = []
+    for name, t in actual.items():
+        value = expected.values[name]
+        assert t.shape == value.shape, f"{name}: expected shape {tuple(value.shape)}, got {tuple(t.shape)}"
+        found = error(t, value)
+        if not found <= expected.allowed[name]:
+            failures.append(f"{name}: error {found:.3e}, allowed {expected.allowed[name]:.3e}")
+    assert not failures, "; ".join(failures)
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    """Largest absolute difference; nan if there is one."""
+    difference = (actual.to("cpu", torch.float64) - exact).abs()
+    return difference.max().item() if difference.numel() else 0.0
+
+
+def _torchs_own_errors(block: Block, values: dict[str, Tensor]) -> dict[str, float]:
+    """What PyTorch's convolutions are off, in the worse of their two layouts.
+
+    Nothing here is wider than float64, so there it is the larger of two estimates: how far the layouts are apart, and the
+    error in float32, scaled down.
+    """
+    runs = [evaluate(reference.gcn, block.in_layout(layout)) for layout in LAYOUTS]
+    own = {name: max(error(run[name], exact) for run in runs) for name, exact in values.items()}
+    if block.x.dtype == torch.float64:
+        rounded = block.to(torch.float32)
+        in_float32 = _torchs_own_errors(rounded, evaluate(reference.gcn, rounded.to(torch.float64)))
+        scale = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        own = {name: max(own[name], scale * in_float32[name]) for name in own}
+    return own
+
+
+def _ulp(dtype: torch.dtype) -> float:
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    return ULPS_ARITHMETIC * torch.finfo(arithmetic).eps + ULPS_STORED * torch.finfo(dtype).eps
+
+
+def _magnitudes(block: Block, values: dict[str, Tensor]) -> dict[str, float]:
+    """The largest reference value of each result, or what it would be had its terms not cancelled by chance.
+
+    A result of few elements may come out near zero although its terms are not. The root of the sum of the squared terms
+    is the size it typically has, and is given by the same definition on squared arguments.
+    """
+    squares = evaluate(reference.gcn, block.to(torch.float32).map(torch.square))
+    return {
+        name: max(t.abs().max().item(), squares[name].max().sqrt().item()) if t.numel() else 0.0 for name, t in values.items()
+    }
