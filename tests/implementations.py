@@ -49,3 +49,5 @@ _COMPILED = [Implementation(b, algo) for b in backends.BACKENDS if b not in ("au
 #: Compiled kernels only, and with the definition that they replace beside them.
 every_kernel = pytest.mark.parametrize("run", [_parameter(i) for i in _COMPILED])
 every_implementation = pytest.mark.parametrize("run", [_parameter(i) for i in [*_COMPILED, Implementation("torch")]])
+#: The compiled kernels that run here, for a test that shares one costly expectation among them.
+RUNNABLE = [i for i in _COMPILED if i.why_not is None]

@@ -36,7 +36,9 @@ SUBSETS += [INPUTS[1:], ("x", "w_l2", "b_r1"), ("b_l1", "b_r2")]
 
 
 @every_implementation
-@pytest.mark.parametrize("asked", SUBSETS, ids=lambda asked: "+".join(asked) if len(asked) < 5 else f"without-{set(INPUTS) - set(asked)}")
+@pytest.mark.parametrize(
+    "asked", SUBSETS, ids=lambda asked: "+".join(asked) if len(asked) < 5 else f"without-{set(INPUTS) - set(asked)}"
+)
 def test_frozen_inputs_get_no_gradient(asked: tuple[str, ...], run: Implementation) -> None:
     named = {n: t.detach().requires_grad_(n in asked) for n, t in make(SMALL).to(run.device).named.items()}
     run(*named.values()).backward(make(SMALL).dy.to(run.device))
