@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import Case, make
+from cases import SMALL, WEIGHTS, Case, make
 from gcn_kernels import reference
-from implementations import Implementation, every_implementation
+from implementations import Implementation, every_implementation, every_kernel
 from torch import Tensor
 
 CASES = {
-    "plain": Case("plain", n=1, c=2, h=4, w=3, mid_l=2, mid_r=1, out=2, k=(3, 3, 3, 3)),
-    "k_gt_map": Case("k_gt_map", n=2, c=1, h=2, w=3, mid_l=1, mid_r=2, out=1, k=(5, 7, 3, 9)),
+    "plain": Case("plain", n=1, c=2, h=3, w=2, mid_l=2, mid_r=1, out=2, k=(3, 3, 3, 3)),
+    "k_gt_map": Case("k_gt_map", n=2, c=1, h=1, w=2, mid_l=1, mid_r=2, out=1, k=(3, 5, 5, 3)),
     "no-bias": Case("no-bias", n=1, c=2, h=3, w=2, mid_l=1, mid_r=2, out=2, k=(3, 1, 5, 3), biases=()),
     "only-b_r1": Case("only-b_r1", n=1, c=2, h=3, w=3, mid_l=1, mid_r=2, out=1, k=(3, 3, 3, 3), biases=("b_r1",)),
     "batch0": Case("batch0", n=0, c=2, h=2, w=2, mid_l=1, mid_r=1, out=1, k=(3, 3, 3, 3)),
@@ -31,7 +31,7 @@ def of_given_arguments(run: Callable[..., Tensor], case: Case) -> Callable[..., 
     return function
 
 
-@every_implementation
+@every_kernel
 @every_layout
 @every_problem
 def test_gradcheck(case: Case, layout: str, run: Implementation) -> None:
@@ -39,7 +39,7 @@ def test_gradcheck(case: Case, layout: str, run: Implementation) -> None:
     assert torch.autograd.gradcheck(of_given_arguments(run, case), tuple(leaves.named.values()))
 
 
-@every_implementation
+@every_kernel
 @every_layout
 @every_problem
 def test_gradgradcheck(case: Case, layout: str, run: Implementation) -> None:
@@ -74,10 +74,20 @@ def test_three_derivatives_are_those_of_the_definition(asked: tuple[str, ...], r
 
 
 @every_implementation
-def test_gradient_penalty_reaches_the_parameters(run: Implementation) -> None:
-    """The usual use of a second derivative: a loss on dx trains the weights, in float32 as in float64."""
-    for dtype in (torch.float32, torch.float64):
-        leaves = make(CASES["plain"], dtype).to(run.device).leaves()
-        (dx,) = torch.autograd.grad(run(*leaves.arguments), leaves.x, leaves.dy, create_graph=True)
-        dx.square().sum().backward()
-        assert all(w.grad is not None and w.grad.abs().sum() > 0 for w in leaves.weights)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_gradient_penalty_reaches_the_parameters(dtype: torch.dtype, run: Implementation) -> None:
+    """The usual use of a second derivative: a loss on dx trains the weights."""
+
+    def penalty_gradients(function: Callable[..., Tensor]) -> dict[str, Tensor]:
+        leaves = make(SMALL, dtype).to(run.device).leaves()
+        (dx,) = torch.autograd.grad(function(*leaves.arguments), leaves.x, leaves.dy, create_graph=True)
+        dx.float().square().sum().backward()
+        return {name: t.grad for name, t in leaves.named.items() if t.grad is not None}
+
+    found, expected = penalty_gradients(run), penalty_gradients(reference.gcn)
+    assert {name for name, gradient in found.items() if gradient.abs().sum() > 0} == set(WEIGHTS)
+    tolerance = 20 * torch.finfo(dtype).eps
+    for name in WEIGHTS:
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=tolerance, atol=tolerance * expected[name].abs().max().item()
+        )
