@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from gcn_kernels import backends, fused_gcn
 from torch import Tensor
+
+from gcn_kernels import backends, fused_gcn
 
 #: The device whose tensors a backend is tested with.
 DEVICES = {"cpu": "cpu", "torch": "cpu", "cuda": "cuda", "triton": "cuda"}

@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
+from torch import Tensor
+
 from cases import LAYOUTS, Block, Case, make
 from gcn_kernels import reference
-from torch import Tensor
 
 FACTOR = 2.0
 #: Units in the last place granted on top: of the type that the arithmetic is done in, and of the type that is stored.
@@ -66,7 +67,7 @@ def expect(block: Block) -> Expected:
     return Expected(values, {name: FACTOR * torchs_own[name] + _ulp(dtype) * largest[name] for name in values})
 
 
-@lru_cache(maxsize=None)
+@cache
 def expect_case(case: Case, dtype: torch.dtype) -> Expected:
     """The rule for a named case, measured once for all implementations and layouts."""
     return expect(make(case, dtype))

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
 from cases import SMALL, make
 from gcn_kernels import FusedGCN, fused_gcn
 from implementations import Implementation, every_implementation
 from rule import check, evaluate, expect_case
-from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from cases import SMALL, Block, Case, make
 from gcn_kernels import _library
 from implementations import Implementation, every_kernel
