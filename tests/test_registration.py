@@ -1,0 +1,90 @@
+"""The operators are registered as the dispatcher, the compiler and autograd expect of any operator."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from cases import SMALL, Block, Case, make
+from gcn_kernels import _library
+from implementations import Implementation, every_kernel
+
+PROBLEMS = {
+    "float32": (SMALL, torch.float32, "nchw"),
+    "float64-channels_last": (SMALL, torch.float64, "channels_last"),
+    "bfloat16": (SMALL, torch.bfloat16, "nchw"),
+    "no-bias": (Case("no-bias", biases=()), torch.float32, "channels_last"),
+    "only-b_l1-b_r2": (Case("two", biases=("b_l1", "b_r2")), torch.float32, "nchw"),
+    "batch0": (Case("batch0", n=0), torch.float32, "nchw"),
+    "map1x1": (Case("map1x1", h=1, w=1), torch.float32, "nchw"),
+}
+every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+Problem = tuple[Case, torch.dtype, str]
+
+
+def build(problem: Problem, run: Implementation) -> Block:
+    case, dtype, layout = problem
+    return make(case, dtype).in_layout(layout).to(run.device)
+
+
+def backward_arguments(block: Block, run: Implementation, wanted: int) -> tuple[Any, ...]:
+    with torch.no_grad():
+        _, u_l, u_r = torch.ops.gcn_kernels.gcn.default(*block.arguments, False, run.algo)
+    return (block.dy, block.x, u_l, u_r, *block.weights, block.biases[0], block.biases[2], wanted, run.algo)
+
+
+@every_kernel
+@every_problem
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck_gcn(problem: Problem, requires_grad: bool, run: Implementation) -> None:
+    block = build(problem, run)
+    block = block.leaves() if requires_grad else block
+    channels_last = problem[2] == "channels_last"
+    results = torch.library.opcheck(torch.ops.gcn_kernels.gcn.default, (*block.arguments, channels_last, run.algo))
+    assert set(results.values()) == {"SUCCESS"}, results
+
+
+@every_kernel
+@every_problem
+@pytest.mark.parametrize("wanted", [0b111111111, 0b010000101], ids=["all", "some"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck_gcn_backward(problem: Problem, wanted: int, requires_grad: bool, run: Implementation) -> None:
+    block = build(problem, run)
+    block = block.map(lambda t: t.detach().requires_grad_()) if requires_grad else block
+    arguments = backward_arguments(block, run, wanted)
+    results = torch.library.opcheck(torch.ops.gcn_kernels.gcn_backward.default, arguments)
+    assert set(results.values()) == {"SUCCESS"}, results
+
+
+@pytest.mark.parametrize("name", _library.SCHEMAS)
+@every_kernel
+def test_schema_is_the_one_that_python_calls(name: str, run: Implementation) -> None:
+    operator = getattr(torch.ops.gcn_kernels, name).default
+    assert str(operator._schema) == _library.SCHEMAS[name]
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gcn_kernels::{name}", run.device.upper())
+    assert not operator._schema.is_mutable
+
+
+@every_kernel
+def test_operator_refuses_what_the_python_side_would_not_send(run: Implementation) -> None:
+    """The C++ side stands on its own: wrong sizes and types end in an error, not in memory that is not its own."""
+    block = make(SMALL).to(run.device)
+    x, w_l1, *others = block.arguments
+    operator = torch.ops.gcn_kernels.gcn.default
+    wrong = {
+        "channels": (x[:, 1:], w_l1, *others),
+        "rank": (x[0], w_l1, *others),
+        "even k": (x, w_l1[:, :, 1:], *others),
+        "dtype": (x, w_l1.double(), *others),
+        "bias": (x, w_l1, *others[:3], torch.ones(99, device=run.device), *others[4:]),
+    }
+    accepted = []
+    for name, arguments in wrong.items():
+        try:
+            operator(*arguments, False, run.algo)
+            accepted.append(name)
+        except RuntimeError as error:
+            assert str(error)
+    assert not accepted
+    with pytest.raises(RuntimeError, match="no-such-algo"):
+        operator(*block.arguments, False, "no-such-algo")
