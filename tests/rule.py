@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from cases import LAYOUTS, Block, Case, make
 from torch import Tensor
 
-from cases import LAYOUTS, Block, Case, make
 from gcn_kernels import reference
 
 FACTOR = 2.0

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from cases import DTYPES, SMALL, Block, every_dtype, make
-from gcn_kernels import FusedGCN, reference
 from implementations import Implementation, every_implementation
 from rule import check, evaluate, expect
+from torch import Tensor
+
+from gcn_kernels import FusedGCN, reference
 
 every_target = pytest.mark.parametrize("target", [torch.bfloat16, torch.float16], ids=str)
 

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from cases import SMALL, make
+from implementations import Implementation, every_implementation
+from rule import check, evaluate, expect_case
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from cases import SMALL, make
 from gcn_kernels import FusedGCN, fused_gcn
-from implementations import Implementation, every_implementation
-from rule import check, evaluate, expect_case
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 

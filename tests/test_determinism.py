@@ -5,11 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import Tensor
-
 from cases import DTYPES, SMALL, Block, Case, make
 from implementations import Implementation, every_implementation, every_kernel
 from rule import evaluate
+from torch import Tensor
 
 CASES = {
     "small": SMALL,

@@ -1,10 +1,9 @@
 """Drawn problems: whatever sizes, kernels, strides and dtypes come together, the rule holds."""
 
 import torch
+from cases import BIASES, DTYPES, Block, Case, make
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-
-from cases import BIASES, DTYPES, Block, Case, make
 from implementations import RUNNABLE
 from rule import check, evaluate, expect
 from views import VIEWS

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from cases import INPUTS, SMALL, make
+from implementations import Implementation, every_implementation, every_kernel
 from torch import Tensor
 
-from cases import INPUTS, SMALL, make
 from gcn_kernels import FusedGCN, backends, fused_gcn
-from implementations import Implementation, every_implementation, every_kernel
 
 Arguments = dict[str, Any]
 

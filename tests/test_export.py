@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from implementations import Implementation, every_kernel
 from torch import Tensor, nn
 from torch.export import Dim
 
 from gcn_kernels import FusedGCN
-from implementations import Implementation, every_kernel
 
 SIZES = [(1, 12, 9), (2, 9, 8), (3, 9, 8), (4, 17, 5), (2, 6, 31)]
 DYNAMIC = {0: Dim("n", min=1), 2: Dim("h", min=1), 3: Dim("w", min=1)}

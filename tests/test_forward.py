@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-
 from cases import SMALL, Case, every_case, every_dtype, every_layout, make
-from gcn_kernels import fused_gcn, reference
 from implementations import Implementation, every_implementation
 from rule import check, error, expect_case
+
+from gcn_kernels import fused_gcn, reference
 
 
 @every_implementation

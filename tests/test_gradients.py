@@ -4,11 +4,11 @@ from itertools import combinations
 
 import pytest
 import torch
-
 from cases import INPUTS, SMALL, Case, every_case, every_dtype, every_layout, make
-from gcn_kernels import backends
 from implementations import Implementation, every_implementation, every_kernel
 from rule import check, evaluate, expect_case
+
+from gcn_kernels import backends
 
 
 @every_implementation

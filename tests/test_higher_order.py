@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import SMALL, WEIGHTS, Case, make
+from implementations import Implementation, every_implementation, every_kernel
 from torch import Tensor
 
-from cases import SMALL, WEIGHTS, Case, make
 from gcn_kernels import reference
-from implementations import Implementation, every_implementation, every_kernel
 
 CASES = {
     "plain": Case("plain", n=1, c=2, h=3, w=2, mid_l=2, mid_r=1, out=2, k=(3, 3, 3, 3)),

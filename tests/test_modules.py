@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from cases import every_dtype
+from implementations import Implementation, every_implementation
 from torch import Tensor, nn
 
-from cases import every_dtype
 from gcn_kernels import FusedGCN, backends, fused_gcn, reference
-from implementations import Implementation, every_implementation
 
 KEYS = [f"{conv}.{kind}" for conv in ("conv_l1", "conv_l2", "conv_r1", "conv_r2") for kind in ("weight", "bias")]
 

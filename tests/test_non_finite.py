@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-
 from cases import Block, Case, every_layout, make
-from gcn_kernels import reference
 from implementations import Implementation, every_kernel
 from rule import evaluate
+from torch import Tensor
+
+from gcn_kernels import reference
 
 CASES = {
     "k<map": Case("k<map", n=2, c=19, h=24, w=21, mid_l=5, mid_r=6, out=4, k=(7, 5, 9, 7)),

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-
 from cases import SMALL, Block, Case, make
-from gcn_kernels import _library
 from implementations import Implementation, every_kernel
+
+from gcn_kernels import _library
 
 PROBLEMS = {
     "float32": (SMALL, torch.float32, "nchw"),

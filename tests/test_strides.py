@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from torch._subclasses import FakeTensorMode
-
 from cases import DTYPES, SMALL, WEIGHTS, Block, Case, make
-from gcn_kernels import fused_gcn, reference
 from implementations import Implementation, every_implementation, every_kernel
 from rule import check, evaluate, expect
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from views import DENSE, VIEWS
+
+from gcn_kernels import fused_gcn, reference
 
 #: Dimensions of size one make strides ambiguous; each case removes one or more dimensions of SMALL.
 SIZES = {

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import SMALL, make
+from implementations import Implementation, every_kernel
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
-from cases import SMALL, make
 from gcn_kernels import FusedGCN, fused_gcn, reference
-from implementations import Implementation, every_kernel
 
 BLOCK = make(SMALL, torch.float64)
 PARAMETERS = BLOCK.arguments[1:]
