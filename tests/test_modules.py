@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -269,4 +270,4 @@ def test_training_reduces_a_loss() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))

@@ -13,7 +13,7 @@ constexpr int64_t kTileBytes = 448 << 10;
 constexpr int64_t kMinPixels = 32, kMaxPixels = 512;
 // Columns of a product whose result cannot be written in place.
 constexpr int64_t kMaxColumns = 512;
-// Below this many multiply-adds, waking another thread costs more than it saves.
+// Below this many multiply-adds, waking another thread costs more than it saves (and the matrix library uses one, too).
 constexpr int64_t kSerialWork = 1 << 17;
 
 // Scratch of the calling thread, kept between calls. The contents do not survive the next request.
