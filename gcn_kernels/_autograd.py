@@ -159,7 +159,9 @@ def _double_backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | N
             create_graph=keep_graph,
             allow_unused=True,
         )
-    return (d_dy, d_x, None, None, *d_parameters, None, None)
+    *d_weights, d_b_l1, d_b_r1 = d_parameters
+    d_biases = (None if b is None else d for b, d in ((saved_b_l1, d_b_l1), (saved_b_r1, d_b_r1)))
+    return (d_dy, d_x, None, None, *d_weights, *d_biases, None, None)
 
 
 def register() -> None:

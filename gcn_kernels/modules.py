@@ -89,6 +89,7 @@ class FusedGCN(nn.Module):
             algo: see :func:`gcn_kernels.fused_gcn`.
 
         Raises:
+            TypeError: something else than an ``nn.Conv2d``.
             ValueError: the convolutions do not form a block with stride 1, dilation 1, groups 1 and zero padding that
                 keeps the size.
 
@@ -179,6 +180,8 @@ def _kernel_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:
 
 def _check_conv(name: str, conv: nn.Conv2d, axis: int) -> None:
     """Raise unless ``conv`` is a plain convolution with its kernel along ``axis`` (0: H, 1: W) that keeps the size."""
+    if not isinstance(conv, nn.Conv2d) or type(conv).forward is not nn.Conv2d.forward:
+        raise TypeError(f"{name}: expected an nn.Conv2d with its own forward, got {type(conv).__name__}")
     k = conv.kernel_size[axis]
     kernel = (k, 1) if axis == 0 else (1, k)
     padding = (k // 2, 0) if axis == 0 else (0, k // 2)

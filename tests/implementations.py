@@ -51,7 +51,13 @@ def _parameter(implementation: Implementation) -> object:
     return pytest.param(implementation, id=implementation.name, marks=marks)
 
 
-_COMPILED = [Implementation(b, algo) for b in backends.BACKENDS if b not in ("auto", "torch") for algo in backends.ALGORITHMS]
+#: The algorithms to choose from are the CPU's.
+_COMPILED = [
+    Implementation(b, algo)
+    for b in backends.BACKENDS
+    if b not in ("auto", "torch")
+    for algo in (backends.ALGORITHMS if b == "cpu" else ["auto"])
+]
 
 #: Compiled kernels only, and with the definition that they replace beside them.
 every_kernel = pytest.mark.parametrize("run", [_parameter(i) for i in _COMPILED])

@@ -1,6 +1,7 @@
 #include "direct.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "parallel.h"
@@ -169,6 +170,48 @@ void window_tile(const Window<A>& win, const Rect& r, int64_t height, int64_t wi
 }
 
 template <class A>
+bool all_finite(const A* values, int64_t count) {
+  // An infinity or a NaN times zero is a NaN, and stays one in the sum.
+  A sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += values[i] * A(0);
+  return sum == A(0);
+}
+
+// dw of one channel where it holds NaN or infinities: G's zeros stand for padding, and a value of x that is not finite makes
+// a NaN of them. A tap none of whose pairs (pixel of x, pixel of u inside the map) has such a value is summed again over
+// just these pairs.
+template <class A>
+void repair_padding(const Map& x, int64_t c, const Window<A>& win, A* dw) {
+  const bool vertical = win.axis == Axis::H;
+  const int64_t half = win.k / 2, length = vertical ? x.h : x.w, step = vertical ? x.w : 1;
+  std::vector<A> samples(static_cast<size_t>(x.h * x.w));
+  int64_t lowest = length, highest = -1;
+  for (int64_t n = 0; n < x.n; ++n) {
+    load_tile(x, {n, 0, x.h, 0, x.w}, c, c + 1, samples.data(), 1, x.h * x.w);
+    for (int64_t p = 0; p < x.h * x.w; ++p) {
+      if (std::isfinite(samples[static_cast<size_t>(p)])) continue;
+      const int64_t at = vertical ? p / x.w : p % x.w;
+      lowest = std::min(lowest, at), highest = std::max(highest, at);
+    }
+  }
+  for (int64_t s = 0; s < win.k; ++s) {
+    const int64_t shift = s - half;
+    if (shift >= 0 ? lowest + shift < length : highest + shift >= 0) continue;
+    A* sums = dw + s * win.m;
+    std::fill_n(sums, win.m, A(0));
+    for (int64_t n = 0; n < x.n; ++n) {
+      load_tile(x, {n, 0, x.h, 0, x.w}, c, c + 1, samples.data(), 1, x.h * x.w);
+      for (int64_t p = 0; p < x.h * x.w; ++p) {
+        const int64_t partner = (vertical ? p / x.w : p % x.w) + shift;
+        if (partner < 0 || partner >= length) continue;
+        const A* u = win.u + (n * x.h * x.w + p + shift * step) * win.m;
+        for (int64_t m = 0; m < win.m; ++m) sums[m] += samples[static_cast<size_t>(p)] * u[m];
+      }
+    }
+  }
+}
+
+template <class A>
 void fill_rows(const Matrix<A>& tile, const A* bias, int64_t c0) {
   for (int64_t i = 0; i < tile.rows; ++i)
     for (int64_t j = 0; j < tile.cols; ++j) tile.data[i * tile.row_stride + j * tile.col_stride] = bias[c0 + j];
@@ -261,6 +304,10 @@ void correlate(const std::vector<Correlate<A>>& gradients) {
       // A sum of its own for every tile: one chain over all pixels would collect several times the rounding error.
       multiply(dense(partial, dw.rows, dw.cols), transposed(x_tile), dense(g, r.pixels(), columns), false);
       for (int64_t e = 0; e < dw.rows * dw.cols; ++e) dw.data[e] += partial[e];
+    }
+    for (int64_t c = c0; c < c1; ++c) {
+      A* row = dw.data + (c - c0) * columns;
+      if (!all_finite(row, columns)) repair_padding(x, c, gradient->window, row);
     }
   });
 }

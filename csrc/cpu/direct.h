@@ -12,7 +12,8 @@
 //
 // Narrow maps are dense [N, H, W, M] buffers of the accumulation type A (float or double). Work is cut into units that
 // depend on the sizes only and each output element belongs to one unit: results are the same for any number of threads.
-// Zero padding never enters a product in `scatter`; in `gather` and `correlate` it does, as in an im2col convolution.
+// Zero padding never enters a product in `scatter`. In `gather` it does, as in an im2col convolution, and in `correlate`,
+// which puts right what a value of x that is not finite makes of it.
 #pragma once
 
 #include <cstdint>
