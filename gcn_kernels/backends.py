@@ -74,12 +74,12 @@ def cpu_plan(weights: Sequence[Tensor], size: Sequence[int], batch: int) -> dict
 
 def _foreign_transform() -> str | None:
     """A transform that the compiled operators have no rule for and that plain convolutions compose with."""
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return "ONNX export"
     if torch.compiler.is_compiling():
         return None
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.func transforms (vmap, grad, jvp)"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation"
-    if torch.onnx.is_in_onnx_export():
-        return "ONNX export"
     return None

@@ -56,8 +56,8 @@ class FusedGCN(nn.Module):
         mid_channels = out_channels if mid_channels is None else mid_channels
         kh, kw = _kernel_pair(kernel_size)
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("mid_channels", mid_channels)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
         self._set_algorithm(backend, algo)
         options: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
         vertical: dict[str, Any] = {"kernel_size": (kh, 1), "padding": (kh // 2, 0), **options}
@@ -172,8 +172,8 @@ class FusedGCN(nn.Module):
 
 
 def _kernel_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-    if len(pair) != 2 or any(k < 1 or k % 2 == 0 for k in pair):
+    pair = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
+    if len(pair) != 2 or not all(isinstance(k, int) and k > 0 and k % 2 == 1 for k in pair):
         raise ValueError(f"kernel_size: expected an odd int or a pair (kh, kw) of odd ints, got {kernel_size!r}")
     return pair[0], pair[1]
 
