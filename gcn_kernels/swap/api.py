@@ -205,4 +205,4 @@ def _device_type(module: nn.Module) -> str:
 
 
 def _count(convs: Iterable[nn.Module]) -> int:
-    return sum(p.numel() for p in {p for conv in convs for p in conv.parameters()})
+    return sum(p.numel() for p in {p for conv in convs for p in conv.parameters()} if not nn.parameter.is_lazy(p))

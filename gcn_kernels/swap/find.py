@@ -66,15 +66,15 @@ def places_of(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
 
 def candidates(model: nn.Module) -> Iterator[Candidate]:
     """Yield the modules of ``model`` that look like a GCN block, innermost only."""
-    claimed: set[nn.Module] = set()
+    tried: set[nn.Module] = set()
     found = []
     for module, places in places_of(model).items():
         if not has_forward(module):
             continue
         convs = convolutions(module)
-        if len(convs) != 4 or module in convs.values() or claimed.intersection(convs.values()):
+        if len(convs) != 4 or not tried.isdisjoint(module.modules()):
             continue
-        claimed.update(convs.values())
+        tried.add(module)
         if _looks_like_a_block(list(convs.values())):
             found.append(Candidate(module, places, convs))
     yield from reversed(found)
@@ -95,7 +95,8 @@ def flaw(convs: dict[str, nn.Module]) -> str | None:
     for path, conv in convs.items():
         if not isinstance(conv, nn.Conv2d):
             return f"{path} is a {type(conv).__name__}, expected Conv2d"
-        if nn.parameter.is_lazy(conv.weight):
+        # Not conv.weight: reading a parametrized weight can run a power iteration.
+        if any(nn.parameter.is_lazy(p) for p in conv.parameters()):
             return f"{path} is not initialised yet: run the model once, then convert"
         for what in ("stride", "dilation"):
             value = tuple(getattr(conv, what))

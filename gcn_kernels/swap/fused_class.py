@@ -66,7 +66,8 @@ class FusedForward(Swapped):
 
 def swap_in(module: nn.Module, how: Any) -> None:
     """Make ``module`` run as ``how`` says: a :class:`Fusion`, or another description with a ``make_forward`` method."""
-    module.__class__ = fused_class(type(module), how)
+    original: Any = type(module)
+    module.__class__ = fused_class(original, how)
 
 
 def swap_out(module: nn.Module) -> None:
@@ -80,14 +81,14 @@ def is_swapped(module: nn.Module) -> bool:
 
 
 @cache
-def fused_class(original: Any, how: Any) -> type[nn.Module]:
+def fused_class(original: type[nn.Module], how: Any) -> type[nn.Module]:
     """The subclass of ``original`` that runs as ``how`` says; equal arguments give the same class."""
     base, body = (FusedForward, {}) if isinstance(how, Fusion) else (Swapped, {"forward": how.make_forward(original)})
     body |= {"_gcn_original": original, "_gcn_how": how, "__module__": original.__module__, "__doc__": original.__doc__}
     return types.new_class(f"Fused{original.__name__}", (base, original), exec_body=lambda namespace: namespace.update(body))
 
 
-def _blank(original: type[nn.Module], how: Any) -> nn.Module:
+def _blank(original: Any, how: Any) -> nn.Module:
     """An empty instance of the generated class, for copy and pickle to fill."""
     cls = fused_class(original, how)
     return cls.__new__(cls)

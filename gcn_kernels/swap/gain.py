@@ -1,6 +1,5 @@
 """What a swap is expected to gain: a rough number for the report, from sizes alone."""
 
-from gcn_kernels import backends
 from gcn_kernels.swap.report import Sizes
 
 

@@ -17,7 +17,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from gcn_kernels.functional import fused_gcn
-from gcn_kernels.swap.find import Roles, assignments, convolutions, flaw, has_forward, hooked, is_line, kernel_of, pads_same, places_of
+from gcn_kernels.swap.find import (
+    Roles,
+    assignments,
+    convolutions,
+    flaw,
+    has_forward,
+    hooked,
+    is_line,
+    kernel_of,
+    pads_same,
+    places_of,
+)
 from gcn_kernels.swap.probe import Refused
 
 #: Types of attributes that a trace may read: immutable, compared by value at every call.
