@@ -157,6 +157,8 @@ def _check_class(module: nn.Module) -> None:
         raise Refused("it already runs fused")
     if isinstance(module, torch.jit.ScriptModule):
         raise Refused("it is scripted or traced, its graph is fixed: convert before torch.jit.script")
+    if isinstance(module, torch.fx.GraphModule):
+        raise Refused("it is a graph made by torch.fx or torch.export: convert before tracing")
     if cls.__call__ is not nn.Module.__call__:
         raise Refused("its class overrides __call__ instead of forward")
     if "forward" in vars(module):

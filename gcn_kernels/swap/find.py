@@ -52,6 +52,8 @@ def convolutions(module: nn.Module) -> dict[str, nn.Module]:
 
 def has_forward(module: nn.Module) -> bool:
     """Whether calling ``module`` does anything: containers such as ``nn.ModuleList`` have no forward."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module.original_name not in ("ModuleList", "ModuleDict")
     own_call = type(module).__call__ is not nn.Module.__call__
     return own_call or "forward" in vars(module) or type(module).forward is not nn.Module.forward
 
