@@ -25,7 +25,9 @@ def kernel(module: nn.Module) -> int:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_family_is_swapped_and_gives_the_same_values(name):
     block = randomise(BLOCKS[name]()).eval()
-    model = nn.Sequential(nn.Conv2d(3, channels(block), 3, padding=1), block, nn.BatchNorm2d(1) if name[0] == "G" else nn.Identity())
+    model = nn.Sequential(
+        nn.Conv2d(3, channels(block), 3, padding=1), block, nn.BatchNorm2d(1) if name[0] == "G" else nn.Identity()
+    )
     keys, parameters = list(model.state_dict()), list(model.parameters())
     k = kernel(block)
     maps = [torch.randn(2, 3, 2 * k + 3, 2 * k + 1), torch.randn(2, 3, max(1, k // 2), max(1, k // 2) + 1)]

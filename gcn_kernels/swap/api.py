@@ -14,7 +14,7 @@ from gcn_kernels.swap.find import Candidate, Roles, assignments, candidates, fla
 from gcn_kernels.swap.fused_class import Fusion, is_swapped, swap_in, swap_out
 from gcn_kernels.swap.gain import expected_gain
 from gcn_kernels.swap.probe import Refused, input_name, probe
-from gcn_kernels.swap.report import Entry, Sizes, SwapReport
+from gcn_kernels.swap.report import Entry, Gain, Sizes, SwapReport
 
 
 def convert_gcn(model: nn.Module, *, verify: bool = True, inplace: bool = True, backend: str = "auto") -> SwapReport:
@@ -93,7 +93,7 @@ def revert_gcn(model: nn.Module) -> list[str]:
 
 def _convert_block(candidate: Candidate, verify: bool, backend: str) -> Entry:
     block, original = candidate.module, type(candidate.module)
-    sizes, gain = None, None
+    sizes, gain, swapped = None, None, False
     try:
         _check_class(block)
         if (reason := flaw(candidate.convs)) is not None:
@@ -104,9 +104,9 @@ def _convert_block(candidate: Candidate, verify: bool, backend: str) -> Entry:
         name = input_name(block)
         chosen = probe(block, roles) if verify else _trusted(candidate, roles)
         sizes = _sizes(block, chosen)
-        gain = expected_gain(sizes, backend, _device_type(block))
+        gain = _gain(block, sizes, backend)
         swap_in(block, Fusion(chosen, name, backend))
-        reason = ""
+        swapped, reason = True, ""
     except Refused as refusal:
         reason = f"{refusal}{_inline_hint(block, backend)}"
     return Entry(
@@ -114,7 +114,7 @@ def _convert_block(candidate: Candidate, verify: bool, backend: str) -> Entry:
         also=candidate.places[1:],
         class_name=original.__name__,
         sizes="" if sizes is None else str(sizes),
-        swapped=gain is not None,
+        swapped=swapped,
         reason=reason,
         parameters=_count(candidate.convs.values()),
         gain=gain,
@@ -124,7 +124,7 @@ def _convert_block(candidate: Candidate, verify: bool, backend: str) -> Entry:
 def _convert_inline(owner: inline.Owner, backend: str) -> Entry | None:
     module, original = owner.module, type(owner.module)
     sizes: list[Sizes] = []
-    gain, convs = None, list(owner.convs.values())
+    gain, swapped, convs = None, False, list(owner.convs.values())
     try:
         _check_class(module)
         found = inline.rewrite(module, backend)
@@ -133,9 +133,9 @@ def _convert_inline(owner: inline.Owner, backend: str) -> Entry | None:
         how, blocks = found
         sizes = [_sizes(module, roles) for roles in blocks]
         convs = [module.get_submodule(path) for roles in blocks for path in roles]
-        gain = min(expected_gain(s, backend, _device_type(module)) for s in sizes)
+        gain = _gain(convs[0], sizes[0], backend)
         swap_in(module, how)
-        reason = "inline in its forward: " + "; ".join(", ".join(roles) for roles in blocks)
+        swapped, reason = True, "inline in its forward: " + "; ".join(", ".join(roles) for roles in blocks)
     except Refused as refusal:
         reason = f"it has {len(convs)} convolutions of the shapes k x 1 and 1 x k, but {refusal}"
     return Entry(
@@ -143,7 +143,7 @@ def _convert_inline(owner: inline.Owner, backend: str) -> Entry | None:
         also=owner.places[1:],
         class_name=original.__name__,
         sizes="; ".join(map(str, sizes)),
-        swapped=gain is not None,
+        swapped=swapped,
         reason=reason,
         parameters=_count(convs),
         gain=gain,
@@ -202,8 +202,9 @@ def _sizes(module: nn.Module, roles: Roles) -> Sizes:
     return Sizes.of(convs)
 
 
-def _device_type(module: nn.Module) -> str:
-    return next(module.parameters()).device.type
+def _gain(module: nn.Module, sizes: Sizes, backend: str) -> Gain | None:
+    like = next(module.parameters())
+    return expected_gain(sizes, like.dtype, like.device, backend)
 
 
 def _count(convs: Iterable[nn.Module]) -> int:
