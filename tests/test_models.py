@@ -28,7 +28,7 @@ def test_table_2_parameters(k, gcn, dense):
 def test_table_4_parameters(m, thousands):
     count = weights(make_head("stack", 2048, 21, 7, middle=m))
     assert count == 9 * (2048 * m + m * m + 21 * m)
-    assert count // 1000 == thousands
+    assert abs(count / 1000 - thousands) < 1, "the paper gives whole thousands"
     assert weights(make_head("gcn", 2048, 21, 7)) // 1000 == 608
 
 
@@ -46,7 +46,7 @@ def test_heads_reach_equally_far(kind, k):
 
 def test_heads_refuse_wrong_arguments():
     for kind, k in (("cross", 3), ("gcn", 4), ("dense", 2), ("stack", 1)):
-        with pytest.raises(ValueError, match="head: expected|kernel_size: expected an odd"):
+        with pytest.raises(ValueError, match=r"head: expected|kernel_size: expected an odd"):
             make_head(kind, 8, 2, k)
 
 
@@ -108,7 +108,7 @@ def test_resnet50_gcn_is_that_of_table_6():
 
 
 def test_the_network_has_the_parts_of_figure_2():
-    with torch.device("meta"):
+    with torch.device("meta"), torch.no_grad():
         net = GCNNet(resnet(152), 21, 15)
         assert net(torch.empty(1, 3, 512, 512)).shape == (1, 21, 512, 512)
     kinds = [type(m) for m in net.modules()]
