@@ -30,9 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     process = start_process()
     try:
-        result = Run(recipes.from_arguments(options), options.out, process).train()
+        run = Run(recipes.from_arguments(options), options.out, process)
     except (MissingData, ValueError) as error:
         parser.error(str(error))
+    result = run.train()
     if process.rank == 0:
         print({name: round(value, 4) for name, value in result.items() if isinstance(value, float)})
     if process.size > 1:

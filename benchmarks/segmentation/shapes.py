@@ -1,6 +1,6 @@
 """The built-in data set: large objects whose class is told only by a small mark at one end.
 
-Every image holds one to three objects (ellipses, rectangles, bars, at any angle) of one grey body each, the same for all
+Every image holds one to three long objects (ellipses, rectangles, bars, at any angle) of one grey body each, the same for all
 classes. A disc of colour near one end of the object gives the class of every pixel of it; the discs of the other classes are
 elsewhere in the same image. So what a pixel is can be known only from a place up to 0.8 of the image away, and to which object it
 belongs only from thin gaps and edges. Image and labels are a pure function of (seed, split, index): nothing is stored.
@@ -104,9 +104,9 @@ class Body:
     def drawn(cls, random: np.random.Generator, size: int) -> "Body":
         """A body of random kind, place, angle and size."""
         kind = str(random.choice(("ellipse", "rectangle", "bar")))
-        length = random.uniform(0.15, 0.42) * size
-        width = random.uniform(0.05, 0.07) * size if kind == "bar" else random.uniform(0.35, 0.7) * length
-        cy, cx = random.uniform(0.6 * length, size - 0.6 * length, 2)
+        length = random.uniform(0.28, 0.46) * size
+        width = random.uniform(0.05, 0.07) * size if kind == "bar" else random.uniform(0.2, 0.5) * length
+        cy, cx = random.uniform(0.7 * length, size - 0.7 * length, 2)
         return cls(kind, size, cy, cx, random.uniform(0, np.pi), length, width, int(random.choice((-1, 1))))
 
     def contains(self, ys: Plane, xs: Plane, margin: float = 0.0) -> NDArray[np.bool_]:
