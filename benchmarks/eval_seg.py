@@ -19,7 +19,7 @@ from segmentation.datasets import MissingData, Task, load_task
 from segmentation.process import Process, start_process
 from segmentation.recipe import from_dict
 from segmentation.samples import to_tensor
-from segmentation.testing import Testing
+from segmentation.testing import WholeImage
 from segmentation.training import evaluate, load_checkpoint
 from torch import nn
 
@@ -42,7 +42,7 @@ def load_run(folder: Path, process: Process, root: str | None = None) -> tuple[n
     return network.eval(), load_task(recipe.data, root or recipe.root or None, recipe.size)
 
 
-def draw(folder: Path, network: nn.Module, task: Task, process: Process, testing: Testing, count: int, field: bool) -> None:
+def draw(folder: Path, network: nn.Module, task: Task, process: Process, testing: WholeImage, count: int, field: bool) -> None:
     """Write pictures of the first validation images: image, truth, prediction, and the receptive field of one point."""
     classes = len(task.classes)
     for index in range(min(count, len(task.val))):
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         network, task = load_run(options.run, process, options.root)
     except (FileNotFoundError, MissingData) as error:
         parser.error(str(error))
-    testing = Testing(options.scales, options.flip, options.window, options.overlap)
+    testing = WholeImage(options.scales, options.flip, options.window, options.overlap)
     result = evaluate(network, task.val, len(task.classes), process, testing, limit=options.limit, progress=True)
     if process.rank == 0:
         width = max(len(name) for name in (*task.classes, "pixel accuracy"))

@@ -11,7 +11,7 @@ from segmentation.datasets import CITYSCAPES_CLASSES, IGNORE, MissingData, load_
 from segmentation.metrics import SegmentationMetrics, near_boundary
 from segmentation.recipe import PRESETS
 from segmentation.samples import Positions, Samples
-from segmentation.testing import Testing, _starts
+from segmentation.testing import WholeImage, _starts
 
 SMALL = dataclasses.replace(PRESETS["shapes"], size=64, batch=2, steps=5)
 
@@ -118,9 +118,9 @@ def test_fusing_windows_scales_and_mirrors_keeps_a_pointwise_network():
 
     x = torch.randn(1, 3, 20, 44)
     expected = network(x).softmax(1)
-    for testing in (Testing(flip=True), Testing(window=16), Testing(window=16, overlap=0.25, flip=True)):
+    for testing in (WholeImage(flip=True), WholeImage(window=16), WholeImage(window=16, overlap=0.25, flip=True)):
         torch.testing.assert_close(testing.probabilities(network, x), expected)
-    several = Testing(scales=(0.5, 1.0, 1.5)).probabilities(network, x)
+    several = WholeImage(scales=(0.5, 1.0, 1.5)).probabilities(network, x)
     torch.testing.assert_close(several.sum(1), torch.ones(1, 20, 44))
 
 

@@ -106,7 +106,7 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path):
     "changes",
     [
         {"amp": "bf16"},
-        {"channels_last": True},
+        {"channels_last": False},
         {"ema": 0.5},
         {"head": "1x1", "refine": False},
         {"head": "dense"},

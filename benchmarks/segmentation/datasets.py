@@ -139,7 +139,7 @@ def cityscapes(root: Path) -> Task:
 
 
 def built_in(size: int) -> Task:
-    """The procedurally drawn data set at ``size`` x ``size`` pixels: 4000 training and 200 validation images, 6 classes."""
+    """The procedurally drawn data set at ``size`` x ``size`` pixels: 4000 training and 128 validation images, 6 classes."""
     return Task(shapes.CLASSES, shapes.ShapesDataset("train", size), shapes.ShapesDataset("val", size))
 
 

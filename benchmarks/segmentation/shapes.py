@@ -17,7 +17,7 @@ MARKS = np.array([(225, 50, 45), (215, 205, 40), (55, 180, 60), (55, 80, 220), (
 NOISE = 14.0
 #: Lengths as parts of the image's size: radius of the mark and its distance to the end, free space between two objects.
 MARK_RADIUS, MARK_INSET, GAP = 8 / 256, 5 / 256, 8 / 256
-SPLITS = {"train": (0, 4000), "val": (1, 200)}
+SPLITS = {"train": (0, 4000), "val": (1, 128)}
 
 Image = NDArray[np.uint8]
 Plane = NDArray[np.float32]
@@ -28,7 +28,7 @@ class ShapesDataset:
     """Images [H, W, 3] uint8 with labels [H, W] uint8, drawn when asked for.
 
     Args:
-        split: "train" (4000 images) or "val" (200).
+        split: "train" (4000 images) or "val" (128).
         size: height and width in pixels.
         seed: of the whole data set.
 

@@ -12,7 +12,7 @@ Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Testing:
+class WholeImage:
     """How an image is tested.
 
     Attributes:

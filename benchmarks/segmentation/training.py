@@ -26,7 +26,7 @@ from segmentation.metrics import SegmentationMetrics
 from segmentation.process import Process, set_batch_norm
 from segmentation.recipe import Recipe, from_dict, to_dict
 from segmentation.samples import loader, to_tensor
-from segmentation.testing import Testing
+from segmentation.testing import WholeImage
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Steps whose losses are written together: reading a loss waits for the device.
@@ -202,7 +202,7 @@ def evaluate(
     dataset: Dataset,
     classes: int,
     process: Process,
-    testing: Testing | None = None,
+    testing: WholeImage | None = None,
     *,
     limit: int = 0,
     progress: bool = False,
@@ -218,7 +218,7 @@ def evaluate(
         limit: only the first images, 0 for all.
         progress: show a bar.
     """
-    testing = Testing() if testing is None else testing
+    testing = WholeImage() if testing is None else testing
     metrics = SegmentationMetrics(classes, process.device)
     count = min(limit, len(dataset)) if limit else len(dataset)
     network.eval()
