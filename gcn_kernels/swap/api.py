@@ -52,14 +52,13 @@ def convert_gcn(model: nn.Module, *, verify: bool = True, inplace: bool = True, 
         raise ValueError(f"backend: expected one of {', '.join(backends.BACKENDS)}, got {backend!r}")
     if not inplace:
         model = copy.deepcopy(model)
-    entries = []
+    entries: list[Entry] = []
     seen: set[nn.Module] = set()
     for candidate in candidates(model):
         seen.update(candidate.convs.values())
         entries.append(_convert_block(candidate, verify, backend))
     for owner in inline.owners(model, seen):
-        if (entry := _convert_inline(owner, backend)) is not None:
-            entries.append(entry)
+        entries.append(_convert_inline(owner, backend))
     return SwapReport(model, entries)
 
 
@@ -121,16 +120,13 @@ def _convert_block(candidate: Candidate, verify: bool, backend: str) -> Entry:
     )
 
 
-def _convert_inline(owner: inline.Owner, backend: str) -> Entry | None:
+def _convert_inline(owner: inline.Owner, backend: str) -> Entry:
     module, original = owner.module, type(owner.module)
     sizes: list[Sizes] = []
     gain, swapped, convs = None, False, list(owner.convs.values())
     try:
         _check_class(module)
-        found = inline.rewrite(module, backend)
-        if found is None:
-            return None
-        how, blocks = found
+        how, blocks = inline.rewrite(module, backend)
         sizes = [_sizes(module, roles) for roles in blocks]
         convs = [module.get_submodule(path) for roles in blocks for path in roles]
         gain = _gain(convs[0], sizes[0], backend)
@@ -191,10 +187,10 @@ def _trusted(candidate: Candidate, roles: list[Roles]) -> Roles:
 def _inline_hint(block: nn.Module, backend: str) -> str:
     """What to do about a refused block that holds the four convolutions and their sum among other operations."""
     try:
-        found = inline.rewrite(block, backend)
+        inline.rewrite(block, backend)
     except Refused:
         return ""
-    return "" if found is None else "; the four convolutions and their sum alone, as a module of their own, could be swapped"
+    return "; the four convolutions and their sum alone, as a module of their own, could be swapped"
 
 
 def _sizes(module: nn.Module, roles: Roles) -> Sizes:

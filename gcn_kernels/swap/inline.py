@@ -102,11 +102,11 @@ def owners(model: nn.Module, taken: set[nn.Module]) -> Iterator[Owner]:
     yield from reversed(found)
 
 
-def rewrite(module: nn.Module, backend: str) -> tuple[Rewrite, list[Roles]] | None:
-    """Trace the forward of ``module`` and replace every block in it; None if it holds none.
+def rewrite(module: nn.Module, backend: str) -> tuple[Rewrite, list[Roles]]:
+    """Trace the forward of ``module`` and replace every block in it.
 
     Raises:
-        Refused: the forward cannot be traced, or it depends on something that a trace would freeze.
+        Refused: the forward cannot be traced, depends on something that a trace would freeze, or holds no block.
     """
     if isinstance(module, torch.jit.ScriptModule):
         raise Refused("it is scripted: convert before torch.jit.script")
@@ -119,7 +119,7 @@ def rewrite(module: nn.Module, backend: str) -> tuple[Rewrite, list[Roles]] | No
         graph, read = _trace(module, training)
         roles = _replace_blocks(module, graph, backend)
         if not roles:
-            return None
+            raise Refused("its forward holds no sum of a (k x 1, 1 x k) and a (1 x k, k x 1) branch of plain convolutions")
         codes[training] = _code(graph)
         attributes |= read
     return Rewrite(codes[True], codes[False], tuple(sorted(attributes.items()))), roles

@@ -3,7 +3,8 @@
 The module is copied to the CPU in float64 with every parameter and floating buffer redrawn (so a bias of zero, a BatchNorm at
 its initial statistics or a gate at 1 hides nothing), its call hooks left behind, and compared with
 :func:`gcn_kernels.reference.gcn` in eval and in train mode, on a map larger than twice the kernel and on one smaller than it,
-H != W, values and gradients. The module itself is never run, and random number generators end where they were.
+H != W: values on both, gradients on the small one. The module itself is never run, and random number generators end where they
+were.
 """
 
 import contextlib
@@ -16,8 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from gcn_kernels import reference
 from gcn_kernels.swap.find import CALL_HOOKS, CONVOLUTIONS, Roles
@@ -25,6 +28,47 @@ from gcn_kernels.swap.find import CALL_HOOKS, CONVOLUTIONS, Roles
 #: Largest error, relative to the largest reference value, that still counts as equal in float64.
 TOLERANCE = 1e-9
 SEED = 1703_02719
+
+
+class MatrixProducts(TorchFunctionMode):
+    """Computes plain float64 convolutions as one matrix product for all taps, then shifts and adds.
+
+    PyTorch has no fast float64 convolution for CPUs: it gathers every tap of every channel first, gigabytes on a wide block.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace ``conv2d`` where it is plain; let everything else through."""
+        if func is torch.conv2d and (plain := _plain_convolution(*args, **(kwargs or {}))) is not None:
+            return plain
+        return func(*args, **(kwargs or {}))
+
+
+def _plain_convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """The convolution, or None where it is not one of stride 1, dilation 1 and groups 1 over a padded map it fits into."""
+    pad = (padding, padding) if isinstance(padding, int) else padding
+    plain = all(v in (1, (1, 1), [1, 1]) for v in (stride, dilation)) and groups == 1 and not isinstance(pad, str)
+    if not plain or input.dim() != 4 or input.shape[1] != weight.shape[1] or input.dtype != weight.dtype:
+        return None
+    padded = F.pad(input, (pad[1], pad[1], pad[0], pad[0]))
+    kh, kw = weight.shape[2:]
+    height, width = padded.shape[2] - kh + 1, padded.shape[3] - kw + 1
+    if height < 1 or width < 1:
+        return None
+    taps = weight.permute(2, 3, 0, 1).reshape(-1, weight.shape[1]) @ padded.flatten(2)
+    taps = taps.reshape(-1, kh, kw, weight.shape[0], *padded.shape[2:])
+    total = input.new_zeros(())
+    for i in range(kh):
+        for j in range(kw):
+            total = total + taps[:, i, j, :, i : i + height, j : j + width]
+    return total if bias is None else total + bias[:, None, None]
 
 
 class Refused(Exception):
@@ -51,14 +95,15 @@ def probe(block: nn.Module, roles: list[Roles]) -> Roles:
         small = (small[0], small[1] + (small[0] == small[1]))
         for training, (height, width) in ((False, (2 * kh + 1, 2 * kw + 2)), (False, small), (True, small)):
             twin.train(training)
-            x = torch.randn(2, channels, height, width, dtype=torch.float64, generator=generator, device="cpu")
-            with parametrize.cached():
+            x = torch.randn(1, channels, height, width, dtype=torch.float64, generator=generator, device="cpu")
+            large = height > 2 * kh
+            with parametrize.cached(), MatrixProducts(), torch.set_grad_enabled(not large):
                 roles = _agreeing(twin, x, roles, generator)
         return roles[0]
 
 
 def _agreeing(twin: nn.Module, x: Tensor, roles: list[Roles], generator: torch.Generator) -> list[Roles]:
-    """Those of ``roles`` under which ``twin`` equals the reference on ``x``, in values and in gradients."""
+    """Those of ``roles`` under which ``twin`` equals the reference on ``x``, in values and, where recorded, in gradients."""
     x.requires_grad_()
     y = _run(twin, x)
     references = {r: _reference(twin, r, x) for r in roles}
@@ -68,6 +113,8 @@ def _agreeing(twin: nn.Module, x: Tensor, roles: list[Roles], generator: torch.G
     equal = [r for r, expected in references.items() if _close(y, expected)]
     if not equal:
         raise Refused(_diagnosis(twin, x, y, references))
+    if not torch.is_grad_enabled():
+        return equal
     if not y.requires_grad:
         raise Refused("its forward records no gradient")
     variables = [x, *twin.parameters()]
