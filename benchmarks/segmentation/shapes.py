@@ -104,9 +104,9 @@ class Body:
     def drawn(cls, random: np.random.Generator, size: int) -> "Body":
         """A body of random kind, place, angle and size."""
         kind = str(random.choice(("ellipse", "rectangle", "bar")))
-        length = random.uniform(0.28, 0.46) * size
-        width = random.uniform(0.05, 0.07) * size if kind == "bar" else random.uniform(0.2, 0.5) * length
-        cy, cx = random.uniform(0.7 * length, size - 0.7 * length, 2)
+        length = random.uniform(0.18, 0.44) * size
+        width = random.uniform(0.05, 0.07) * size if kind == "bar" else random.uniform(0.35, 0.65) * length
+        cy, cx = random.uniform(0.65 * length, size - 0.65 * length, 2)
         return cls(kind, size, cy, cx, random.uniform(0, np.pi), length, width, int(random.choice((-1, 1))))
 
     def contains(self, ys: Plane, xs: Plane, margin: float = 0.0) -> NDArray[np.bool_]:
