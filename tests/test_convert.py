@@ -5,7 +5,8 @@ import pickle
 
 import pytest
 import torch
-from families import BLOCKS, LOOK_ALIKES, BlockA, InlineBranching, InlineNet, PublicStyleNet, channels, randomise
+from families import BLOCKS, BlockA, InlineBranching, InlineNet, PublicStyleNet, channels, randomise
+from look_alikes import LOOK_ALIKES
 from torch import nn
 from torch.nn.utils import prune
 
