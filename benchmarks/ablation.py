@@ -27,7 +27,7 @@ from segmentation.recipe import Recipe
 from segmentation.samples import to_tensor
 
 #: What a short run on the built-in set changes, so that all of them fit into 20 minutes on two cores.
-SHORT: dict[str, Any] = {"steps": 250, "warmup": 25, "evaluate_every": 0, "checkpoint_every": 125}
+SHORT: dict[str, Any] = {"size": 192, "steps": 350, "warmup": 25, "evaluate_every": 0, "checkpoint_every": 125}
 
 
 def folder_of(out: Path, experiment: Experiment, seed: int) -> Path:

@@ -32,6 +32,15 @@ def test_table_4_parameters(m, thousands):
     assert weights(make_head("gcn", 2048, 21, 7)) // 1000 == 608
 
 
+def test_a_fresh_gcn_starts_near_two_lines():
+    head = make_head("gcn", 8, 3, 5)
+    for conv, rest in ((head.conv_l2, (0, 2)), (head.conv_r2, (2, 0))):
+        bound = 1 / (3 * 5) ** 0.5
+        start = conv.weight.detach()
+        start[:, :, rest[0], rest[1]] -= torch.eye(3)
+        assert 0 < start.abs().max() <= bound
+
+
 @pytest.mark.parametrize("kind", ["gcn", "dense", "stack"])
 @pytest.mark.parametrize("k", [3, 5, 9])
 def test_heads_reach_equally_far(kind, k):

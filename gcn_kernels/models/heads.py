@@ -7,11 +7,14 @@
 ``stack``  (k - 1) / 2 convolutions 3 x 3 with m maps (tables 3, 4)   9 (C m + (n - 2) m m + m O)
 =========  =========================================================  ==========================
 
-All are linear: no normalisation, no ReLU.
+All are linear: no normalisation, no ReLU. The paper does not say how a GCN starts; here its second convolutions start at the
+identity plus the usual random values, so that from the first step on each branch learns a k x 1 or 1 x k convolution directly,
+instead of the product of two random ones.
 """
 
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from gcn_kernels.modules import FusedGCN
@@ -75,7 +78,11 @@ def make_head(
     if kernel_size % 2 == 0 or kernel_size < (3 if kind == "stack" else 1):
         raise ValueError(f"kernel_size: expected an odd number{' of at least 3' if kind == 'stack' else ''}, got {kernel_size}")
     if kind == "gcn":
-        return FusedGCN(channels, classes, kernel_size, backend=backend)
+        block = FusedGCN(channels, classes, kernel_size, backend=backend)
+        with torch.no_grad():
+            for conv in (block.conv_l2, block.conv_r2):
+                conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] += torch.eye(classes)
+        return block
     if kind == "1x1":
         return PointHead(channels, classes)
     if kind == "dense":
