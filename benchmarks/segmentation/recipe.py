@@ -81,8 +81,8 @@ PRESETS = {
     "voc": Recipe(workers=4),
     "cityscapes": Recipe(data="cityscapes", size=800, kernel=25, workers=4),
     "shapes": Recipe(
-        data="shapes", size=256, encoder="patch", steps=1200, batch=4, optimizer="adamw", lr=3e-3, warmup=50,
-        weight_decay=1e-4, batch_norm="local", channels_last=True, checkpoint_every=50, evaluate_every=300, evaluate_images=40,
+        data="shapes", size=256, encoder="patch", steps=2400, batch=4, optimizer="adamw", lr=3e-3, warmup=50,
+        weight_decay=1e-4, batch_norm="local", channels_last=True, checkpoint_every=50, evaluate_every=600, evaluate_images=40,
     ),
 }  # fmt: skip
 
