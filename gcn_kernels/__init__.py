@@ -4,9 +4,10 @@ from gcn_kernels import _autograd, reference
 from gcn_kernels._library import LIBRARIES
 from gcn_kernels.functional import fused_gcn
 from gcn_kernels.modules import FusedGCN
+from gcn_kernels.swap import convert_gcn, revert_gcn
 
 __version__ = "0.1.0"
-__all__ = ["FusedGCN", "fused_gcn", "reference"]
+__all__ = ["FusedGCN", "convert_gcn", "fused_gcn", "reference", "revert_gcn"]
 
 if LIBRARIES.cpu_reason is None:
     _autograd.register()

@@ -1,0 +1,1 @@
+"""Shared parts of the segmentation experiments: data sets, recipe, training, testing, metrics, pictures."""

@@ -1,0 +1,59 @@
+"""Command line of the swap: ``python -m gcn_kernels.convert module:factory`` prints what would be swapped.
+
+``factory`` is a module, or a function or class that makes one when called without arguments.
+"""
+
+import argparse
+import importlib
+import operator
+
+from torch import nn
+
+from gcn_kernels import backends
+from gcn_kernels.swap import convert_gcn
+
+
+def load(target: str) -> nn.Module:
+    """The model that ``"module:factory"`` names.
+
+    Args:
+        target: importable module, a colon, and the dotted name of a module instance or of something that makes one.
+
+    Raises:
+        ValueError: no colon in ``target``.
+        ImportError: the module cannot be imported.
+        AttributeError: the module has no such name.
+        TypeError: what the name stands for is not a module and makes none.
+
+    Example:
+        >>> load("torch.nn:Identity")
+        Identity()
+    """
+    module, colon, name = target.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"expected module:factory, for example my_project.models:build_model, got {target!r}")
+    found = operator.attrgetter(name)(importlib.import_module(module))
+    model = found if isinstance(found, nn.Module) else found()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{target}: expected a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; 0 if at least one block can be swapped, 1 if none, 2 if the model cannot be made."""
+    parser = argparse.ArgumentParser(prog="python -m gcn_kernels.convert", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("target", help="module:factory, for example my_project.models:build_model")
+    parser.add_argument("--backend", default="auto", choices=backends.BACKENDS)
+    parser.add_argument("--no-verify", action="store_true", help="trust the structure, without the numeric trial")
+    options = parser.parse_args(arguments)
+    try:
+        model = load(options.target)
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        parser.error(str(error))
+    report = convert_gcn(model, verify=not options.no_verify, backend=options.backend)
+    print(report)
+    return 0 if report.swapped else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

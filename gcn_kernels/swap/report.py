@@ -1,0 +1,114 @@
+"""What a swap found and did, as data and as a table."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import nn
+
+from gcn_kernels.problem import KERNEL_DIM
+
+COLUMNS = ("place", "class", "sizes", "parameters", "gain", "result")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Channels C -> (M_l, M_r) -> O of a block and its four kernel lengths, in the order w_l1, w_l2, w_r1, w_r2."""
+
+    channels: int
+    middle: tuple[int, int]
+    out: int
+    kernels: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, convs: list[nn.Conv2d]) -> "Sizes":
+        """Sizes of the block with these convolutions, in the order l1, l2, r1, r2."""
+        l1, _, r1, r2 = convs
+        lengths = tuple(c.kernel_size[dim - 2] for c, dim in zip(convs, KERNEL_DIM.values(), strict=True))
+        kernels = (lengths[0], lengths[1], lengths[2], lengths[3])
+        return cls(l1.in_channels, (l1.out_channels, r1.out_channels), r2.out_channels, kernels)
+
+    def __str__(self) -> str:
+        k1, k2, k3, k4 = self.kernels
+        middle = f"{self.middle[0]}" if self.middle[0] == self.middle[1] else f"({self.middle[0]}, {self.middle[1]})"
+        if k1 == k2 == k3 == k4:
+            k = f"{k1}"
+        elif (k1, k2) == (k4, k3):
+            k = f"{k1}x{k2}"
+        else:
+            k = f"({k1}, {k2}), ({k3}, {k4})"
+        return f"{self.channels} -> {middle} -> {self.out}, k={k}"
+
+
+class Gain(NamedTuple):
+    """Time of a block as four convolutions over its time fused, on a 32 x 32 map on this machine."""
+
+    forward: float
+    training: float
+
+    def __str__(self) -> str:
+        return f"{self.forward:.1f}x, train {self.training:.1f}x"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One block, or one look-alike.
+
+    Attributes:
+        place: qualified name of the module in the model, "" for the model itself.
+        also: further places that the same instance is registered at.
+        class_name: class of the module before the swap.
+        sizes: "C -> M -> O, k=..." or "" where the convolutions do not form a block.
+        swapped: whether the module now runs fused.
+        reason: why not, or how the block was found.
+        parameters: number of parameters of the four convolutions.
+        gain: what the swap is expected to gain; None where nothing was swapped or nothing could be timed.
+    """
+
+    place: str
+    also: tuple[str, ...]
+    class_name: str
+    sizes: str
+    swapped: bool
+    reason: str
+    parameters: int
+    gain: Gain | None
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """Result of :func:`gcn_kernels.convert_gcn`; ``print(report)`` shows it as a table.
+
+    Attributes:
+        model: the converted model: the one that was given, or its copy with ``inplace=False``.
+        entries: every block and look-alike that was found.
+    """
+
+    model: nn.Module
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def swapped(self) -> list[Entry]:
+        """What now runs fused."""
+        return [e for e in self.entries if e.swapped]
+
+    @property
+    def refused(self) -> list[Entry]:
+        """What looked like a block and was left as it was, each with its reason."""
+        return [e for e in self.entries if not e.swapped]
+
+    def __str__(self) -> str:
+        summary = f"GCN blocks: {len(self.swapped)} swapped, {len(self.refused)} refused"
+        if not self.entries:
+            return f"{summary}. No module has four convolutions of the shapes k x 1, 1 x k, 1 x k, k x 1."
+        rows = [COLUMNS, *(_row(e) for e in self.entries)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
+        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]]) for row in rows]
+        return "\n".join([summary, lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    place = ", ".join(p or "(model)" for p in (entry.place, *entry.also))
+    gain = "" if entry.gain is None else str(entry.gain)
+    result = "swapped" if entry.swapped else "refused"
+    result = f"{result}: {entry.reason}" if entry.reason else result
+    return place, entry.class_name, entry.sizes, f"{entry.parameters:,}", gain, result

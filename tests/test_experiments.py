@@ -1,0 +1,54 @@
+"""The ablation, the network benchmark and the worked example of the swap, at a small size."""
+
+import json
+
+import pytest
+
+for package in ("torchmetrics", "tensorboard", "tqdm", "PIL", "matplotlib"):
+    pytest.importorskip(package)
+
+import ablation  # noqa: E402
+import bench_network  # noqa: E402
+import swap_example  # noqa: E402
+from segmentation import tables  # noqa: E402
+from segmentation.experiments import PAPER_MIOU, TABLES  # noqa: E402
+
+from gcn_kernels import convert_gcn  # noqa: E402
+
+
+def test_the_swap_example_gives_equal_outputs(capsys):
+    assert swap_example.main(["--size", "64", "--kernel", "7", "--depth", "18", "--repeats", "1"]) < 1e-5
+    printed = capsys.readouterr().out
+    assert "GCN blocks: 4 swapped, 0 refused" in printed
+    assert printed.count("peak") == 4 and "reverted: gcns.0, gcns.1, gcns.2, gcns.3" in printed
+    assert len(convert_gcn(swap_example.Segmenter()).swapped) == 4
+
+
+def test_the_network_benchmark_compares_before_it_times(capsys):
+    bench_network.main(["--encoder", "resnet18", "--size", "64", "--kernel", "5", "--repeats", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "relative difference" in lines[1]
+    assert [line.split()[0] for line in lines[2::3]] == ["heads", "heads", "decoder", "decoder", "network", "network"]
+
+
+def test_the_paper_has_a_number_for_every_network():
+    assert {e.name for experiments in TABLES.values() for e in experiments} == set(PAPER_MIOU)
+
+
+def test_the_ablation_trains_resumes_and_reports(tmp_path, capsys):
+    options = ["--out", str(tmp_path), "--tables", "5", "--seeds", "1", "--size", "32", "--steps", "2", "--batch", "2"]
+    ablation.main(options)
+    assert "3 runs in" in capsys.readouterr().out
+    assert {p.name for p in tmp_path.glob("*.*")} == {"tables.md", "results.json", "miou_by_k.png", "receptive_field.png"}
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name: len(found) for name, found in results.items()} == {"1x1": 1, "GCN 15": 1, "GCN 15 + BR": 1}
+    text = (tmp_path / "tables.md").read_text()
+    assert "### Table 5" in text and "Table 1" not in text
+    (tmp_path / "1x1-seed0" / "result.json").unlink()
+    ablation.main([*options, "--report"])
+    assert "1x1" not in json.loads((tmp_path / "results.json").read_text())
+
+
+def test_spread_is_mean_and_standard_deviation_in_per_cent():
+    assert tables.spread([0.5]) == "50.0"
+    assert tables.spread([0.4, 0.5, 0.6]) == "50.0 ± 10.0"
