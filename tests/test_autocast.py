@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import DTYPES, SMALL, Block, every_dtype, make
-from implementations import Implementation, every_implementation
+from implementations import Implementation, every_backend
 from rule import check, evaluate, expect
 from torch import Tensor
 
@@ -39,7 +39,7 @@ def outcome(run: Callable[..., Tensor], block: Block, context: AbstractContextMa
     return y.dtype, [t.grad.dtype for t in leaves.named.values() if t.grad is not None]
 
 
-@every_implementation
+@every_backend
 @every_target
 @pytest.mark.parametrize("biases", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("weights", DTYPES, ids=str)
@@ -52,7 +52,7 @@ def test_dtypes_under_autocast(
     assert found == outcome(reference.gcn, block, torch.autocast(run.device, dtype=target))
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("weights", DTYPES, ids=str)
 @pytest.mark.parametrize("x", DTYPES, ids=str)
 @pytest.mark.parametrize("switched_off", [False, True])
@@ -63,7 +63,7 @@ def test_dtypes_without_autocast(x: torch.dtype, weights: torch.dtype, switched_
     assert found == ((x, [x] * 9) if x == weights else RuntimeError)
 
 
-@every_implementation
+@every_backend
 @every_target
 def test_values_under_autocast(target: torch.dtype, run: Implementation) -> None:
     """Autocast is a cast: the values are those at the lower dtype, and the gradients come back at the parameters'."""
@@ -80,7 +80,7 @@ def test_values_under_autocast(target: torch.dtype, run: Implementation) -> None
     check(results, expect(narrow))
 
 
-@every_implementation
+@every_backend
 @every_target
 def test_float64_is_left_alone(target: torch.dtype, run: Implementation) -> None:
     block = make(SMALL, torch.float64).to(run.device)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from cases import SMALL, make
-from implementations import Implementation, every_implementation
+from implementations import Implementation, every_backend
 from rule import check, evaluate, expect_case
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -24,7 +24,7 @@ def training_step(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [y.detach(), x.grad, *(p.grad for p in model.parameters())]
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_one_graph_forward_and_backward(dtype: torch.dtype, layout: str, run: Implementation) -> None:

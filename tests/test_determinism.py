@@ -42,7 +42,7 @@ def different(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     return [name for name in a if not torch.equal(a[name].nan_to_num(nan=12345.0), b[name].nan_to_num(nan=12345.0))]
 
 
-@every_implementation
+@every_kernel
 @every_problem
 def test_repeated_runs(case: Case, mode: bool, run: Implementation) -> None:
     block = make(case).to(run.device)
@@ -77,7 +77,7 @@ def test_layouts_agree_on_a_gradient_that_is_asked_for_alone(run: Implementation
         torch.testing.assert_close(gradient, together[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@every_implementation
+@every_kernel
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @every_problem
 def test_nothing_depends_on_uninitialised_memory(

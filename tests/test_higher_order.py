@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import SMALL, WEIGHTS, Case, make
-from implementations import Implementation, every_implementation, every_kernel
+from implementations import Implementation, every_backend, every_compiled_backend
 from torch import Tensor
 
 from gcn_kernels import reference
@@ -32,7 +32,7 @@ def of_given_arguments(run: Callable[..., Tensor], case: Case) -> Callable[..., 
     return function
 
 
-@every_kernel
+@every_compiled_backend
 @every_layout
 @every_problem
 def test_gradcheck(case: Case, layout: str, run: Implementation) -> None:
@@ -40,12 +40,13 @@ def test_gradcheck(case: Case, layout: str, run: Implementation) -> None:
     assert torch.autograd.gradcheck(of_given_arguments(run, case), tuple(leaves.named.values()))
 
 
-@every_kernel
+@every_compiled_backend
 @every_layout
 @every_problem
 def test_gradgradcheck(case: Case, layout: str, run: Implementation) -> None:
+    """Along random directions, which compares the same Jacobians at a fraction of the cost of every entry."""
     leaves = make(case, torch.float64).in_layout(layout).to(run.device).leaves()
-    assert torch.autograd.gradgradcheck(of_given_arguments(run, case), tuple(leaves.named.values()))
+    assert torch.autograd.gradgradcheck(of_given_arguments(run, case), tuple(leaves.named.values()), fast_mode=True)
 
 
 def derivatives(run: Callable[..., Tensor], case: Case, asked: tuple[str, ...], device: str) -> list[dict[str, Tensor]]:
@@ -62,7 +63,7 @@ def derivatives(run: Callable[..., Tensor], case: Case, asked: tuple[str, ...], 
     return orders
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize(
     "asked", [("x",), ("w_l1", "w_r2"), ("x", "w_l2", "b_l1"), ("w_l1", "w_l2", "w_r1", "w_r2", "b_r1", "b_l2")]
 )
@@ -74,7 +75,7 @@ def test_three_derivatives_are_those_of_the_definition(asked: tuple[str, ...], r
             torch.testing.assert_close(ours[name], theirs[name], msg=lambda text, at=(order, name): f"derivative {at}: {text}")
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_gradient_penalty_reaches_the_parameters(dtype: torch.dtype, run: Implementation) -> None:
     """The usual use of a second derivative: a loss on dx trains the weights."""

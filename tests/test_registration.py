@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from cases import SMALL, Block, Case, make
-from implementations import Implementation, every_kernel
+from implementations import Implementation, every_compiled_backend
 
 from gcn_kernels import _library
 
@@ -29,22 +29,22 @@ def build(problem: Problem, run: Implementation) -> Block:
 
 def backward_arguments(block: Block, run: Implementation, wanted: int) -> tuple[Any, ...]:
     with torch.no_grad():
-        _, u_l, u_r = torch.ops.gcn_kernels.gcn.default(*block.arguments, False, run.algo)
+        _, u_l, u_r = run.operator(block)
     return (block.dy, block.x, u_l, u_r, *block.weights, block.biases[0], block.biases[2], wanted, run.algo)
 
 
-@every_kernel
+@every_compiled_backend
 @every_problem
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck_gcn(problem: Problem, requires_grad: bool, run: Implementation) -> None:
     block = build(problem, run)
     block = block.leaves() if requires_grad else block
     channels_last = problem[2] == "channels_last"
-    results = torch.library.opcheck(torch.ops.gcn_kernels.gcn.default, (*block.arguments, channels_last, run.algo))
+    results = torch.library.opcheck(torch.ops.gcn_kernels.gcn.default, run.operator_arguments(block, channels_last))
     assert set(results.values()) == {"SUCCESS"}, results
 
 
-@every_kernel
+@every_compiled_backend
 @every_problem
 @pytest.mark.parametrize("wanted", [0b111111111, 0b010000101], ids=["all", "some"])
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -57,7 +57,7 @@ def test_opcheck_gcn_backward(problem: Problem, wanted: int, requires_grad: bool
 
 
 @pytest.mark.parametrize("name", _library.SCHEMAS)
-@every_kernel
+@every_compiled_backend
 def test_schema_is_the_one_that_python_calls(name: str, run: Implementation) -> None:
     operator = getattr(torch.ops.gcn_kernels, name).default
     assert str(operator._schema) == _library.SCHEMAS[name]
@@ -65,11 +65,12 @@ def test_schema_is_the_one_that_python_calls(name: str, run: Implementation) -> 
     assert not operator._schema.is_mutable
 
 
-@every_kernel
+@every_compiled_backend
 def test_operator_refuses_what_the_python_side_would_not_send(run: Implementation) -> None:
     """The C++ side stands on its own: wrong sizes and types end in an error, not in memory that is not its own."""
     block = make(SMALL).to(run.device)
     x, w_l1, *others = block.arguments
+    options = run.operator_arguments(block)[len(block.arguments) :]
     operator = torch.ops.gcn_kernels.gcn.default
     wrong = {
         "channels": (x[:, 1:], w_l1, *others),
@@ -81,10 +82,10 @@ def test_operator_refuses_what_the_python_side_would_not_send(run: Implementatio
     accepted = []
     for name, arguments in wrong.items():
         try:
-            operator(*arguments, False, run.algo)
+            operator(*arguments, *options)
             accepted.append(name)
         except RuntimeError as error:
             assert str(error)
     assert not accepted
     with pytest.raises(RuntimeError, match="no-such-algo"):
-        operator(*block.arguments, False, "no-such-algo")
+        operator(*block.arguments, *options[:-1], "no-such-algo")

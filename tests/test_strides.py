@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import DTYPES, SMALL, WEIGHTS, Block, Case, make
-from implementations import Implementation, every_implementation, every_kernel
+from implementations import Implementation, every_backend, every_compiled_backend, every_implementation, every_kernel
 from rule import check, evaluate, expect
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
@@ -51,7 +51,7 @@ def by_layouts(block: Block) -> dict[str, Block]:
     return {f"x {view}, channels_last {names}": converted(block, view, names) for view, names in product(VIEWS, CONVERTED)}
 
 
-@every_implementation
+@every_backend
 @every_size
 def test_output_strides_are_those_of_four_convolutions(sizes: dict, run: Implementation) -> None:
     found, expected = {}, {}
@@ -61,7 +61,7 @@ def test_output_strides_are_those_of_four_convolutions(sizes: dict, run: Impleme
     assert found == expected
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("view", VIEWS)
 def test_output_strides_without_a_batch(view: str, run: Implementation) -> None:
     block = make(SMALL).to(run.device)
@@ -71,7 +71,7 @@ def test_output_strides_without_a_batch(view: str, run: Implementation) -> None:
     assert (y.shape, y.stride()) == (expected.shape, expected.stride())
 
 
-@every_kernel
+@every_compiled_backend
 @every_size
 def test_fake_kernel_gives_the_real_strides(sizes: dict, run: Implementation) -> None:
     found, expected = {}, {}
