@@ -5,9 +5,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from gcn_kernels._library import LIBRARIES
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: runs on a CUDA device; skipped with its reason where there is none")
+    """Refuse to test the fallback by accident, as when the source tree without a compiled library shadows the package."""
+    if LIBRARIES.cpu_reason is not None:
+        raise pytest.UsageError(
+            f"the compiled library is not loaded ({LIBRARIES.cpu_reason}): run `pip install .` and then `pytest` "
+            "(`python -m pytest` would import the sources in this folder), or `pip install -e .`"
+        )
 
 
 @pytest.fixture(autouse=True)

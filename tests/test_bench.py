@@ -19,16 +19,14 @@ from torch import Tensor
 import gcn_kernels
 from gcn_kernels import reference
 
+import bench_gcn
+from gcnbench import baselines, check, clock, memory, options, plot, report, runner, runtimes
+from gcnbench.environment import Rates
+from gcnbench.problems import PRESETS, Map, Problem, make_inputs, parse_map
+from gcnbench.report import Row
+from gcnbench.variants import UnavailableError, fused, mode_context, result_names, torch_call
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import bench_gcn  # noqa: E402
-from gcnbench import baselines, check, clock, memory, options, plot, report, runner, runtimes  # noqa: E402
-from gcnbench.environment import Rates  # noqa: E402
-from gcnbench.problems import PRESETS, Map, Problem, make_inputs, parse_map  # noqa: E402
-from gcnbench.report import Row  # noqa: E402
-from gcnbench.variants import UnavailableError, fused, mode_context, result_names, torch_call  # noqa: E402
-
 CPU = torch.device("cpu")
 #: Wider than high, M != O, neither a multiple of 8, and lower than the kernel.
 ODD = Problem(Map("odd", 5, 4, 9, 3, 10), 2, 7, torch.float64)

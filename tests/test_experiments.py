@@ -15,6 +15,8 @@ from segmentation.experiments import PAPER_MIOU, TABLES  # noqa: E402
 
 from gcn_kernels import convert_gcn  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_swap_example_gives_equal_outputs(capsys):
     assert swap_example.main(["--size", "64", "--kernel", "7", "--depth", "18", "--repeats", "1"]) < 1e-5

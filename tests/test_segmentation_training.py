@@ -20,6 +20,8 @@ from segmentation.process import Process  # noqa: E402
 from segmentation.recipe import PRESETS  # noqa: E402
 from segmentation.training import Run, learning_rate  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ALONE = Process(0, 1, torch.device("cpu"))
 TINY = dataclasses.replace(
