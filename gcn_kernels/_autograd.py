@@ -113,7 +113,7 @@ def gcn(tensors: Sequence[Tensor | None], channels_last: bool, algo: str) -> Ten
     """
     recording = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     # A graph that outlives this call holds the operator itself, and one that torch.jit traces no trace of the grad mode.
-    traced = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     eager = not traced and not torch.compiler.is_compiling()
     # A weight that is being trained will be another one in the next call.
     training = recording and not traced and any(t is not None and t.requires_grad for t in tensors[1:5])

@@ -12,19 +12,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bench_gcn
 import pytest
 import torch
-from torch import Tensor
-
-import gcn_kernels
-from gcn_kernels import reference
-
-import bench_gcn
 from gcnbench import baselines, check, clock, memory, options, plot, report, runner, runtimes
 from gcnbench.environment import Rates
 from gcnbench.problems import PRESETS, Map, Problem, make_inputs, parse_map
 from gcnbench.report import Row
 from gcnbench.variants import UnavailableError, fused, mode_context, result_names, torch_call
+from torch import Tensor
+
+import gcn_kernels
+from gcn_kernels import reference
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU = torch.device("cpu")
