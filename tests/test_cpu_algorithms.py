@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +31,20 @@ def assert_current(module: FusedGCN, x: Tensor, y: Tensor) -> None:
     """``y`` is what the weights give as they are now."""
     exact = reference.gcn(*arguments(module, x))
     torch.testing.assert_close(y, exact, rtol=0, atol=1e-5 * exact.abs().max().item())
+
+
+def run_alone(program: str, **environment: str) -> str:
+    """Run a program in a process of its own, away from the sources, and return what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture
@@ -86,16 +101,8 @@ for a, b in zip(torch.autograd.grad(y.square().sum(), leaves), torch.autograd.gr
 torch.testing.assert_close(y, exact, rtol=1e-4, atol=1e-5)
 print(module.plan((23, 37))["forward"]["fft"]["l1"]["isa"])
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "GCN_KERNELS_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    ran = run_alone(program, GCN_KERNELS_CPU_ISA=isa).strip()
     order = ["portable", "avx2", "avx512"]
-    ran = result.stdout.strip()
     assert order.index(ran) <= order.index(isa)
     if ran != isa:
         pytest.skip(f"this CPU has no {isa}; {ran} ran instead and was right")
@@ -205,14 +212,7 @@ one, kept = modules[0].plan((24, 24))["forward"]["spectra_bytes"], info.spectra_
 assert 6 * one > LIMIT << 20 and (kept > 0) == (LIMIT > 0), (one, kept)
 """
     for limit in (0, 3):
-        result = subprocess.run(
-            [sys.executable, "-c", program.replace("LIMIT", str(limit))],
-            env={**os.environ, "GCN_KERNELS_SPECTRA_MB": str(limit)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
+        run_alone(program.replace("LIMIT", str(limit)), GCN_KERNELS_SPECTRA_MB=str(limit))
 
 
 def test_small_values_next_to_huge_ones_are_lost_only_on_their_own_lines() -> None:
