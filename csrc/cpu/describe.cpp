@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "choice.h"
+#include "spare_memory.h"
 #include "spectra_cache.h"
 
 namespace gcn::cpu {
@@ -58,7 +59,10 @@ std::string plan(const std::vector<int64_t> s, bool float64, bool spectra_cached
 }
 
 int64_t spectra_cache(bool clear) {
-  if (clear) SpectraCache::instance().clear();
+  if (clear) {
+    SpectraCache::instance().clear();
+    release_spare_memory();
+  }
   return SpectraCache::instance().bytes();
 }
 

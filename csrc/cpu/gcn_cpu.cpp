@@ -13,7 +13,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, const Tensor& w_l2, const Tensor& w_r1,
                                        const Tensor& w_r2, const std::optional<Tensor>& b_l1, const std::optional<Tensor>& b_l2,
                                        const std::optional<Tensor>& b_r1, const std::optional<Tensor>& b_r2, bool channels_last,
-                                       bool cache_weights, const std::string& algo) {
+                                       bool cache_weights, bool /*allow_tf32*/, const std::string& algo) {
   const Weights w{w_l1, w_l2, w_r1, w_r2};
   const Biases b{b_l1, b_l2, b_r1, b_r2};
   const Problem p = make_problem(x, w);
@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gcn_backward(
     const Tensor& dy, const Tensor& x, const Tensor& u_l, const Tensor& u_r, const Tensor& w_l1, const Tensor& w_l2,
     const Tensor& w_r1, const Tensor& w_r2, const std::optional<Tensor>&, const std::optional<Tensor>&, int64_t wanted,
-    const std::string& algo) {
+    bool /*allow_tf32*/, const std::string& algo) {
   const Weights w{w_l1, w_l2, w_r1, w_r2};
   const Problem p = make_problem(x, w);
   const auto check_middle = [&](const char* name, const Tensor& u, int64_t m) {

@@ -1,11 +1,11 @@
 // The operator in the frequency domain: each of its convolutions, input gradients and weight gradients is one call of the
 // engine in fft/. Middle maps are planar [N, M, H, W]; both branches of a stage run side by side.
 #include <memory>
-#include <new>
 
 #include "fft/engine.h"
 #include "gcn.h"
 #include "parallel.h"
+#include "spare_memory.h"
 #include "spectra_cache.h"
 
 namespace gcn::cpu {
@@ -54,17 +54,6 @@ struct FloatFilter {
     }
   }
 };
-
-// Memory for the engine, aligned to a cache line.
-struct FreeAligned {
-  static constexpr std::align_val_t kAlignment{64};
-  void operator()(float* p) const { ::operator delete[](p, kAlignment); }
-};
-using Floats = std::unique_ptr<float[], FreeAligned>;
-
-Floats new_floats(int64_t bytes) {
-  return Floats(static_cast<float*>(::operator new[](static_cast<size_t>(bytes), FreeAligned::kAlignment)));
-}
 
 // One convolution of the block, ready for the engine.
 class Convolution {
