@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import gcn_kernels
+from gcn_kernels import backends
 from gcnbench.clock import Clock
 from gcnbench.problems import Problem
 
@@ -75,7 +76,7 @@ def set_flags(device: torch.device, threads: int | None) -> None:
         torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = backends.allow_tf32()
 
 
 def describe(device: torch.device) -> dict[str, str]:
@@ -93,8 +94,7 @@ def describe(device: torch.device) -> dict[str, str]:
         f"cuda.matmul {b.cuda.matmul.fp32_precision}, "
         f"mkldnn.conv {b.mkldnn.conv.fp32_precision}, "
         f"mkldnn.matmul {b.mkldnn.matmul.fp32_precision}",
-        "cudnn": f"version {b.cudnn.version() or 'none'}, benchmark {b.cudnn.benchmark}, "
-        f"deterministic {b.cudnn.deterministic}, allow_tf32 {b.cudnn.allow_tf32}",
+        "cudnn": f"version {b.cudnn.version() or 'none'}, benchmark {b.cudnn.benchmark}, deterministic {b.cudnn.deterministic}",
     }
     runtimes = [f"{name} {version}" for name in ("onnxruntime", "openvino", "triton") if (version := _version(name))]
     if runtimes:
