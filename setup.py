@@ -2,6 +2,7 @@
 
 Environment variables:
     MAX_JOBS  compile jobs side by side; by default one per core, fewer where memory is short.
+    Those of the CUDA kernels are described in csrc/build/cuda_build.py.
 """
 
 import json
@@ -12,9 +13,27 @@ from pathlib import Path
 
 from setuptools import setup
 
+sys.path.insert(0, str(Path(__file__).parent / "csrc" / "build"))
+import cuda_build
+
 #: The LibTorch stable ABI this is compiled for (2.11): the libraries load in that PyTorch and every later one.
 STABLE_ABI = "0x020b000000000000"
-CPU_SOURCES = ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp") + glob("csrc/cpu/fft/*.cpp"))]
+#: What plans CUDA launches needs no CUDA, so that plans can be looked at anywhere.
+PLAN_SOURCES = ["csrc/cuda/plan.cpp", "csrc/cuda/describe.cpp"]
+CPU_SOURCES = [
+    "csrc/ops.cpp",
+    *sorted(glob("csrc/cpu/*.cpp") + glob("csrc/cpu/fft/*.cpp")),
+    "csrc/cuda/gpu_plan.cpp",
+    *PLAN_SOURCES,
+]
+#: The instances take longest, so they start first.
+CUDA_SOURCES = [
+    *sorted(glob("csrc/cuda/instances/*.cu")),
+    "csrc/cuda/kernels.cu",
+    "csrc/cuda/gcn_cuda.cpp",
+    "csrc/cuda/execute.cpp",
+    *PLAN_SOURCES,
+]
 #: Memory that one compile job may need, in GiB.
 JOB_MEMORY = 2
 #: The oldest Python whose stable ABI the libraries are tagged for.
@@ -34,9 +53,16 @@ def extension_arguments() -> dict:
     """What setuptools needs to build the libraries; nothing where torch is absent (sdist and metadata need none)."""
     try:
         import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
         return {}
+    cuda, left_out = None, None
+    try:
+        visible = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        cuda = cuda_build.decide(torch.__version__, torch.version.cuda, visible, Path(torch.__file__).parent.parent)
+        os.environ["CUDA_HOME"] = str(cuda.toolkit.home)  # read when the next line is imported
+    except cuda_build.LeftOutError as error:
+        left_out = str(error)
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
 
     windows = sys.platform == "win32"
     flags = (
@@ -51,21 +77,44 @@ def extension_arguments() -> dict:
         """BuildExtension that prints what it builds first, and leaves a description beside the libraries."""
 
         def run(self) -> None:
-            build = {"torch": torch.__version__, "libraries": ["_C"]}
+            build = {"torch": torch.__version__}
             print(f"gcn_kernels: building for torch {torch.__version__} ({Path(torch.__file__).parent})")
             print(f"gcn_kernels: C++ flags {' '.join(flags)}, {os.environ['MAX_JOBS']} jobs")
-            print("gcn_kernels: CPU kernels built; CUDA kernels left out, because this version has none")
+            if cuda is None:
+                build["cuda_left_out"] = left_out
+                print(f"gcn_kernels: CPU kernels only; CUDA kernels left out: {left_out}")
+            else:
+                build |= {"nvcc": cuda.toolkit.version, "architectures": cuda.architectures}
+                print(f"gcn_kernels: CPU kernels, and CUDA kernels by {cuda.toolkit.nvcc} {cuda.toolkit.version}")
+                print(f"gcn_kernels: for {', '.join(cuda.architectures)}; headers {cuda.toolkit.include}")
             super().run()
             package = Path("gcn_kernels") if self.inplace else Path(self.build_lib) / "gcn_kernels"
+            if cuda is None:  # one of an earlier build does not go with this _C
+                for stale in package.glob("_cuda*"):
+                    stale.unlink()
             (package / "_build.json").write_text(json.dumps(build) + "\n")
 
         def get_export_symbols(self, ext):
             # The libraries are loaded by torch.ops.load_library: there is no Python module to export.
             return ext.export_symbols
 
-    library = CppExtension("gcn_kernels._C", CPU_SOURCES, extra_compile_args={"cxx": flags}, py_limited_api=True)
+    libraries = [CppExtension("gcn_kernels._C", CPU_SOURCES, extra_compile_args={"cxx": flags}, py_limited_api=True)]
+    if cuda is not None:
+        libraries.append(
+            CppExtension(
+                "gcn_kernels._cuda",
+                CUDA_SOURCES,
+                include_dirs=[str(cuda.toolkit.include)],
+                libraries=["torch_cuda"],
+                # The CUDA runtime is linked statically: the library then needs only the driver, which comes with the GPU.
+                extra_objects=[str(cuda.toolkit.runtime)],
+                extra_link_args=["-ldl", "-lrt", "-lpthread"],
+                extra_compile_args={"cxx": [*flags, "-DUSE_CUDA"], "nvcc": cuda.nvcc_flags},
+                py_limited_api=True,
+            )
+        )
     return {
-        "ext_modules": [library],
+        "ext_modules": libraries,
         "cmdclass": {"build_ext": BuildLibraries},
         "options": {"bdist_wheel": {"py_limited_api": PYTHON_ABI}},
     }

@@ -18,11 +18,11 @@ _WEIGHTS = "Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2"
 SCHEMAS = {
     "gcn": (
         f"gcn_kernels::gcn(Tensor x, {_WEIGHTS}, Tensor? b_l1, Tensor? b_l2, Tensor? b_r1, Tensor? b_r2, "
-        "bool channels_last, bool cache_weights, str algo) -> (Tensor, Tensor, Tensor)"
+        "bool channels_last, bool cache_weights, bool allow_tf32, str algo) -> (Tensor, Tensor, Tensor)"
     ),
     "gcn_backward": (
         f"gcn_kernels::gcn_backward(Tensor dy, Tensor x, Tensor u_l, Tensor u_r, {_WEIGHTS}, Tensor? b_l1, Tensor? b_r1, "
-        "int wanted, str algo) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+        "int wanted, bool allow_tf32, str algo) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
 }
 
@@ -34,6 +34,12 @@ class Libraries:
     cpu_reason: str | None = None
     cuda_reason: str | None = None
     build: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """What ``_cuda`` is built for, as in TORCH_CUDA_ARCH_LIST."""
+        listed = self.build.get("architectures", ())
+        return tuple(str(name) for name in listed) if isinstance(listed, list) else ()
 
 
 def load() -> Libraries:
@@ -58,8 +64,20 @@ def load() -> Libraries:
     elif torch.version.cuda is None:
         libraries.cuda_reason = f"torch {torch.__version__} is built without CUDA"
     else:
-        libraries.cuda_reason = _load_file(folder, "_cuda")
+        libraries.cuda_reason = _why_not_built(libraries.build) or _load_file(folder, "_cuda")
+        if libraries.cuda_reason is None and not _registered_for_cuda():
+            libraries.cuda_reason = "the library _cuda was built from other sources: it does not register the operators"
     return libraries
+
+
+def _why_not_built(build: dict[str, object]) -> str | None:
+    """What the build said about ``_cuda``, if it left it out."""
+    reason = build.get("cuda_left_out")
+    return None if reason is None else f"the library _cuda was not built: {reason}"
+
+
+def _registered_for_cuda() -> bool:
+    return all(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA") for name in SCHEMAS)
 
 
 def _load_file(folder: Path, name: str) -> str | None:

@@ -1,0 +1,369 @@
+#include "execute.h"
+
+#include "tiles.h"
+
+namespace gcn::cuda {
+namespace {
+
+// Launches one kernel after another; the first failure ends the chain. All but the first may overlap with the one before.
+class Chain {
+ public:
+  explicit Chain(CUstream_st* stream) : stream_(stream) {}
+
+  template <class LaunchKernel>
+  void then(const LaunchKernel& launch) {
+    if (error_ == 0) error_ = launch(Stream{stream_, launched_});
+    launched_ = true;
+  }
+  int error() const { return error_; }
+
+ private:
+  CUstream_st* stream_;
+  bool launched_ = false;
+  int error_ = 0;
+};
+
+unsigned char* at(void* workspace, size_t offset) { return static_cast<unsigned char*>(workspace) + offset; }
+
+constexpr int kPrepareBlocks = 1024;  // enough loads in flight to fill the memory of a large GPU
+
+Strides padded_strides(const Sizes& s, int channels) { return {s.h * s.w * channels, 1, s.w * channels, channels}; }
+
+PackMap pack_map(const Sizes& s, const void* from, const Strides& strides, int64_t channels, void* to) {
+  return {from, to, strides.n, strides.c, strides.h, strides.w, int(s.n), int(s.h), int(s.w), int(channels), padded(channels)};
+}
+
+// --- line convolutions ---------------------------------------------------------------------------------------------------------
+
+struct LineWeights {
+  const void* data;
+  int64_t stride_o, stride_i;
+  int64_t inputs;
+  bool flip;
+};
+
+PackLineWeights pack_line_weights(const LineConvPlan& l, const LineWeights* weights, void* to) {
+  PackLineWeights p{};
+  for (size_t i = 0; i < l.terms.size(); ++i) {
+    const auto& t = l.terms[i];
+    const LineWeights& w = weights[i];
+    p.term[i] = {w.data, w.stride_o, w.stride_i, int(w.inputs), t.channels, t.taps.kernel, t.taps.skipped, t.taps.taps, w.flip};
+  }
+  p.to = to;
+  p.terms = int(l.terms.size());
+  p.outputs = l.outputs;
+  p.tile_outputs = line_tile_shape(l.tile).outputs();
+  p.n_tiles = l.n_tiles;
+  p.chunk = l.chunk;
+  p.phases = l.phases;
+  p.k_blocks = l.k_blocks;
+  return p;
+}
+
+LineConv line_conv_job(const Sizes& s, const LineConvPlan& l, const void* const* maps, const void* weights, void* out) {
+  LineConv j{};
+  for (size_t i = 0; i < l.terms.size(); ++i) {
+    const auto& t = l.terms[i];
+    j.term[i] = {maps[i], t.channels, t.taps.taps, t.taps.radius, t.taps.axis};
+  }
+  j.terms = int(l.terms.size());
+  j.weights = weights;
+  j.out = out;
+  j.stride_n = l.out.n, j.stride_c = l.out.c, j.stride_h = l.out.h, j.stride_w = l.out.w;
+  j.outputs = l.outputs, j.outputs_written = l.outputs_written;
+  j.vector = l.vector;
+  j.n = int(s.n), j.h = int(s.h), j.w = int(s.w);
+  j.tile_h = l.tile_h, j.tile_w = l.tile_w, j.tiles_h = l.tiles_h, j.tiles_w = l.tiles_w;
+  j.chunk = l.chunk, j.phases = l.phases, j.k_blocks = l.k_blocks;
+  return j;
+}
+
+// --- weight gradients
+// ------------------------------------------------------------------------------------------------------------
+
+WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, const void* a, const Strides& pieces,
+                                    const void* const (&maps)[2], void* partial) {
+  WeightGradParams p{};
+  p.a = a;
+  p.stride_n = uint32_t(pieces.n), p.stride_c = uint32_t(pieces.c), p.stride_h = uint32_t(pieces.h),
+  p.stride_w = uint32_t(pieces.w);
+  p.channels = g.channels;
+  p.n = int(s.n), p.h = int(s.h), p.w = int(s.w);
+  p.patch_h = g.patch_h, p.patch_w = g.patch_w, p.patches_h = g.patches_h, p.patches_w = g.patches_w;
+  p.splits = g.splits, p.blocks_per_row = g.blocks_per_row;
+  p.partial = static_cast<float*>(partial);
+  for (int i = 0; i < 2; ++i) {
+    const auto& b = g.branch[i];
+    p.branch[i] = {maps[i], b.channels, b.taps.taps, b.taps.radius, b.taps.axis, b.blocks, b.groups, b.first_block, b.octets};
+  }
+  return p;
+}
+
+StridedMap strided(const void* data, const Strides& s) { return {data, s.n, s.c, s.h, s.w}; }
+
+struct FinishTo {
+  void* out;
+  int64_t stride_a, stride_b;  // as in FinishWeightGrad
+  bool flip;
+};
+
+FinishWeightGrad finish_job(const Sizes& s, const WeightGradPlan& g, int branch, const void* partial, const StridedMap& a,
+                            const StridedMap& b, int64_t channels_b, const FinishTo& to) {
+  const auto& of = g.branch[branch];
+  FinishWeightGrad j{};
+  j.partial = static_cast<const float*>(partial);
+  j.out = to.out, j.stride_a = to.stride_a, j.stride_b = to.stride_b, j.flip = to.flip;
+  j.splits = g.splits, j.blocks_per_row = g.blocks_per_row, j.first_block = of.first_block;
+  j.channels_a = g.channels, j.channels_b = int(channels_b);
+  j.taps = of.taps.taps, j.skipped = of.taps.skipped, j.kernel = of.taps.kernel, j.axis = of.taps.axis;
+  j.a = a, j.b = b;
+  j.n = int(s.n), j.h = int(s.h), j.w = int(s.w);
+  return j;
+}
+
+// --- the direct kernels
+// ----------------------------------------------------------------------------------------------------------
+
+DirectConv direct_conv_params(const Sizes& s, void* out, const Strides& strides, int64_t outputs, int64_t outputs_written) {
+  DirectConv d{};
+  d.out = out;
+  d.stride_n = strides.n, d.stride_c = strides.c, d.stride_h = strides.h, d.stride_w = strides.w;
+  d.outputs = int(outputs), d.outputs_written = int(outputs_written);
+  d.n = int(s.n), d.h = int(s.h), d.w = int(s.w);
+  return d;
+}
+
+void add_term(DirectConv& d, const StridedMap& map, const LineWeights& w, int64_t kernel, int axis, const void* bias) {
+  d.term[d.terms++] = {map, w.data, w.stride_o, w.stride_i, int(w.inputs), int(kernel), axis, w.flip, bias};
+}
+
+void direct_forward(const ForwardPlan& plan, const ForwardTensors& t, Chain& chain) {
+  const Sizes& s = plan.sizes;
+  const StridedMap x = strided(t.x, plan.x_strides);
+  struct First {
+    void* u;
+    const void *w, *b;
+    int64_t mid, kernel;
+    int axis;
+  };
+  for (const First& f : {First{t.u_l, t.w_l1, t.b_l1, s.m_l, s.k1, 0}, First{t.u_r, t.w_r1, t.b_r1, s.m_r, s.k3, 1}}) {
+    DirectConv d = direct_conv_params(s, f.u, padded_strides(s, padded(f.mid)), f.mid, padded(f.mid));
+    add_term(d, x, {f.w, s.c * f.kernel, f.kernel, s.c, false}, f.kernel, f.axis, f.b);
+    chain.then([&](Stream stream) { return direct_conv(plan.math, d, stream); });
+  }
+  DirectConv d = direct_conv_params(s, t.y, plan.y_strides, s.o, s.o);
+  add_term(d, strided(t.u_l, padded_strides(s, padded(s.m_l))), {t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, s.k2, 1, t.b_l2);
+  add_term(d, strided(t.u_r, padded_strides(s, padded(s.m_r))), {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}, s.k4, 0, t.b_r2);
+  chain.then([&](Stream stream) { return direct_conv(plan.math, d, stream); });
+}
+
+void direct_weight_grads(const BackwardPlan& plan, const BackwardTensors& t, const void* dy, void* const (&du)[2], Chain& chain) {
+  const Sizes& s = plan.sizes;
+  const Strides dy_strides = padded_strides(s, padded(s.o));
+  const Strides u_strides[2] = {padded_strides(s, padded(s.m_l)), padded_strides(s, padded(s.m_r))};
+  const int64_t mid[2] = {s.m_l, s.m_r}, first_k[2] = {s.k1, s.k3}, second_k[2] = {s.k2, s.k4};
+  void* const first_out[2] = {plan.wanted.w_l1 ? t.dw_l1 : nullptr, plan.wanted.w_r1 ? t.dw_r1 : nullptr};
+  void* const second_out[2] = {plan.wanted.w_l2 ? t.dw_l2 : nullptr, plan.wanted.w_r2 ? t.dw_r2 : nullptr};
+  const void* const u[2] = {t.u_l, t.u_r};
+  for (int i = 0; i < 2; ++i) {
+    DirectWeightGrad d{};
+    d.n = int(s.n), d.h = int(s.h), d.w = int(s.w);
+    if (first_out[i]) {  // w[m, c, t]: a is c, b is m
+      d.a = strided(t.x, plan.x_strides), d.b = strided(du[i], u_strides[i]);
+      d.out = first_out[i], d.stride_a = first_k[i], d.stride_b = s.c * first_k[i];
+      d.channels_a = int(s.c), d.channels_b = int(mid[i]), d.kernel = int(first_k[i]), d.axis = i, d.flip = true;
+      chain.then([&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
+    }
+    if (second_out[i]) {  // w[o, m, t]: a is o, b is m
+      d.a = strided(dy, dy_strides), d.b = strided(u[i], u_strides[i]);
+      d.out = second_out[i], d.stride_a = mid[i] * second_k[i], d.stride_b = second_k[i];
+      d.channels_a = int(s.o), d.channels_b = int(mid[i]), d.kernel = int(second_k[i]), d.axis = 1 - i, d.flip = false;
+      chain.then([&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
+    }
+  }
+}
+
+}  // namespace
+
+int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspace, CUstream_st* stream) {
+  Chain chain(stream);
+  if (!plan.tensor_cores) {
+    direct_forward(plan, t, chain);
+    return chain.error();
+  }
+  const Sizes& s = plan.sizes;
+  const FirstStagePlan& f = plan.first;
+  const void* const first_weights[2] = {t.w_l1, t.w_r1};
+  const void* const first_bias[2] = {t.b_l1, t.b_r1};
+  void* const u[2] = {t.u_l, t.u_r};
+
+  PrepareParams packs{};
+  if (plan.source.packed) packs.map[packs.maps++] = pack_map(s, t.x, plan.x_strides, s.c, at(workspace, plan.x_at));
+  for (int i = 0; i < 2; ++i) {
+    const auto& b = f.branch[i];
+    packs.first[packs.firsts++] = {first_weights[i],
+                                   at(workspace, plan.first_at[i]),
+                                   b.mid,
+                                   int(s.c),
+                                   b.taps.kernel,
+                                   b.taps.skipped,
+                                   8 * f.column_blocks,
+                                   b.group_mid,
+                                   b.group_taps,
+                                   b.tap_groups,
+                                   b.groups,
+                                   b.taps.taps,
+                                   f.k_blocks};
+  }
+  const LineWeights second[2] = {{t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}};
+  packs.line[packs.lines++] = pack_line_weights(plan.second, second, at(workspace, plan.second_at));
+  chain.then([&](Stream q) { return prepare(plan.math, packs, kPrepareBlocks, q); });
+
+  FirstStageParams p{};
+  p.x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
+  const Strides& pieces = plan.source.pieces;
+  p.stride_n = uint32_t(pieces.n), p.stride_c = uint32_t(pieces.c), p.stride_h = uint32_t(pieces.h),
+  p.stride_w = uint32_t(pieces.w);
+  p.n = int(s.n), p.c = int(s.c), p.h = int(s.h), p.w = int(s.w);
+  p.tiles = f.tiles, p.splits = f.splits, p.k_blocks = f.k_blocks;
+  CombineParams c{};
+  c.n = p.n, c.h = p.h, c.w = p.w, c.tiles = f.tiles;
+  for (int i = 0; i < 2; ++i) {
+    const auto& b = f.branch[i];
+    p.branch[i] = {at(workspace, plan.first_at[i]),
+                   first_bias[i],
+                   b.complete ? u[i] : nullptr,
+                   reinterpret_cast<float*>(at(workspace, plan.partial_at[i])),
+                   b.mid,
+                   padded(b.mid),
+                   b.taps.taps,
+                   b.taps.radius,
+                   b.length,
+                   b.interleave,
+                   b.overhang,
+                   b.group_mid,
+                   b.group_taps,
+                   b.tap_groups,
+                   b.groups};
+    c.branch[i] = p.branch[i];
+    c.bias[i] = first_bias[i];
+    c.u[i] = b.complete ? nullptr : u[i];
+    c.slots[i] = b.slots;
+  }
+  chain.then([&](Stream q) { return first_stage(plan.math, f.column_blocks, plan.source.channels_last, p, f.shared_bytes, q); });
+  if (c.u[0] || c.u[1]) chain.then([&](Stream q) { return combine(plan.math, c, q); });
+
+  LineConvParams y{};
+  const void* const maps[2] = {t.u_l, t.u_r};
+  y.job[0] = line_conv_job(s, plan.second, maps, at(workspace, plan.second_at), t.y);
+  y.job[0].bias[0] = t.b_l2, y.job[0].bias[1] = t.b_r2;
+  chain.then([&](Stream q) { return line_conv(plan.math, plan.second.tile, y, 1, plan.second.shared_bytes, q); });
+  return chain.error();
+}
+
+int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* workspace, CUstream_st* stream) {
+  Chain chain(stream);
+  const Sizes& s = plan.sizes;
+  const Wanted& wanted = plan.wanted;
+  const bool needs_du = wanted.first_stage();
+  void* const dy = at(workspace, plan.dy_at);
+  void* const du[2] = {at(workspace, plan.du_at[0]), at(workspace, plan.du_at[1])};
+  const Strides mid_strides[2] = {padded_strides(s, padded(s.m_l)), padded_strides(s, padded(s.m_r))};
+  // Weights as the input gradients see them: outputs and inputs change places, taps run backwards.
+  const LineWeights second[2] = {{t.w_l2, s.k2, s.m_l * s.k2, s.o, true}, {t.w_r2, s.k4, s.m_r * s.k4, s.o, true}};
+  const LineWeights first[2] = {{t.w_l1, s.k1, s.c * s.k1, s.m_l, true}, {t.w_r1, s.k3, s.c * s.k3, s.m_r, true}};
+  const bool first_weights = wanted.w_l1 || wanted.w_r1, second_weights = wanted.w_l2 || wanted.w_r2;
+
+  PrepareParams packs{};
+  packs.map[packs.maps++] = pack_map(s, t.dy, plan.dy_strides, s.o, dy);
+  if (plan.tensor_cores) {
+    if (first_weights && plan.source.packed) {
+      packs.map[packs.maps++] = pack_map(s, t.x, plan.x_strides, s.c, at(workspace, plan.x_at));
+    }
+    for (int i = 0; i < 2 && needs_du; ++i) {
+      packs.line[packs.lines++] = pack_line_weights(plan.du[i], &second[i], at(workspace, plan.du_weights_at[i]));
+    }
+    if (wanted.x) packs.line[packs.lines++] = pack_line_weights(plan.dx, first, at(workspace, plan.dx_weights_at));
+  }
+  chain.then([&](Stream q) { return prepare(plan.math, packs, kPrepareBlocks, q); });
+
+  if (plan.tensor_cores) {
+    if (needs_du) {
+      LineConvParams p{};
+      for (int i = 0; i < 2; ++i) p.job[i] = line_conv_job(s, plan.du[i], &dy, at(workspace, plan.du_weights_at[i]), du[i]);
+      const int shared = plan.du[0].shared_bytes > plan.du[1].shared_bytes ? plan.du[0].shared_bytes : plan.du[1].shared_bytes;
+      chain.then([&](Stream q) { return line_conv(plan.math, plan.du[0].tile, p, 2, shared, q); });
+    }
+    if (wanted.x) {
+      LineConvParams p{};
+      p.job[0] = line_conv_job(s, plan.dx, du, at(workspace, plan.dx_weights_at), t.dx);
+      chain.then([&](Stream q) { return line_conv(plan.math, plan.dx.tile, p, 1, plan.dx.shared_bytes, q); });
+    }
+    FinishWeightGradParams finish{};
+    if (first_weights) {
+      const void* x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
+      void* partial = at(workspace, plan.first_partial_at);
+      const WeightGradParams p = weight_grad_params(s, plan.first, x, plan.source.pieces, {du[0], du[1]}, partial);
+      chain.then([&](Stream q) {
+        return weight_grad(plan.math, false, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
+      });
+      const StridedMap a = strided(t.x, plan.x_strides);
+      if (wanted.w_l1) {
+        const FinishTo to{t.dw_l1, s.k1, s.c * s.k1, true};
+        finish.job[finish.jobs++] = finish_job(s, plan.first, 0, partial, a, strided(du[0], mid_strides[0]), s.m_l, to);
+      }
+      if (wanted.w_r1) {
+        const FinishTo to{t.dw_r1, s.k3, s.c * s.k3, true};
+        finish.job[finish.jobs++] = finish_job(s, plan.first, 1, partial, a, strided(du[1], mid_strides[1]), s.m_r, to);
+      }
+    }
+    if (second_weights) {
+      void* partial = at(workspace, plan.second_partial_at);
+      const int64_t piece = kPieceBytes / element_bytes(plan.math);
+      const Strides own = padded_strides(s, padded(s.o)), pieces{own.n / piece, 0, own.h / piece, own.w / piece};
+      const WeightGradParams p = weight_grad_params(s, plan.second, dy, pieces, {t.u_l, t.u_r}, partial);
+      chain.then([&](Stream q) {
+        return weight_grad(plan.math, plan.second.narrow, true, plan.second.column_blocks, p, plan.second.shared_bytes, q);
+      });
+      const StridedMap a = strided(dy, own);
+      if (wanted.w_l2) {
+        const FinishTo to{t.dw_l2, s.m_l * s.k2, s.k2, false};
+        finish.job[finish.jobs++] = finish_job(s, plan.second, 0, partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
+      }
+      if (wanted.w_r2) {
+        const FinishTo to{t.dw_r2, s.m_r * s.k4, s.k4, false};
+        finish.job[finish.jobs++] = finish_job(s, plan.second, 1, partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
+      }
+    }
+    if (finish.jobs) chain.then([&](Stream q) { return finish_weight_grad(plan.math, finish, q); });
+  } else {
+    const StridedMap dy_map = strided(dy, padded_strides(s, padded(s.o)));
+    const int64_t mid[2] = {s.m_l, s.m_r}, second_k[2] = {s.k2, s.k4}, first_k[2] = {s.k1, s.k3};
+    for (int i = 0; i < 2 && needs_du; ++i) {
+      DirectConv d = direct_conv_params(s, du[i], padded_strides(s, padded(mid[i])), mid[i], padded(mid[i]));
+      add_term(d, dy_map, second[i], second_k[i], 1 - i, nullptr);
+      chain.then([&](Stream q) { return direct_conv(plan.math, d, q); });
+    }
+    if (wanted.x) {
+      DirectConv d = direct_conv_params(s, t.dx, plan.dx_strides, s.c, s.c);
+      for (int i = 0; i < 2; ++i)
+        add_term(d, strided(du[i], padded_strides(s, padded(mid[i]))), first[i], first_k[i], i, nullptr);
+      chain.then([&](Stream q) { return direct_conv(plan.math, d, q); });
+    }
+    direct_weight_grads(plan, t, dy, du, chain);
+  }
+
+  ChannelSumParams sums{};
+  sums.chunks = plan.sum_chunks;
+  sums.pixels = s.n * s.h * s.w;
+  const auto add_sum = [&](int i, const void* map, int64_t channels, void* a, void* b) {
+    if (a || b) sums.job[sums.jobs++] = {map, at(workspace, plan.sums_at[i]), {a, b}, padded(channels), int(channels)};
+  };
+  add_sum(0, dy, s.o, wanted.b_l2 ? t.db_l2 : nullptr, wanted.b_r2 ? t.db_r2 : nullptr);
+  add_sum(1, du[0], s.m_l, wanted.b_l1 ? t.db_l1 : nullptr, nullptr);
+  add_sum(2, du[1], s.m_r, wanted.b_r1 ? t.db_r1 : nullptr, nullptr);
+  if (sums.jobs) chain.then([&](Stream q) { return channel_sum(plan.math, sums, q); });
+  return chain.error();
+}
+
+}  // namespace gcn::cuda

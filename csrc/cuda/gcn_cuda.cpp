@@ -1,0 +1,267 @@
+// The operators gcn_kernels::gcn and gcn_kernels::gcn_backward on a GPU: allocate results and workspace, plan, launch. The one
+// file of the CUDA kernels that knows PyTorch.
+//
+// Everything is launched on PyTorch's current stream and every byte comes from its allocator; nothing here waits for the GPU or
+// reads from it. So a call can be captured in a CUDA graph, and memory that is let go of at its end is not reused before the
+// kernels have run.
+//
+// u_l and u_r are padded maps [N, H, W, M rounded up to 8] in x's type: what kernels.h says of maps that kernels hand on.
+#include <cuda_runtime_api.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../problem.h"
+#include "execute.h"
+
+namespace gcn::cuda {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::stable::accelerator::DeviceGuard;
+
+void check_cuda(int error, const char* what) {
+  if (error == cudaSuccess) return;
+  // Launch errors that are not "sticky" would otherwise be reported by the next call of anybody.
+  cudaGetLastError();
+  STD_TORCH_CHECK(false, what, ": ", cudaGetErrorString(cudaError_t(error)), " (CUDA error ", error, ")");
+}
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, which, device), "gcn_kernels: properties of the GPU");
+  return value;
+}
+
+// What plans have to know of a GPU; asked for once.
+const Gpu& properties(int device) {
+  static std::mutex mutex;
+  static std::map<int, Gpu> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(device);
+  if (found != known.end()) return found->second;
+  Gpu gpu;
+  gpu.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+  gpu.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  gpu.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  return known.emplace(device, gpu).first->second;  // a map's elements stay where they are
+}
+
+// The device of x as the current one, for as long as this lives, and PyTorch's current stream on it.
+class Place {
+ public:
+  explicit Place(const Tensor& x) : device_(x.get_device_index()), guard_(device_) {
+    // The CUDA runtime is linked statically, so this library has one of its own beside PyTorch's.
+    check_cuda(cudaSetDevice(device_), "gcn_kernels: choosing the GPU");
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    stream_ = static_cast<CUstream_st*>(stream);
+  }
+  const Gpu& gpu() const { return properties(device_); }
+  CUstream_st* stream() const { return stream_; }
+
+ private:
+  int device_;
+  DeviceGuard guard_;
+  CUstream_st* stream_ = nullptr;
+};
+
+Math math_of(ScalarType dtype, bool allow_tf32) {
+  switch (dtype) {
+    case ScalarType::Half:
+      return Math::kHalf;
+    case ScalarType::BFloat16:
+      return Math::kBFloat16;
+    case ScalarType::Float:
+      return allow_tf32 ? Math::kTf32 : Math::kFloat;
+    case ScalarType::Double:
+      return Math::kDouble;
+    default:
+      STD_TORCH_CHECK(false, "x: expected float32, float64, bfloat16 or float16");
+  }
+}
+
+Sizes sizes_of(const Problem& p) {
+  const Sizes s{p.n, p.c, p.h, p.w, p.m_l, p.m_r, p.o, p.k1, p.k2, p.k3, p.k4};
+  for (const int64_t size : {s.c, s.h, s.w, s.m_l, s.m_r, s.o}) STD_TORCH_CHECK(size > 0, "expected sizes of at least 1");
+  for (const int64_t size : {s.n, s.c, s.h, s.w, s.m_l, s.m_r, s.o, s.k1, s.k2, s.k3, s.k4}) {
+    STD_TORCH_CHECK(size <= std::numeric_limits<int>::max(), "expected sizes below 2^31, got ", size);
+  }
+  return s;
+}
+
+Strides strides_of(const Tensor& map) { return {map.stride(0), map.stride(1), map.stride(2), map.stride(3)}; }
+
+bool is_aligned(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % kPieceBytes == 0; }
+
+MapLayout layout_of(const Tensor& map) { return {strides_of(map), is_aligned(map)}; }
+
+Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
+}
+
+Tensor new_middle(const Tensor& x, const Problem& p, int64_t mid) { return new_dense(x, {p.n, p.h, p.w, padded(mid)}, p.dtype); }
+
+Tensor new_workspace(const Tensor& like, size_t bytes) {
+  return new_dense(like, {static_cast<int64_t>(std::max<size_t>(bytes, 1))}, ScalarType::Byte);
+}
+
+const void* data_or_null(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
+
+std::optional<Tensor> dense(const std::optional<Tensor>& t) {
+  return t ? std::optional<Tensor>(torch::stable::contiguous(*t)) : std::nullopt;
+}
+
+Weights dense(const Weights& w) {
+  return {torch::stable::contiguous(w.l1), torch::stable::contiguous(w.l2), torch::stable::contiguous(w.r1),
+          torch::stable::contiguous(w.r2)};
+}
+
+void check_algorithm(const std::string& algo) {
+  STD_TORCH_CHECK(algo == "auto", "algo: expected auto, because the algorithms to choose from are the CPU's; got ", algo);
+}
+
+std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, const Tensor& w_l2, const Tensor& w_r1,
+                                       const Tensor& w_r2, const std::optional<Tensor>& b_l1, const std::optional<Tensor>& b_l2,
+                                       const std::optional<Tensor>& b_r1, const std::optional<Tensor>& b_r2, bool channels_last,
+                                       bool /*cache_weights*/, bool allow_tf32, const std::string& algo) {
+  const Problem p = make_problem(x, {w_l1, w_l2, w_r1, w_r2});
+  check_bias("b_l1", b_l1, x, p.m_l);
+  check_bias("b_l2", b_l2, x, p.o);
+  check_bias("b_r1", b_r1, x, p.m_r);
+  check_bias("b_r2", b_r2, x, p.o);
+  check_algorithm(algo);
+  const Math math = math_of(p.dtype, allow_tf32);
+  const Sizes sizes = sizes_of(p);
+  const Place place(x);
+
+  const int64_t y_sizes[] = {p.n, p.o, p.h, p.w};
+  const Tensor y = torch::stable::empty({y_sizes, 4}, p.dtype, std::nullopt, x.device(), std::nullopt,
+                                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor u_l = new_middle(x, p, p.m_l), u_r = new_middle(x, p, p.m_r);
+  if (p.n == 0) return {y, u_l, u_r};
+
+  const ForwardPlan plan = plan_forward(sizes, math, layout_of(x), strides_of(y), is_aligned(y), place.gpu());
+  const Tensor workspace = new_workspace(x, plan.workspace_bytes);
+  const Weights w = dense(Weights{w_l1, w_l2, w_r1, w_r2});
+  const std::optional<Tensor> bias_l1 = dense(b_l1), bias_l2 = dense(b_l2), bias_r1 = dense(b_r1), bias_r2 = dense(b_r2);
+  ForwardTensors t = {};
+  t.x = x.const_data_ptr();
+  t.w_l1 = w.l1.const_data_ptr(), t.w_l2 = w.l2.const_data_ptr();
+  t.w_r1 = w.r1.const_data_ptr(), t.w_r2 = w.r2.const_data_ptr();
+  t.b_l1 = data_or_null(bias_l1), t.b_l2 = data_or_null(bias_l2);
+  t.b_r1 = data_or_null(bias_r1), t.b_r2 = data_or_null(bias_r2);
+  t.y = y.mutable_data_ptr(), t.u_l = u_l.mutable_data_ptr(), t.u_r = u_r.mutable_data_ptr();
+  check_cuda(run_forward(plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn");
+  return {y, u_l, u_r};
+}
+
+// The gradients in the order of the operator's results, which is that of the bits of `wanted`.
+enum Gradient { kX, kWl1, kWl2, kWr1, kWr2, kBl1, kBl2, kBr1, kBr2, kGradients };
+
+// Gradients of x and the weights have the strides that empty_like gives them; the kernels write those of weights dense.
+class Gradients {
+ public:
+  Gradients(const Tensor& x, const Weights& w, const Problem& p, int64_t wanted) : wanted_(wanted) {
+    const Tensor like[] = {x, w.l1, w.l2, w.r1, w.r2};
+    const int64_t bias_sizes[] = {p.m_l, p.o, p.m_r, p.o};
+    for (int i = 0; i < kGradients; ++i) {
+      if (!is_wanted(i)) {
+        results_.push_back(new_dense(x, {0}, p.dtype));
+      } else if (i < kBl1) {
+        results_.push_back(torch::stable::empty_like(like[i]));
+      } else {
+        results_.push_back(new_dense(x, {bias_sizes[i - kBl1]}, p.dtype));
+      }
+      const bool as_it_is = !is_wanted(i) || i == kX || results_[i].is_contiguous();
+      written_.push_back(as_it_is ? results_[i] : torch::stable::new_empty(x, results_[i].sizes(), p.dtype));
+    }
+  }
+
+  bool is_wanted(int i) const { return wanted_ >> i & 1; }
+  Wanted wanted() const {
+    const auto is = [this](Gradient g) { return is_wanted(g); };
+    return {is(kX), is(kWl1), is(kWl2), is(kWr1), is(kWr2), is(kBl1), is(kBl2), is(kBr1), is(kBr2)};
+  }
+  const Tensor& x() const { return results_[kX]; }
+  void* data(Gradient g) const { return is_wanted(g) ? written_[g].mutable_data_ptr() : nullptr; }
+
+  void zero() {
+    for (Tensor& result : results_) torch::stable::zero_(result);
+  }
+  void finish() {
+    for (int i = 0; i < kGradients; ++i) {
+      if (written_[i].get() != results_[i].get()) torch::stable::copy_(results_[i], written_[i]);
+    }
+  }
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> results() const {
+    const auto& r = results_;
+    return {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8]};
+  }
+
+ private:
+  int64_t wanted_;
+  std::vector<Tensor> results_, written_;
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gcn_backward(
+    const Tensor& dy, const Tensor& x, const Tensor& u_l, const Tensor& u_r, const Tensor& w_l1, const Tensor& w_l2,
+    const Tensor& w_r1, const Tensor& w_r2, const std::optional<Tensor>&, const std::optional<Tensor>&, int64_t wanted,
+    bool allow_tf32, const std::string& algo) {
+  const Weights given{w_l1, w_l2, w_r1, w_r2};
+  const Problem p = make_problem(x, given);
+  const auto check_middle = [&](const char* name, const Tensor& u, int64_t mid) {
+    STD_TORCH_CHECK(u.dim() == 4 && u.size(0) == p.n && u.size(1) == p.h && u.size(2) == p.w && u.size(3) == padded(mid) &&
+                        u.is_contiguous() && u.scalar_type() == p.dtype && u.device() == x.device(),
+                    name, ": expected the middle map that gcn returned");
+  };
+  check_middle("u_l", u_l, p.m_l);
+  check_middle("u_r", u_r, p.m_r);
+  STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == p.n && dy.size(1) == p.o && dy.size(2) == p.h && dy.size(3) == p.w &&
+                      dy.scalar_type() == p.dtype && dy.device() == x.device(),
+                  "dy: expected [N, O, H, W] with the dtype and device of x");
+  check_algorithm(algo);
+  const Math math = math_of(p.dtype, allow_tf32);
+  const Sizes sizes = sizes_of(p);
+  const Place place(x);
+
+  Gradients gradients(x, given, p, wanted);
+  if (p.n == 0) {  // sums of nothing
+    gradients.zero();
+    return gradients.results();
+  }
+  const Strides dx = gradients.is_wanted(kX) ? strides_of(gradients.x()) : Strides{};
+  const BackwardPlan plan = plan_backward(sizes, math, layout_of(x), strides_of(dy), dx, gradients.wanted(), place.gpu());
+  const Tensor workspace = new_workspace(x, plan.workspace_bytes);
+  const Weights w = dense(given);
+  BackwardTensors t = {};
+  t.dy = dy.const_data_ptr(), t.x = x.const_data_ptr();
+  t.u_l = u_l.const_data_ptr(), t.u_r = u_r.const_data_ptr();
+  t.w_l1 = w.l1.const_data_ptr(), t.w_l2 = w.l2.const_data_ptr();
+  t.w_r1 = w.r1.const_data_ptr(), t.w_r2 = w.r2.const_data_ptr();
+  t.dx = gradients.data(kX);
+  t.dw_l1 = gradients.data(kWl1), t.dw_l2 = gradients.data(kWl2);
+  t.dw_r1 = gradients.data(kWr1), t.dw_r2 = gradients.data(kWr2);
+  t.db_l1 = gradients.data(kBl1), t.db_l2 = gradients.data(kBl2);
+  t.db_r1 = gradients.data(kBr1), t.db_r2 = gradients.data(kBr2);
+  check_cuda(run_backward(plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn_backward");
+  gradients.finish();
+  return gradients.results();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(gcn_kernels, CUDA, m) {
+  m.impl("gcn", TORCH_BOX(&gcn));
+  m.impl("gcn_backward", TORCH_BOX(&gcn_backward));
+}
+
+}  // namespace gcn::cuda

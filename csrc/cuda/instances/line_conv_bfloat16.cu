@@ -1,0 +1,5 @@
+#include "../line_conv.cuh"
+
+namespace gcn::cuda {
+template int launch_line_conv<BFloat16>(LineTile, const LineConvParams&, int, int, Stream);
+}

@@ -1,0 +1,5 @@
+#include "../weight_grad.cuh"
+
+namespace gcn::cuda {
+template int launch_weight_grad<Half>(bool, bool, int, const WeightGradParams&, int, Stream);
+}

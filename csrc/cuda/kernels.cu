@@ -1,0 +1,90 @@
+// From a run-time choice of arithmetic to the kernels compiled for it. The three large ones are compiled in instances/, a file
+// for each arithmetic, so that they compile side by side.
+#include "channel_sum.cuh"
+#include "combine.cuh"
+#include "direct.cuh"
+#include "line_conv.cuh"
+#include "prepare.cuh"
+#include "weight_grad.cuh"
+
+namespace gcn::cuda {
+
+#define GCN_DECLARE_INSTANCES(M)                                                              \
+  extern template int launch_first_stage<M>(int, bool, const FirstStageParams&, int, Stream); \
+  extern template int launch_line_conv<M>(LineTile, const LineConvParams&, int, int, Stream); \
+  extern template int launch_weight_grad<M>(bool, bool, int, const WeightGradParams&, int, Stream);
+GCN_DECLARE_INSTANCES(Half)
+GCN_DECLARE_INSTANCES(BFloat16)
+GCN_DECLARE_INSTANCES(Tf32)
+GCN_DECLARE_INSTANCES(Fp32)
+#undef GCN_DECLARE_INSTANCES
+
+namespace {
+
+// Calls `run` with the tag of a tensor core arithmetic, or with a stored type.
+template <class Run>
+int with_math(Math math, const Run& run) {
+  switch (math) {
+    case Math::kHalf:
+      return run(Half{});
+    case Math::kBFloat16:
+      return run(BFloat16{});
+    case Math::kTf32:
+      return run(Tf32{});
+    case Math::kFloat:
+      return run(Fp32{});
+    case Math::kDouble:
+      break;
+  }
+  return cudaErrorInvalidValue;  // float64 has the direct kernels
+}
+
+template <class Run>
+int with_element(Math math, const Run& run) {
+  if (math == Math::kDouble) return run(double{});
+  return with_math(math, [&](auto m) { return run(Element<decltype(m)>{}); });
+}
+
+}  // namespace
+
+int prepare(Math math, const PrepareParams& p, int blocks, Stream s) {
+  if (math == Math::kDouble) return launch_prepare<double>(p, blocks, s);
+  return with_math(math, [&](auto m) { return launch_prepare<decltype(m)>(p, blocks, s); });
+}
+
+int first_stage(Math math, int column_blocks, bool channels_last, const FirstStageParams& p, int shared_bytes, Stream s) {
+  return with_math(math,
+                   [&](auto m) { return launch_first_stage<decltype(m)>(column_blocks, channels_last, p, shared_bytes, s); });
+}
+
+int combine(Math math, const CombineParams& p, Stream s) {
+  return with_math(math, [&](auto m) { return launch_combine<Element<decltype(m)>>(p, s); });
+}
+
+int line_conv(Math math, LineTile tile, const LineConvParams& p, int jobs, int shared_bytes, Stream s) {
+  return with_math(math, [&](auto m) { return launch_line_conv<decltype(m)>(tile, p, jobs, shared_bytes, s); });
+}
+
+int weight_grad(Math math, bool narrow, bool channels_last, int column_blocks, const WeightGradParams& p, int shared_bytes,
+                Stream s) {
+  return with_math(
+      math, [&](auto m) { return launch_weight_grad<decltype(m)>(narrow, channels_last, column_blocks, p, shared_bytes, s); });
+}
+
+int finish_weight_grad(Math math, const FinishWeightGradParams& p, Stream s) {
+  return with_math(math, [&](auto m) { return launch_finish_weight_grad<Element<decltype(m)>>(p, s); });
+}
+
+int channel_sum(Math math, const ChannelSumParams& p, Stream s) {
+  return with_element(math, [&](auto e) { return launch_channel_sum<decltype(e)>(p, s); });
+}
+
+int direct_conv(Math math, const DirectConv& p, Stream s) {
+  return with_element(math, [&](auto e) { return launch_direct_conv<decltype(e)>(p, s); });
+}
+
+int direct_weight_grad(Math math, const DirectWeightGrad& p, Stream s) {
+  return with_element(math, [&](auto e) { return launch_direct_weight_grad<decltype(e)>(p, s); });
+}
+
+}  // namespace gcn::cuda

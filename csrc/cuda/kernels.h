@@ -1,0 +1,228 @@
+// The parameters of every CUDA kernel as plain structs, and their launchers: all that host code sees of the kernels.
+//
+// Maps that kernels hand to each other are "padded maps": [N, H, W, channels], dense, the channels rounded up to a multiple of 8
+// and the padding zero, so that every pixel is whole 16-byte pieces and a product over the channels needs no mask.
+//
+// A "line" is a column of the map for a k x 1 convolution (axis 0) and a row for a 1 x k one (axis 1). Taps that can only ever
+// touch the zero padding (|tap - radius| >= length of the line) are left out by the plan: `taps` and `radius` below are what is
+// left, `skipped` counts the taps left out in front.
+#pragma once
+
+#include <cstdint>
+
+struct CUstream_st;  // what a cudaStream_t points to
+
+namespace gcn::cuda {
+
+enum class Math : int { kHalf, kBFloat16, kTf32, kFloat, kDouble };
+
+constexpr int kOctet = 8;         // channels are padded to a multiple of this
+constexpr int kPieceBytes = 16;   // what one asynchronous copy moves, and one row of a fragment
+constexpr int kBlockBytes = 64;   // depth of one k-block of a matrix product: two steps of the tensor cores
+constexpr int kTilePixels = 128;  // pixels of a first-stage tile
+
+// Any map; strides in elements.
+struct StridedMap {
+  const void* data;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+};
+
+// --- prepare: copies into the layouts that the kernels below read ---------------------------------------------------------
+
+// Any strided map -> padded map.
+struct PackMap {
+  const void* from;
+  void* to;                                        // [N, H, W, padded]
+  int64_t stride_n, stride_c, stride_h, stride_w;  // of `from`, in elements
+  int n, h, w, channels, padded;
+};
+
+// First weights [M, C, k] -> [group][k-block][column][64 bytes], column = (m, tap), tap fastest; see swizzle_rows().
+struct PackFirstWeights {
+  const void* from;
+  void* to;
+  int mid, channels, kernel;                            // sizes of `from`
+  int skipped;                                          // taps left out in front
+  int columns;                                          // of one group, with padding
+  int group_mid, group_taps, tap_groups, groups, taps;  // as in FirstStageBranch
+  int k_blocks;
+};
+
+// Weights of a line convolution -> [n-tile][phase][k-block][output channel of the tile][64 bytes].
+struct PackLineWeights {
+  struct Term {
+    const void* from;  // element (output o, input channel i, tap t) is from[o * stride_o + i * stride_i + t]
+    int64_t stride_o, stride_i;
+    int inputs, padded;  // input channels, and those of the padded map
+    int kernel, skipped, taps;
+    bool flip;  // tap t of the packed weights is tap kernel - 1 - t of `from`
+  } term[2];
+  void* to;
+  int terms, outputs, tile_outputs, n_tiles, chunk, phases, k_blocks;
+};
+
+struct PrepareParams {
+  PackMap map[2];
+  PackFirstWeights first[2];
+  PackLineWeights line[3];
+  int maps, firsts, lines;
+};
+
+// --- first stage: u_l and u_r from x --------------------------------------------------------------------------------------
+
+struct FirstStageBranch {
+  const void* weights;  // PackFirstWeights::to
+  const void* bias;     // [mid] or null; added here only where `u` is written
+  void* u;              // padded map, where every sum is complete within one block; or null and
+  float* partial;       // [slot][tile][mid][extent], slot = (split, group of taps)
+  int mid, mid_padded;
+  int taps, radius;
+  int length;      // of a line
+  int interleave;  // neighbouring lines that alternate in a tile: pixel order (line / G, position, line % G)
+  int overhang;    // positions on either side of a tile that its pixels contribute to; 0 if tiles hold whole lines
+  int group_mid;   // middle channels of one block
+  int group_taps;  // taps of one block, all of them if tap_groups is 1
+  int tap_groups, groups;
+};
+
+struct FirstStageParams {
+  const void* x;
+  uint32_t stride_n, stride_c, stride_h, stride_w;  // of x, in pieces; the contiguous dimension's is not used
+  int n, c, h, w;
+  int tiles, splits, k_blocks;
+  FirstStageBranch branch[2];  // 0: columns (u_l), 1: rows (u_r)
+};
+
+// Sums the slots and overhangs of the first stage in a fixed order, adds the bias, writes u.
+struct CombineParams {
+  FirstStageBranch branch[2];
+  const void* bias[2];
+  void* u[2];
+  int n, h, w, tiles, slots[2];
+};
+
+// --- line convolution: y, du_l and du_r, dx ------------------------------------------------------------------------------
+
+struct LineTerm {
+  const void* map;  // padded map
+  int channels;     // of the map, with padding
+  int taps, radius, axis;
+};
+
+struct LineConv {
+  LineTerm term[2];
+  int terms;
+  const void* weights;  // PackLineWeights::to
+  const void* bias[2];  // [outputs] or null
+  void* out;
+  int64_t stride_n, stride_c, stride_h, stride_w;  // of `out`, in elements
+  int outputs, outputs_written;                    // zeros from `outputs` on
+  bool vector;                                     // 16-byte stores are aligned
+  int n, h, w;
+  int tile_h, tile_w, tiles_h, tiles_w;
+  int chunk, phases, k_blocks;  // channels of the maps that are in shared memory at a time; k-blocks per phase in `weights`
+};
+
+struct LineConvParams {
+  LineConv job[2];
+};
+
+enum class LineTile : int { kNarrow, kNarrowSmall, kMedium, kWide, kWideSmall };
+
+// --- weight gradients -----------------------------------------------------------------------------------------------------
+
+struct WeightGradBranch {
+  const void* map;  // padded map
+  int channels;     // with padding
+  int taps, radius, axis;
+  int blocks;       // of 8 columns: channels / 8 * taps, tap fastest
+  int groups;       // thread blocks over them
+  int first_block;  // where they stand in a row of `partial`
+  int octets;       // octets of channels that one group may touch
+};
+
+struct WeightGradParams {
+  const void* a;
+  uint32_t stride_n, stride_c, stride_h, stride_w;  // of a, in pieces
+  int channels;                                     // of a
+  int n, h, w;
+  int patch_h, patch_w, patches_h, patches_w;
+  int splits, blocks_per_row;
+  float* partial;  // [split][channels][blocks_per_row][8]
+  WeightGradBranch branch[2];
+};
+
+struct FinishWeightGrad {
+  const float* partial;
+  void* out;  // element (a, b, t) at out[a * stride_a + b * stride_b + t]
+  int64_t stride_a, stride_b;
+  int splits, channels_a, channels_b, blocks_per_row, first_block, taps, skipped, kernel;
+  bool flip;
+  StridedMap a, b;  // what was multiplied
+  int axis, n, h, w;
+};
+
+struct FinishWeightGradParams {
+  FinishWeightGrad job[4];
+  int jobs;
+};
+
+// --- bias gradients --------------------------------------------------------------------------------------------------------
+
+struct ChannelSum {
+  const void* map;  // padded map
+  void* partial;    // [chunk][channels], in the accumulator's type
+  void* out[2];     // [outputs], or null
+  int channels, outputs;
+};
+
+struct ChannelSumParams {
+  ChannelSum job[3];
+  int jobs, chunks;
+  int64_t pixels;
+};
+
+// --- direct kernels: any size, any dtype, no tensor cores -----------------------------------------------------------------
+
+struct DirectConv {
+  struct Term {
+    StridedMap map;
+    const void* weights;  // element (o, i, t) at weights[o * stride_o + i * stride_i + t]
+    int64_t stride_o, stride_i;
+    int inputs, kernel, axis;
+    bool flip;
+    const void* bias;
+  } term[2];
+  int terms;
+  void* out;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  int outputs, outputs_written, n, h, w;
+};
+
+struct DirectWeightGrad {
+  StridedMap a, b;  // out(a, b, t) = sum over pixels of a[p] b[p + t - kernel / 2]
+  void* out;
+  int64_t stride_a, stride_b;
+  int channels_a, channels_b, kernel, axis, n, h, w;
+  bool flip;
+};
+
+// --- launchers ------------------------------------------------------------------------------------------------------------
+
+// Each returns a cudaError_t as a number; 0 is success.
+struct Stream {
+  CUstream_st* stream;
+  bool dependent;  // start before the previous kernel has ended (programmatic dependent launch), as the kernels allow
+};
+
+int prepare(Math, const PrepareParams&, int blocks, Stream);
+int first_stage(Math, int column_blocks, bool channels_last, const FirstStageParams&, int shared_bytes, Stream);
+int combine(Math, const CombineParams&, Stream);
+int line_conv(Math, LineTile, const LineConvParams&, int jobs, int shared_bytes, Stream);
+int weight_grad(Math, bool narrow, bool channels_last, int column_blocks, const WeightGradParams&, int shared_bytes, Stream);
+int finish_weight_grad(Math, const FinishWeightGradParams&, Stream);
+int channel_sum(Math, const ChannelSumParams&, Stream);
+int direct_conv(Math, const DirectConv&, Stream);
+int direct_weight_grad(Math, const DirectWeightGrad&, Stream);
+
+}  // namespace gcn::cuda

@@ -1,0 +1,305 @@
+// Convolutions along lines of narrow maps, as one implicit matrix product: the second stage and both input gradients.
+//
+//   out[p, o] = sum over terms, taps t, channels i of  map[p + (t - radius) along the term's axis, i] w[o, i, t]  + biases
+//
+//   second stage    y    = (u_l, along rows, w_l2) + (u_r, along columns, w_r2) + b_l2 + b_r2
+//   its gradients   du_l = (dy, along rows, w_l2 flipped), du_r = (dy, along columns, w_r2 flipped), one launch
+//   first stage's   dx   = (du_l, along columns, w_l1 flipped) + (du_r, along rows, w_r1 flipped), one accumulator
+//
+// Who owns what: a block has a rectangle of pixels (128 or 256, or 32 or 64 of a small map) and a tile of output channels; its
+// warps share them as line_tile_shape() says. The maps' pixels under the rectangle, with the terms' halos, lie in shared memory
+// once
+// ("windows", zero outside the image); a tap is a step of the address at which ldmatrix reads a row of A. The depth runs over
+// (term, tap, piece of channels) without gaps between taps; weights are packed in that order and stream through a ring of stages.
+// Maps with many channels are taken in phases of `chunk` channels.
+//
+// Shared memory: windows of both terms, (tile + halo) * (pieces | 1) * 16 bytes; the table of steps, 4 bytes a piece; one piece
+// of zeros, which pads the depth (a real zero: a padding weight times NaN would not be one); 3 stages of weights [outputs][64 B],
+// times 4 where the warps share the depth. After the loop the output tile takes the windows' place.
+//
+// Cost of a step, 16-bit, kWide: 4 + 4 ldmatrix.x4 for 32 HMMA; for k = 15, M = 21 the depth is 2 * 15 * 24 = 720, 87 % of it
+// useful. dx: bound by the tensor cores; second stage: 8 % of the first's arithmetic or less, bound by latency and by reading u.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "fragment.cuh"
+#include "tiles.h"
+
+namespace gcn::cuda {
+
+template <class M, LineTile kTile>
+struct LineConvBlock {
+  using E = Element<M>;
+  static constexpr LineTileShape kShape = line_tile_shape(kTile);
+  static constexpr int kPixels = kShape.pixels(), kOutputs = kShape.outputs();
+  static constexpr int kStageBytes = line_stage_bytes(kShape);
+  static constexpr int kStagePieces = kStageBytes / kPieceBytes;
+  static constexpr uint32_t kPadding = 0xffffffffu;  // a step of the table that pads the depth
+  using Accumulators = float[kShape.blocks_m][kShape.blocks_n][4];
+
+  const LineConv& p;
+  unsigned char* shared;
+  const int lane, warp_m, warp_n, warp_k;
+  int n = 0, h0 = 0, w0 = 0, n_tile = 0;  // of the block
+  int zero_at = 0, table_at = 0, stages_at = 0;
+
+  GCN_DEVICE int window_h(const LineTerm& t) const { return p.tile_h + (t.axis == 0 ? 2 * t.radius : 0); }
+  GCN_DEVICE int window_w(const LineTerm& t) const { return p.tile_w + (t.axis == 1 ? 2 * t.radius : 0); }
+  GCN_DEVICE int pixel_bytes() const { return window_pixel_bytes(p.chunk / kPiece<E>, kPieceBytes); }
+  GCN_DEVICE int window_bytes(int term) const {
+    return term < p.terms ? window_h(p.term[term]) * window_w(p.term[term]) * pixel_bytes() : 0;
+  }
+  // Pieces of one pixel of a term's map in a phase.
+  GCN_DEVICE int pieces(int term, int phase) const {
+    return term < p.terms ? max(0, min(p.chunk, p.term[term].channels - phase * p.chunk)) / kPiece<E> : 0;
+  }
+
+  GCN_DEVICE void find_block() {
+    int tile = blockIdx.x;
+    w0 = tile % p.tiles_w * p.tile_w, tile /= p.tiles_w;
+    h0 = tile % p.tiles_h * p.tile_h, n = tile / p.tiles_h;
+    n_tile = blockIdx.y;
+    zero_at = window_bytes(0) + window_bytes(1);
+    table_at = zero_at + kPieceBytes;
+    stages_at = table_at + p.k_blocks * kPieceBytes;  // four entries of four bytes a k-block
+  }
+
+  // The table names, for each piece of the depth, the step from a pixel's place in the window: bytes * 2 + term.
+  GCN_DEVICE void write_table(int phase, int k_blocks) const {
+    uint32_t* table = reinterpret_cast<uint32_t*>(shared + table_at);
+    const int pieces0 = pieces(0, phase), pieces1 = pieces(1, phase), depth0 = p.term[0].taps * pieces0;
+    const int depth = depth0 + (p.terms > 1 ? p.term[1].taps * pieces1 : 0);
+    for (int i = threadIdx.x; i < k_blocks * 4; i += kThreads) {
+      uint32_t entry = kPadding;
+      if (i < depth) {
+        const int term = i >= depth0, at = term ? i - depth0 : i, per_tap = term ? pieces1 : pieces0;
+        const LineTerm& t = p.term[term];
+        const int tap_bytes = (t.axis == 0 ? window_w(t) : 1) * pixel_bytes();
+        entry = uint32_t((term ? window_bytes(0) : 0) + at / per_tap * tap_bytes + at % per_tap * kPieceBytes) * 2 + term;
+      }
+      store_shared(table + i, entry);
+    }
+    for (int i = threadIdx.x; i < kPieceBytes / 4; i += kThreads) {
+      store_shared(reinterpret_cast<uint32_t*>(shared + zero_at) + i, 0u);
+    }
+  }
+
+  GCN_DEVICE void load_window(int term, int phase) const {
+    const LineTerm& t = p.term[term];
+    const int per_pixel = pieces(term, phase), width = window_w(t), count = window_h(t) * width * per_pixel;
+    const int first_h = h0 - (t.axis == 0 ? t.radius : 0), first_w = w0 - (t.axis == 1 ? t.radius : 0);
+    unsigned char* window = shared + (term ? window_bytes(0) : 0);
+    const E* map = static_cast<const E*>(t.map) + phase * p.chunk;
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const int pixel = i / per_pixel, piece = i - pixel * per_pixel;
+      const int h = first_h + pixel / width, w = first_w + pixel % width;
+      const bool valid = h >= 0 && h < p.h && w >= 0 && w < p.w;
+      const int64_t from = ((int64_t(n) * p.h + h) * p.w + w) * t.channels + piece * kPiece<E>;
+      copy_async<16>(window + pixel * pixel_bytes() + piece * kPieceBytes, valid ? map + from : t.map, valid);
+    }
+  }
+
+  GCN_DEVICE void load_weights(int phase, int k_block, int stage) const {
+    const int64_t block = (int64_t(n_tile) * p.phases + phase) * p.k_blocks + k_block;
+    const unsigned char* from = static_cast<const unsigned char*>(p.weights) + block * (kOutputs * kBlockBytes);
+    unsigned char* to = shared + stages_at + stage * kStageBytes;
+    for (int i = threadIdx.x; i < kStagePieces; i += kThreads) copy_async<16>(to + i * kPieceBytes, from + i * kPieceBytes, true);
+  }
+
+  // One k-block: `steps` is its part of the table, `weights` its part of a stage, `pixel_at` the lane's pixels in the windows.
+  GCN_DEVICE void multiply(Accumulators& acc, const uint32_t* steps, const unsigned char* weights,
+                           const int (&pixel_at)[2][kShape.blocks_m]) const {
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      const uint32_t entry = load_shared(steps + step * 2 + a_half(lane));
+      uint32_t a[kShape.blocks_m][4];
+#pragma unroll
+      for (int i = 0; i < kShape.blocks_m; ++i) {
+        const int pixel = entry & 1 ? pixel_at[1][i] : pixel_at[0][i];
+        ldmatrix_x4(a[i], shared + (entry == kPadding ? zero_at : pixel + int(entry >> 1)));
+        round_operand<M>(a[i]);
+      }
+      const int row0 = warp_n * kShape.blocks_n * 8;
+#pragma unroll
+      for (int j = 0; j + 1 < kShape.blocks_n; j += 2) {
+        uint32_t w[4];
+        ldmatrix_x4(w, weights + swizzle_rows(row0 + j * 8 + b_row(lane), step * 2 + b_half(lane)) * kPieceBytes);
+#pragma unroll
+        for (int i = 0; i < kShape.blocks_m; ++i) {
+          mma(acc[i][j], a[i], {w[0], w[1]}, M{});
+          mma(acc[i][j + 1], a[i], {w[2], w[3]}, M{});
+        }
+      }
+      if constexpr (kShape.blocks_n % 2) {
+        constexpr int j = kShape.blocks_n - 1;
+        uint32_t w[2];
+        ldmatrix_x2(w, weights + swizzle_rows(row0 + j * 8 + (lane & 7), step * 2 + b_half(lane)) * kPieceBytes);
+#pragma unroll
+        for (int i = 0; i < kShape.blocks_m; ++i) mma(acc[i][j], a[i], w, M{});
+      }
+    }
+  }
+
+  GCN_DEVICE void run_phase(Accumulators& acc, int phase, const int (&pixel_at)[2][kShape.blocks_m]) const {
+    const int depth = p.term[0].taps * pieces(0, phase) + (p.terms > 1 ? p.term[1].taps * pieces(1, phase) : 0);
+    constexpr int kRound = 4 * kShape.warps_k;
+    const int rounds = (depth + kRound - 1) / kRound;  // of one k-block for each warp along the depth
+    write_table(phase, rounds * kShape.warps_k);
+    for (int term = 0; term < p.terms; ++term) load_window(term, phase);
+    const auto load = [&](int round) {
+      if (round < rounds) load_weights(phase, round * kShape.warps_k, round % kLineStages);
+      copy_commit();  // the windows belong to the first group
+    };
+    for (int i = 0; i < kLineStages - 1; ++i) load(i);
+    for (int round = 0; round < rounds; ++round) {
+      copy_wait<kLineStages - 2>();
+      __syncthreads();
+      load(round + kLineStages - 1);
+      const int k_block = round * kShape.warps_k + warp_k;
+      multiply(acc, reinterpret_cast<const uint32_t*>(shared + table_at) + k_block * 4,
+               shared + stages_at + round % kLineStages * kStageBytes + warp_k * (kOutputs * kBlockBytes), pixel_at);
+    }
+    copy_wait<0>();
+    __syncthreads();  // before the windows are overwritten
+  }
+
+  // Adds the accumulators of the warps that share the depth, in their order, into those of the first.
+  GCN_DEVICE void add_warps(Accumulators& acc) const {
+    constexpr int kCount = kShape.blocks_m * kShape.blocks_n * 4;
+    float* sums = reinterpret_cast<float*>(shared);
+    float* mine = &acc[0][0][0];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (warp_k > 0) store_shared(sums + ((warp_k - 1) * kCount + i) * 32 + lane, mine[i]);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      for (int k = 1; k < kShape.warps_k && warp_k == 0; ++k) mine[i] += load_shared(sums + ((k - 1) * kCount + i) * 32 + lane);
+    }
+    __syncthreads();
+  }
+
+  // Of both convolutions.
+  GCN_DEVICE float bias_of(int o) const {
+    float bias = 0;
+    for (const void* b : p.bias) {
+      if (b && o < p.outputs) bias += to_float(static_cast<const E*>(b)[o]);
+    }
+    return bias;
+  }
+
+  // The tile goes through shared memory with the output's contiguous dimension last, so that stores are whole pieces.
+  GCN_DEVICE void write(const Accumulators& acc) const {
+    const bool channels_last = p.stride_c == 1;
+    const int minor = channels_last ? kOutputs : kPixels, row = minor + kPiece<E>, first_output = n_tile * kOutputs;
+    E* tile = reinterpret_cast<E*>(shared);
+    if (warp_k == 0) {
+      const int step_m = channels_last ? row : 1, step_n = channels_last ? 1 : row;
+      E* corner = tile + (warp_m * kShape.blocks_m * 16 + c_row(lane, 0)) * step_m +
+                  (warp_n * kShape.blocks_n * 8 + c_column(lane, 0)) * step_n;
+#pragma unroll
+      for (int j = 0; j < kShape.blocks_n; ++j) {
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          const int o = first_output + (warp_n * kShape.blocks_n + j) * 8 + c_column(lane, odd);
+          const float bias = bias_of(o);
+#pragma unroll
+          for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
+            // Padding is zero, whatever Inf * 0 made of it.
+            const float value = o < p.outputs ? acc[i / 2][j][i % 2 * 2 + odd] + bias : 0.0f;
+            store_shared(corner + i * 8 * step_m + (j * 8 + odd) * step_n, from_float<E>(value));
+          }
+        }
+      }
+    }
+    __syncthreads();
+
+    const int per_row = minor / kPiece<E>, major = channels_last ? kPixels : kOutputs;
+    for (int i = threadIdx.x; i < major * per_row; i += kThreads) {
+      const int major_at = i / per_row, minor_at = i % per_row * kPiece<E>;
+      const int pixel = channels_last ? major_at : minor_at, output = channels_last ? minor_at : major_at;
+      const E* from = tile + major_at * row + minor_at;
+      const int h = h0 + pixel / p.tile_w, w = w0 + pixel % p.tile_w, o = first_output + output;
+      if (p.vector) {  // a piece is inside as a whole, or not at all
+        if (h < p.h && w < p.w && o < p.outputs_written) {
+          *reinterpret_cast<uint4*>(out_at(h, w, o)) = load_shared(reinterpret_cast<const uint4*>(from));
+        }
+        continue;
+      }
+      for (int k = 0; k < kPiece<E>; ++k) {
+        const int pixel_k = channels_last ? pixel : pixel + k, o_k = channels_last ? o + k : o;
+        const int h_k = h0 + pixel_k / p.tile_w, w_k = w0 + pixel_k % p.tile_w;
+        if (h_k < p.h && w_k < p.w && o_k < p.outputs_written) *out_at(h_k, w_k, o_k) = load_shared(from + k);
+      }
+    }
+  }
+
+  GCN_DEVICE E* out_at(int h, int w, int o) const {
+    return static_cast<E*>(p.out) + (n * p.stride_n + h * p.stride_h + w * p.stride_w + o * p.stride_c);
+  }
+
+  GCN_DEVICE void run() {
+    find_block();
+    int pixel_at[2][kShape.blocks_m];
+#pragma unroll
+    for (int i = 0; i < kShape.blocks_m; ++i) {
+      const int pixel = (warp_m * kShape.blocks_m + i) * 16 + a_row(lane), h = pixel / p.tile_w, w = pixel % p.tile_w;
+      for (int term = 0; term < 2; ++term) pixel_at[term][i] = (h * window_w(p.term[term]) + w) * pixel_bytes();
+    }
+    float acc[kShape.blocks_m][kShape.blocks_n][4] = {};
+    wait_for_dependencies();
+    for (int phase = 0; phase < p.phases; ++phase) run_phase(acc, phase, pixel_at);
+    if constexpr (kShape.warps_k > 1) add_warps(acc);
+    write(acc);
+  }
+};
+
+// Grid: x = rectangle of pixels, y = tile of output channels, z = job.
+template <class M, LineTile kTile>
+__global__ void __launch_bounds__(kThreads) line_conv_kernel(GCN_PARAMS LineConvParams p) {
+  GCN_DYNAMIC_SHARED(shared);
+  launch_dependents();
+  using Block = LineConvBlock<M, kTile>;
+  const LineConv& job = p.job[blockIdx.z];
+  // Jobs of one launch may differ in size.
+  if (int(blockIdx.x) >= job.n * job.tiles_h * job.tiles_w || int(blockIdx.y) * Block::kOutputs >= job.outputs_written) return;
+  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  constexpr LineTileShape s = Block::kShape;
+  Block{job, shared, lane, warp / s.warps_k % s.warps_m, warp / s.warps_k / s.warps_m, warp % s.warps_k}.run();
+}
+
+template <class M, LineTile kTile>
+int launch_line_conv_tile(const LineConvParams& p, int jobs, int shared_bytes, Stream s) {
+  unsigned rectangles = 0, n_tiles = 0;
+  for (int i = 0; i < jobs; ++i) {
+    const LineConv& j = p.job[i];
+    rectangles = std::max(rectangles, unsigned(j.n) * j.tiles_h * j.tiles_w);
+    n_tiles =
+        std::max(n_tiles, unsigned(j.outputs_written + line_tile_shape(kTile).outputs() - 1) / line_tile_shape(kTile).outputs());
+  }
+  const Launch how{dim3(rectangles, n_tiles, jobs), kThreads, size_t(shared_bytes), s.stream, s.dependent};
+  return launch(line_conv_kernel<M, kTile>, how, p);
+}
+
+template <class M>
+int launch_line_conv(LineTile tile, const LineConvParams& p, int jobs, int shared_bytes, Stream s) {
+  switch (tile) {
+    case LineTile::kNarrow:
+      return launch_line_conv_tile<M, LineTile::kNarrow>(p, jobs, shared_bytes, s);
+    case LineTile::kNarrowSmall:
+      return launch_line_conv_tile<M, LineTile::kNarrowSmall>(p, jobs, shared_bytes, s);
+    case LineTile::kMedium:
+      return launch_line_conv_tile<M, LineTile::kMedium>(p, jobs, shared_bytes, s);
+    case LineTile::kWide:
+      if constexpr (!std::is_same_v<M, Fp32>) return launch_line_conv_tile<M, LineTile::kWide>(p, jobs, shared_bytes, s);
+      break;  // as line_conv_compiled() says
+    case LineTile::kWideSmall:
+      return launch_line_conv_tile<M, LineTile::kWideSmall>(p, jobs, shared_bytes, s);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace gcn::cuda

@@ -1,0 +1,584 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+#include "tiles.h"
+
+namespace gcn::cuda {
+namespace {
+
+// A size that the tensor core kernels do not take; what() says why.
+struct TooLarge : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+int piece_elements(Math math) { return kPieceBytes / element_bytes(math); }
+double fma_per_clock(Math math, const Gpu& gpu) {
+  return math == Math::kTf32 ? gpu.fma_16bit / 2 : math == Math::kFloat ? gpu.fma_16bit / 6 : gpu.fma_16bit;
+}
+int blocks_per_multiprocessor(int shared_bytes, int most, const Gpu& gpu) {
+  constexpr int kReserved = 1024;  // by the system, of each block's shared memory
+  return std::max(1, std::min(most, gpu.shared_per_multiprocessor / (shared_bytes + kReserved)));
+}
+void require_shared(const char* kernel, int64_t bytes, const Gpu& gpu) {
+  if (bytes > gpu.shared_per_block) {
+    throw TooLarge(std::string(kernel) + " would need " + std::to_string(bytes) + " bytes of shared memory, the GPU has " +
+                   std::to_string(gpu.shared_per_block));
+  }
+}
+
+// Hands out places in the workspace.
+size_t take(size_t& total, size_t bytes) {
+  const size_t at = total;
+  total += size_t(round_up(int64_t(bytes), 256));
+  return at;
+}
+
+// --- what is launched, and how long it should take ---------------------------------------------------------------------
+
+// From a block's start to the steady state of its main loop, and its last stores; and of a kernel without a main loop.
+constexpr double kFillClocks = 2500, kSmallFillClocks = 1000;
+
+// Adds a launch whose busiest multiprocessor computes for `clocks`, with `bytes` of device memory and L2 traffic.
+void note(Plan& plan, const Gpu& gpu, const char* kernel, int64_t blocks, int threads, int shared, int per_sm, double clocks,
+          double flops, double bytes) {
+  const double fill = clocks > 0 ? kFillClocks : kSmallFillClocks;
+  const double work = std::max((clocks + fill) / gpu.clock, bytes / gpu.memory);
+  const double seconds = work + (plan.launches.empty() ? gpu.launch : gpu.dependent_launch);
+  plan.launches.push_back(
+      {kernel, blocks, threads, shared, per_sm, double(blocks) / (double(per_sm) * gpu.multiprocessors), flops, bytes, seconds});
+}
+
+// Blocks on the busiest multiprocessor. Blocks that share one also share its tensor cores.
+double busiest(int64_t blocks, const Gpu& gpu) { return double(ceil_div(blocks, gpu.multiprocessors)); }
+
+// --- x ---------------------------------------------------------------------------------------------------------------------
+
+Strides padded_strides(const Sizes& s, int channels) { return {s.h * s.w * channels, 1, s.w * channels, channels}; }
+
+SourcePlan plan_source(const Sizes& s, Math math, const MapLayout& x) {
+  const int64_t piece = piece_elements(math);
+  // The stride of a dimension of one element says nothing.
+  const Strides t{s.n > 1 ? x.strides.n : 0, s.c > 1 ? x.strides.c : 1, s.h > 1 ? x.strides.h : 0, s.w > 1 ? x.strides.w : 1};
+  const auto whole = [&](int64_t stride) { return stride % piece == 0; };
+  const auto reaches = [&](const Strides& p) {  // offsets are 32-bit numbers of pieces
+    return (s.n - 1) * p.n + (s.h - 1) * p.h + (s.c - 1) * p.c + (s.w - 1) * p.w < std::numeric_limits<uint32_t>::max();
+  };
+  if (x.aligned && t.c == 1 && s.c % piece == 0 && whole(t.n) && whole(t.h) && (s.w == 1 || whole(t.w))) {
+    const Strides pieces{t.n / piece, 0, t.h / piece, s.w == 1 ? 0 : t.w / piece};
+    if (reaches(pieces)) return {false, true, pieces};
+  }
+  if (x.aligned && t.w == 1 && s.w % piece == 0 && whole(t.n) && whole(t.h) && (s.c == 1 || whole(t.c))) {
+    const Strides pieces{t.n / piece, s.c == 1 ? 0 : t.c / piece, t.h / piece, 0};
+    if (reaches(pieces)) return {false, false, pieces};
+  }
+  const Strides own = padded_strides(s, padded(s.c));
+  const Strides pieces{own.n / piece, 0, own.h / piece, own.w / piece};
+  if (!reaches(pieces)) throw TooLarge("x has more than 2^32 16-byte pieces");
+  return {true, true, pieces};
+}
+
+size_t padded_map_bytes(const Sizes& s, int64_t channels, Math math) {
+  return size_t(s.n * s.h * s.w) * padded(channels) * element_bytes(math);
+}
+
+// --- first stage -------------------------------------------------------------------------------------------------------------
+
+// How a branch's columns are dealt out to blocks of at most `columns`.
+void group_columns(FirstStagePlan::Branch& b, int columns) {
+  if (b.taps.taps <= columns) {
+    const int most = std::min(kGroupMidMax, columns / b.taps.taps);
+    b.group_mid = int(ceil_div(b.mid, ceil_div(b.mid, most)));  // of nearly equal size
+    b.group_taps = b.taps.taps;
+    b.tap_groups = 1;
+    b.groups = int(ceil_div(b.mid, b.group_mid));
+  } else {
+    b.group_mid = 1;
+    b.tap_groups = int(ceil_div(b.taps.taps, columns));
+    b.group_taps = int(ceil_div(b.taps.taps, b.tap_groups));
+    b.tap_groups = int(ceil_div(b.taps.taps, b.group_taps));
+    b.groups = b.mid * b.tap_groups;
+  }
+}
+
+// Blocks of 8 columns that are multiplied, over all groups.
+int64_t used_column_blocks(const FirstStagePlan::Branch& b) {
+  int64_t used = 0;
+  for (int g = 0; g < b.groups; ++g) {
+    const int first_mid = g / b.tap_groups * b.group_mid, first_tap = g % b.tap_groups * b.group_taps;
+    used += ceil_div(std::min(b.group_mid, b.mid - first_mid) * std::min(b.group_taps, b.taps.taps - first_tap), 8);
+  }
+  return used;
+}
+
+// Clocks of one k-block for one SM, summed over the groups of both branches: tensor cores or shared memory.
+double first_stage_step_clocks(const FirstStagePlan& f, Math math, const Gpu& gpu) {
+  double clocks = 0;
+  for (const auto& b : f.branch) {
+    const double columns = 8.0 * double(used_column_blocks(b)), depth = kBlockBytes / element_bytes(math);
+    const double tensor = kTilePixels * columns * depth / fma_per_clock(math, gpu);
+    const double shared = (b.groups * double(kTilePixels) * kBlockBytes + 4 * columns * kBlockBytes) / 128;
+    clocks += std::max(tensor, shared);
+  }
+  return clocks;
+}
+
+double first_stage_clocks(const FirstStagePlan& f, Math math, const Gpu& gpu, int splits) {
+  constexpr double kEpilogueClocks = 700;  // of a block: about half of it runs under another block's main loop
+  const int items = f.branch[0].groups + f.branch[1].groups;
+  const double block = first_stage_step_clocks(f, math, gpu) / items * double(ceil_div(f.k_blocks, splits)) + kEpilogueClocks;
+  return busiest(int64_t(f.tiles) * items * splits, gpu) * block;
+}
+
+double partial_floats(const FirstStagePlan& f, int splits) {
+  double floats = 0;
+  for (const auto& b : f.branch) {
+    if (splits * b.tap_groups > 1 || b.overhang) {
+      floats += double(splits) * b.tap_groups * f.tiles * b.mid * (kTilePixels + 2 * b.overhang);
+    }
+  }
+  return floats;
+}
+
+FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& source, const Gpu& gpu) {
+  FirstStagePlan f{};
+  const int interleave = source.channels_last ? 1 : piece_elements(math);
+  const int64_t pixels = s.n * s.h * s.w;
+  if (pixels > std::numeric_limits<int32_t>::max() - 2 * kTilePixels) throw TooLarge("x has more than 2^31 pixels");
+  for (int axis = 0; axis < 2; ++axis) {
+    auto& b = f.branch[axis];
+    b.length = int(axis == 0 ? s.h : s.w);
+    b.taps = clip_taps(axis == 0 ? s.k1 : s.k3, b.length, axis);
+    b.mid = int(axis == 0 ? s.m_l : s.m_r);
+    b.interleave = axis == 0 ? interleave : 1;
+    b.overhang = kTilePixels % (b.length * b.interleave) == 0 ? 0 : b.taps.radius * b.interleave;
+  }
+
+  // The number of columns that leaves least empty; each further block reads x once more.
+  double least = std::numeric_limits<double>::infinity();
+  for (int column_blocks : kFirstStageColumnBlocks) {
+    if (!first_stage_compiled(math, column_blocks)) continue;
+    double cost = 0;
+    FirstStagePlan trial = f;
+    for (auto& b : trial.branch) {
+      group_columns(b, 8 * column_blocks);
+      cost += double(used_column_blocks(b)) + 1.5 * b.groups;
+    }
+    if (cost < least) least = cost, trial.column_blocks = column_blocks, f = trial;
+  }
+
+  f.tiles = int(ceil_div(pixels, kTilePixels));
+  f.k_blocks = int(ceil_div(s.c, kBlockBytes / element_bytes(math)));
+  if (int64_t(f.tiles) * (f.branch[0].groups + f.branch[1].groups) > std::numeric_limits<int32_t>::max()) {
+    throw TooLarge("the first stage would have more than 2^31 blocks");
+  }
+  int sums = 0;
+  for (const auto& b : f.branch) sums = std::max(sums, b.group_mid * (kTilePixels + 2 * b.overhang));
+  f.shared_bytes = first_stage_shared_bytes(f.column_blocks, sums);
+  require_shared("the first stage", f.shared_bytes, gpu);
+
+  // Splits of the channels: small maps would leave multiprocessors idle, but sums have to be completed.
+  constexpr int kSplitsMax = 32;
+  double best = std::numeric_limits<double>::infinity();
+  for (int splits = 1; splits <= std::min(kSplitsMax, f.k_blocks); ++splits) {
+    const double completing = 8 * partial_floats(f, splits) / gpu.l2 + (partial_floats(f, splits) > 0 ? gpu.dependent_launch : 0);
+    const double seconds = first_stage_clocks(f, math, gpu, splits) / gpu.clock + completing;
+    if (seconds < best) best = seconds, f.splits = splits;
+  }
+  for (auto& b : f.branch) {
+    b.slots = f.splits * b.tap_groups;
+    b.complete = b.slots == 1 && b.overhang == 0;
+    b.packed_bytes = size_t(b.groups) * f.k_blocks * f.column_blocks * 8 * kBlockBytes;
+    b.partial_bytes = b.complete ? 0 : size_t(b.slots) * f.tiles * b.mid * (kTilePixels + 2 * b.overhang) * 4;
+  }
+  return f;
+}
+
+// --- line convolution ----------------------------------------------------------------------------------------------------------
+
+LineTile choose_line_tile(Math math, int64_t outputs, int64_t pixels, int jobs, const Gpu& gpu) {
+  const auto blocks = [&](LineTile tile) {
+    const LineTileShape shape = line_tile_shape(tile);
+    return ceil_div(pixels, shape.pixels()) * ceil_div(outputs, shape.outputs()) * jobs;
+  };
+  if (outputs <= line_tile_shape(LineTile::kNarrow).outputs()) {
+    return blocks(LineTile::kNarrow) >= gpu.multiprocessors ? LineTile::kNarrow : LineTile::kNarrowSmall;
+  }
+  if (outputs <= line_tile_shape(LineTile::kMedium).outputs()) return LineTile::kMedium;
+  const bool wide = line_conv_compiled(math, LineTile::kWide) && blocks(LineTile::kWide) >= gpu.multiprocessors;
+  return wide ? LineTile::kWide : LineTile::kWideSmall;
+}
+
+int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
+  const LineTileShape shape = line_tile_shape(l.tile);
+  const int64_t pixel = window_pixel_bytes(l.chunk / piece_elements(math), kPieceBytes);
+  int64_t loop = kPieceBytes + int64_t(l.k_blocks) * kPieceBytes + kLineStages * line_stage_bytes(shape);
+  for (const auto& t : l.terms) {
+    const int halo = 2 * t.taps.radius;
+    loop += int64_t(l.tile_h + (t.taps.axis == 0 ? halo : 0)) * (l.tile_w + (t.taps.axis == 1 ? halo : 0)) * pixel;
+  }
+  const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
+  const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
+  const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
+  return std::max({loop, tile, warps});
+}
+
+// Clocks of one block.
+double line_block_clocks(const LineConvPlan& l, Math math, const Gpu& gpu) {
+  const LineTileShape shape = line_tile_shape(l.tile);
+  const double depth = double(l.k_blocks) * l.phases * kBlockBytes / element_bytes(math), bytes = depth * element_bytes(math);
+  const double tensor = double(shape.pixels()) * shape.outputs() * depth / fma_per_clock(math, gpu);
+  const double shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
+  return std::max(tensor, shared);
+}
+
+LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,
+                            int64_t outputs, int64_t outputs_written, const Strides& out, bool out_aligned, const Gpu& gpu) {
+  LineConvPlan l{};
+  l.tile = tile;
+  l.terms = terms;
+  l.outputs = int(outputs);
+  l.outputs_written = int(outputs_written);
+  l.out = out;
+  const LineTileShape shape = line_tile_shape(tile);
+  l.n_tiles = int(ceil_div(outputs_written, shape.outputs()));
+  const int piece = piece_elements(math);
+  int channels = 0;
+  for (const auto& t : terms) channels = std::max(channels, t.channels);
+
+  // Few phases, and two blocks to a multiprocessor if that can be had; within that, the rectangle with least to do.
+  constexpr int kChunkMax = 64;
+  for (int goal : {gpu.shared_per_multiprocessor / 2 - 1024, gpu.shared_per_block}) {
+    double least = std::numeric_limits<double>::infinity();
+    LineConvPlan best = l;
+    for (int phases = int(ceil_div(channels, kChunkMax)); phases <= ceil_div(channels, kOctet); ++phases) {
+      l.phases = phases;
+      l.chunk = int(round_up(ceil_div(channels, phases), kOctet));
+      if (ceil_div(channels, l.chunk) != phases) continue;
+      int64_t depth = 0;
+      for (const auto& t : terms) depth += int64_t(t.taps.taps) * std::min(l.chunk, t.channels) / piece;
+      l.k_blocks = int(round_up(ceil_div(depth, 4), shape.warps_k));
+      for (l.tile_h = 1; l.tile_h <= shape.pixels(); l.tile_h *= 2) {
+        l.tile_w = shape.pixels() / l.tile_h;
+        l.tiles_h = int(ceil_div(s.h, l.tile_h)), l.tiles_w = int(ceil_div(s.w, l.tile_w));
+        const int64_t bytes = line_shared_bytes(l, math);
+        if (bytes > goal) continue;
+        const bool scattered = out.c != 1 && l.tile_w < piece;  // stores would not be whole pieces
+        const double work = line_block_clocks(l, math, gpu) + phases * (double(bytes) / 32 + 500) + (scattered ? 5000 : 0);
+        const double cost = double(l.tiles_h) * l.tiles_w * work;
+        if (cost < least) least = cost, best = l;
+      }
+      if (least < std::numeric_limits<double>::infinity()) break;
+    }
+    if (least < std::numeric_limits<double>::infinity()) {
+      l = best;
+      l.shared_bytes = int(line_shared_bytes(l, math));
+      l.packed_bytes = size_t(l.n_tiles) * l.phases * l.k_blocks * shape.outputs() * kBlockBytes;
+      const auto whole = [&](int64_t stride, int64_t size) { return size == 1 || stride % piece == 0; };
+      const bool rows = whole(out.n, s.n) && whole(out.h, s.h);
+      l.vector = out_aligned && rows &&
+                 (out.c == 1 ? whole(out.w, s.w) && outputs_written % piece == 0
+                             : out.w == 1 && whole(out.c, outputs) && s.w % piece == 0 && l.tile_w % piece == 0);
+      return l;
+    }
+  }
+  throw TooLarge("the window of a line convolution does not fit shared memory");
+}
+
+// --- weight gradient -----------------------------------------------------------------------------------------------------------
+
+int64_t weight_grad_shared_bytes(const WeightGradPlan& g, Math math) {
+  int64_t window = 0;
+  for (const auto& b : g.branch) {
+    const int halo = 2 * b.taps.radius;
+    const int64_t pixels = int64_t(g.patch_h + (b.taps.axis == 0 ? halo : 0)) * (g.patch_w + (b.taps.axis == 1 ? halo : 0));
+    if (b.groups) window = std::max(window, pixels * window_pixel_bytes(b.octets, kOctet * element_bytes(math)));
+  }
+  const int64_t loop = kWeightGradStages * (weight_grad_a_bytes(g.narrow) + window);
+  const int64_t warps = g.narrow ? int64_t(g.column_blocks) * 2 * 4 * 32 * 4 : 0;
+  return std::max(loop, warps);
+}
+
+// The most octets of channels that one group of consecutive (octet, tap) blocks touches.
+int octets_of_groups(int blocks, int taps, int column_blocks) {
+  int most = 0;
+  for (int first = 0; first < blocks; first += column_blocks) {
+    most = std::max(most, (std::min(first + column_blocks, blocks) - 1) / taps - first / taps + 1);
+  }
+  return most;
+}
+
+double weight_grad_patch_clocks(const WeightGradPlan& g, Math math, const Gpu& gpu) {
+  const double rows = weight_grad_rows(g.narrow), columns = 8.0 * g.column_blocks, depth = patch_pixels(element_bytes(math));
+  const double tensor = rows * columns * depth / fma_per_clock(math, gpu);
+  const double shared = depth * element_bytes(math) * (rows + columns * (g.narrow ? 1 : 4)) / 128;
+  return std::max(tensor, shared);
+}
+
+WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, bool narrow, bool channels_last,
+                                const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2], const Gpu& gpu) {
+  WeightGradPlan g{};
+  g.narrow = narrow;
+  g.channels = int(channels);
+  for (int i = 0; i < 2; ++i) {
+    auto& b = g.branch[i];
+    b.taps = taps[i];
+    b.channels = padded(b_channels[i]);
+    b.blocks = wanted[i] ? b.channels / kOctet * b.taps.taps : 0;
+    b.first_block = g.blocks_per_row;
+    g.blocks_per_row += b.blocks;
+  }
+  double least = std::numeric_limits<double>::infinity();
+  for (int column_blocks : kWeightGradColumnBlocks) {
+    if (!weight_grad_compiled(math, column_blocks)) continue;
+    double cost = 0;
+    for (const auto& b : g.branch) cost += double(ceil_div(b.blocks, column_blocks)) * (column_blocks + 2);
+    if (cost < least) least = cost, g.column_blocks = column_blocks;
+  }
+  for (auto& b : g.branch) {
+    b.groups = int(ceil_div(b.blocks, g.column_blocks));
+    b.octets = octets_of_groups(b.blocks, b.taps.taps, g.column_blocks);
+  }
+
+  const int pixels = patch_pixels(element_bytes(math));
+  double fewest = std::numeric_limits<double>::infinity();
+  WeightGradPlan best = g;
+  for (g.patch_h = 1; g.patch_h <= pixels; g.patch_h *= 2) {
+    g.patch_w = pixels / g.patch_h;
+    if (!channels_last && g.patch_w < piece_elements(math)) continue;  // NCHW pieces are along a row
+    g.patches_h = int(ceil_div(s.h, g.patch_h)), g.patches_w = int(ceil_div(s.w, g.patch_w));
+    const int64_t bytes = weight_grad_shared_bytes(g, math);
+    if (bytes > gpu.shared_per_block) continue;
+    const double cost = double(g.patches_h) * g.patches_w * (weight_grad_patch_clocks(g, math, gpu) + double(bytes) / 64);
+    if (cost < fewest) fewest = cost, best = g;
+  }
+  if (fewest == std::numeric_limits<double>::infinity())
+    throw TooLarge("the window of a weight gradient does not fit shared memory");
+  g = best;
+  g.shared_bytes = int(weight_grad_shared_bytes(g, math));
+
+  const int64_t patches = s.n * g.patches_h * g.patches_w;
+  const int64_t blocks = (g.branch[0].groups + g.branch[1].groups) * ceil_div(channels, weight_grad_rows(narrow));
+  constexpr int64_t kSplitsMax = 64;
+  double quickest = std::numeric_limits<double>::infinity();
+  for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
+    const double clocks = weight_grad_patch_clocks(g, math, gpu) * double(ceil_div(patches, splits)) + 500;
+    const double partial = double(splits) * double(channels) * g.blocks_per_row * kOctet * 4;
+    const double seconds = busiest(blocks * splits, gpu) * clocks / gpu.clock + 2 * partial / gpu.l2;
+    if (seconds < quickest) quickest = seconds, g.splits = int(splits);
+  }
+  g.partial_bytes = size_t(g.splits) * size_t(channels) * g.blocks_per_row * kOctet * 4;
+  return g;
+}
+
+// --- notes of launches -----------------------------------------------------------------------------------------------------
+
+constexpr int kSmallKernelBlocks = 8;  // to a multiprocessor
+
+void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu) {
+  int64_t blocks = 0;
+  double clocks = 0, flops = 0, bytes = 0;
+  int shared = 0;
+  const Sizes& s = plan.sizes;
+  for (int i = 0; i < count; ++i) {
+    const LineConvPlan& l = *jobs[i];
+    const int64_t own = s.n * l.tiles_h * l.tiles_w * l.n_tiles;
+    blocks += own;
+    clocks = std::max(clocks, line_block_clocks(l, math, gpu));
+    const LineTileShape shape = line_tile_shape(l.tile);
+    const double depth = double(l.k_blocks) * l.phases * kBlockBytes / element_bytes(math);
+    flops += 2.0 * double(own) * shape.pixels() * shape.outputs() * depth;
+    bytes += double(s.n * s.h * s.w) * l.outputs_written * element_bytes(math);
+    for (const auto& t : l.terms) bytes += double(s.n * s.h * s.w) * t.channels * element_bytes(math);
+    shared = std::max(shared, l.shared_bytes);
+  }
+  const int per_sm = blocks_per_multiprocessor(shared, line_blocks_per_multiprocessor(jobs[0]->tile), gpu);
+  note(plan, gpu, name, blocks, kThreads, shared, per_sm, busiest(blocks, gpu) * clocks, flops, bytes);
+}
+
+void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, double a_bytes, Math math, const Gpu& gpu) {
+  const Sizes& s = plan.sizes;
+  const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
+  const int64_t blocks = (g.branch[0].groups + g.branch[1].groups) * tiles * g.splits;
+  const double per_block = weight_grad_patch_clocks(g, math, gpu) * double(ceil_div(patches, g.splits)) + 500;
+  const double flops = 2.0 * double(blocks) * double(patches) / g.splits * weight_grad_rows(g.narrow) * 8 * g.column_blocks *
+                       patch_pixels(element_bytes(math));
+  note(plan, gpu, name, blocks, kThreads, g.shared_bytes, blocks_per_multiprocessor(g.shared_bytes, 2, gpu),
+       busiest(blocks, gpu) * per_block, flops, a_bytes + double(g.partial_bytes));
+}
+
+void note_small(Plan& plan, const Gpu& gpu, const char* name, double bytes) {
+  note(plan, gpu, name, int64_t(gpu.multiprocessors) * kSmallKernelBlocks, 256, 0, kSmallKernelBlocks, 0, 0, bytes);
+}
+
+void note_direct(Plan& plan, const Gpu& gpu, const char* name, double multiplications) {
+  constexpr double kPerClock = 16;  // loads from L1 that end in a multiplication, of an SM
+  note(plan, gpu, name, int64_t(gpu.multiprocessors) * kSmallKernelBlocks, 128, 0, kSmallKernelBlocks,
+       multiplications / kPerClock / gpu.multiprocessors, 2 * multiplications, 0);
+}
+
+struct Work {
+  double first, second, x_bytes, y_bytes;  // multiply-adds of each stage, bytes
+};
+
+Work work_of(const Sizes& s, Math math) {
+  const double pixels = double(s.n * s.h * s.w), bytes = element_bytes(math);
+  return {pixels * double(s.c * (s.k1 * s.m_l + s.k3 * s.m_r)), pixels * double(s.o * (s.k2 * s.m_l + s.k4 * s.m_r)),
+          pixels * double(s.c) * bytes, pixels * double(s.o) * bytes};
+}
+
+// The GPU's whole matrix rate, which mma.sync does not reach on Hopper: floors are the hardware's, not the method's.
+double matrix_floor(double multiplications, Math math, const Gpu& gpu) {
+  constexpr double kMmaSyncShare = 0.6;
+  return multiplications / (fma_per_clock(math, gpu) / kMmaSyncShare * gpu.multiprocessors * gpu.clock);
+}
+
+}  // namespace
+
+Taps clip_taps(int64_t kernel, int64_t length, int axis) {
+  const int radius = int(std::min(kernel / 2, length - 1));
+  return {int(kernel), 2 * radius + 1, radius, int(kernel / 2) - radius, axis};
+}
+
+double Plan::predicted() const {
+  double seconds = 0;
+  for (const auto& l : launches) seconds += l.seconds;
+  return seconds;
+}
+
+ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides y, bool y_aligned, const Gpu& gpu) {
+  ForwardPlan plan{};
+  plan.sizes = s;
+  plan.math = math;
+  plan.x_strides = x.strides, plan.y_strides = y;
+  const Work work = work_of(s, math);
+  plan.floor = std::max(matrix_floor(work.first + work.second, math, gpu), (work.x_bytes + work.y_bytes) / gpu.memory);
+  try {
+    if (math == Math::kDouble) throw TooLarge("float64 has no tensor core kernels");
+    plan.source = plan_source(s, math, x);
+    plan.first = plan_first_stage(s, math, plan.source, gpu);
+    const std::vector<LineConvPlan::Term> terms = {{clip_taps(s.k2, s.w, 1), padded(s.m_l)},
+                                                   {clip_taps(s.k4, s.h, 0), padded(s.m_r)}};
+    const LineTile tile = choose_line_tile(math, s.o, s.n * s.h * s.w, 1, gpu);
+    plan.second = plan_line_conv(s, math, tile, terms, s.o, s.o, y, y_aligned, gpu);
+  } catch (const TooLarge& reason) {
+    plan.why_direct = reason.what();
+    note_direct(plan, gpu, "direct_conv u_l and u_r", work.first);
+    note_direct(plan, gpu, "direct_conv y", work.second);
+    return plan;
+  }
+  plan.tensor_cores = true;
+
+  size_t& bytes = plan.workspace_bytes;
+  plan.x_at = take(bytes, plan.source.packed ? padded_map_bytes(s, s.c, math) : 0);
+  double packed = 0, partial = 0;
+  for (int i = 0; i < 2; ++i) {
+    plan.first_at[i] = take(bytes, plan.first.branch[i].packed_bytes);
+    plan.partial_at[i] = take(bytes, plan.first.branch[i].partial_bytes);
+    packed += double(plan.first.branch[i].packed_bytes), partial += double(plan.first.branch[i].partial_bytes);
+  }
+  plan.second_at = take(bytes, plan.second.packed_bytes);
+
+  const FirstStagePlan& f = plan.first;
+  const double u_bytes = double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math));
+  note_small(plan, gpu, "prepare", 2 * packed + (plan.source.packed ? 2 * work.x_bytes : 0));
+  const int64_t blocks = int64_t(f.tiles) * (f.branch[0].groups + f.branch[1].groups) * f.splits;
+  const double used = double(used_column_blocks(f.branch[0]) + used_column_blocks(f.branch[1]));
+  note(plan, gpu, "first_stage", blocks, kThreads, f.shared_bytes, blocks_per_multiprocessor(f.shared_bytes, 2, gpu),
+       first_stage_clocks(f, math, gpu, f.splits),
+       2 * used * 8 * double(f.tiles) * kTilePixels * f.k_blocks * (kBlockBytes / element_bytes(math)),
+       work.x_bytes + packed + (partial > 0 ? partial : u_bytes));
+  if (partial > 0) note_small(plan, gpu, "combine", (partial + u_bytes) * gpu.memory / gpu.l2);
+  const LineConvPlan* second = &plan.second;
+  note_line_conv(plan, "line_conv y", &second, 1, math, gpu);
+  return plan;
+}
+
+BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Strides dy, Strides dx, const Wanted& wanted,
+                           const Gpu& gpu) {
+  BackwardPlan plan{};
+  plan.sizes = s;
+  plan.math = math;
+  plan.x_strides = x.strides, plan.dy_strides = dy, plan.dx_strides = dx;
+  plan.wanted = wanted;
+  const int64_t pixels = s.n * s.h * s.w;
+  const Work work = work_of(s, math);
+  const bool first = wanted.w_l1 || wanted.w_r1, second = wanted.w_l2 || wanted.w_r2, du = wanted.first_stage();
+  const double operations = work.first * (double(wanted.x) + double(first)) + work.second * (double(du) + double(second));
+  plan.floor = std::max(matrix_floor(operations, math, gpu), (2 * work.x_bytes + work.y_bytes) / gpu.memory);
+  plan.sum_chunks = int(std::min<int64_t>(ceil_div(pixels, 64), 2 * gpu.multiprocessors));
+  const int64_t mid[2] = {s.m_l, s.m_r};
+  size_t& bytes = plan.workspace_bytes;
+  // In either case dy and du stand in the workspace as padded maps.
+  plan.dy_at = take(bytes, padded_map_bytes(s, s.o, math));
+  for (int i = 0; i < 2; ++i) plan.du_at[i] = take(bytes, du ? padded_map_bytes(s, mid[i], math) : 0);
+  const int64_t sum_channels[3] = {s.o, s.m_l, s.m_r};
+  for (int i = 0; i < 3; ++i) plan.sums_at[i] = take(bytes, size_t(plan.sum_chunks) * padded(sum_channels[i]) * 8);
+  try {
+    if (math == Math::kDouble) throw TooLarge("float64 has no tensor core kernels");
+    const Taps first_taps[2] = {clip_taps(s.k1, s.h, 0), clip_taps(s.k3, s.w, 1)};
+    const Taps second_taps[2] = {clip_taps(s.k2, s.w, 1), clip_taps(s.k4, s.h, 0)};
+    plan.source = plan_source(s, math, x);
+    if (pixels > std::numeric_limits<int32_t>::max() - 2 * kTilePixels) throw TooLarge("x has more than 2^31 pixels");
+    const LineTile du_tile = choose_line_tile(math, std::max(s.m_l, s.m_r), pixels, 2, gpu);
+    for (int i = 0; i < 2 && du; ++i) {
+      const int width = padded(mid[i]);
+      plan.du[i] =
+          plan_line_conv(s, math, du_tile, {{second_taps[i], padded(s.o)}}, mid[i], width, padded_strides(s, width), true, gpu);
+    }
+    if (wanted.x) {
+      const std::vector<LineConvPlan::Term> terms = {{first_taps[0], padded(s.m_l)}, {first_taps[1], padded(s.m_r)}};
+      plan.dx = plan_line_conv(s, math, choose_line_tile(math, s.c, pixels, 1, gpu), terms, s.c, s.c, dx, true, gpu);
+    }
+    if (first) {
+      plan.first =
+          plan_weight_grad(s, math, s.c, false, plan.source.channels_last, first_taps, mid, {wanted.w_l1, wanted.w_r1}, gpu);
+    }
+    if (second) {
+      constexpr int kNarrowMax = 64;
+      plan.second = plan_weight_grad(s, math, s.o, s.o <= kNarrowMax, true, second_taps, mid, {wanted.w_l2, wanted.w_r2}, gpu);
+    }
+  } catch (const TooLarge& reason) {
+    plan.why_direct = reason.what();
+    if (du) note_direct(plan, gpu, "direct_conv du_l and du_r", work.second);
+    if (wanted.x) note_direct(plan, gpu, "direct_conv dx", work.first);
+    if (first) note_direct(plan, gpu, "direct_weight_grad dw_l1 and dw_r1", work.first);
+    if (second) note_direct(plan, gpu, "direct_weight_grad dw_l2 and dw_r2", work.second);
+    note_small(plan, gpu, "channel_sum", work.y_bytes);
+    return plan;
+  }
+  plan.tensor_cores = true;
+  const bool packs_x = first && plan.source.packed;
+  plan.x_at = take(bytes, packs_x ? padded_map_bytes(s, s.c, math) : 0);
+  for (int i = 0; i < 2; ++i) plan.du_weights_at[i] = take(bytes, plan.du[i].packed_bytes);
+  plan.dx_weights_at = take(bytes, plan.dx.packed_bytes);
+  plan.first_partial_at = take(bytes, plan.first.partial_bytes);
+  plan.second_partial_at = take(bytes, plan.second.partial_bytes);
+
+  const double packed = double(plan.du[0].packed_bytes + plan.du[1].packed_bytes + plan.dx.packed_bytes);
+  note_small(plan, gpu, "prepare", 2 * packed + 2 * work.y_bytes + (packs_x ? 2 * work.x_bytes : 0));
+  if (du) {
+    const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
+    note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
+  }
+  if (wanted.x) {
+    const LineConvPlan* dx_plan = &plan.dx;
+    note_line_conv(plan, "line_conv dx", &dx_plan, 1, math, gpu);
+  }
+  if (first) note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
+  if (second) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
+  if (first || second) {
+    note_small(plan, gpu, "finish_weight_grad",
+               double(plan.first.partial_bytes + plan.second.partial_bytes) * gpu.memory / gpu.l2);
+  }
+  const bool sums = wanted.b_l1 || wanted.b_l2 || wanted.b_r1 || wanted.b_r2;
+  if (sums) note_small(plan, gpu, "channel_sum", work.y_bytes * 3 * gpu.memory / gpu.l2);
+  if (sums) note_small(plan, gpu, "finish_channel_sum", 0);
+  return plan;
+}
+
+}  // namespace gcn::cuda

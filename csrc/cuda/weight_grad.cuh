@@ -1,0 +1,331 @@
+// Weight gradients of both stages, as one matrix product over the pixels:
+//
+//   dW[a, (b, t)] = sum_p A[p, a] B[p + (t - radius) along the branch's axis, b]
+//
+//   first stage     A = x, B = du_l (along columns) and du_r (along rows); tap t is tap k - 1 - t of the weight
+//   second stage    A = dy, B = u_l (along rows) and u_r (along columns)
+//
+// Columns of the product come in blocks of 8 channels of B at one tap, numbered tap fastest: a group of them needs only an octet
+// or two of B's channels. Who owns what: a block has one branch, one group of column blocks, a tile of A's channels and one split
+// of the pixels. Its 4 warps have 32 channels each (128 in all) and every column; in the narrow version (32 channels: dy) they
+// have all channels and share the depth, and are summed at the end in their order.
+//
+// K-tiles are patches of 64 pixels (32 in 32 bits): A's tile [pixels][channels] (NHWC) or [channels][pixels] (NCHW), 16 KB, and
+// the window of B under the patch with its halo, (patch + halo) * (octets | 1) octets. A tap is a step of the address at which
+// ldmatrix reads the rows of B. Two stages by cp.async: while one is multiplied, the next arrives; two blocks share an SM.
+//
+// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for 30 HMMA; 15 blocks of 8 columns are 15 taps of one octet, 87.5 % of
+// the columns useful at M = 21. Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21).
+// Partial sums go to device memory in fp32, [split][a][column], and are added in a fixed order by finish_weight_grad.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "direct.cuh"
+#include "fragment.cuh"
+#include "tiles.h"
+
+namespace gcn::cuda {
+
+template <class M, bool kNarrow, bool kChannelsLast, int kColumnBlocks>
+struct WeightGradBlock {
+  using E = Element<M>;
+  static constexpr int kRows = weight_grad_rows(kNarrow), kPatch = patch_pixels(sizeof(E));
+  static constexpr int kABytes = weight_grad_a_bytes(kNarrow), kRowPieces = kRows / kPiece<E>;
+  static constexpr int kSteps = kPatch / kDepth<E>;  // 4
+  static constexpr int kOctetBytes = kOctet * int(sizeof(E));
+  static constexpr int kPairs = (kColumnBlocks + 1) / 2;
+  // Places of column blocks a lane keeps: of its own of each pair, where ldmatrix loads pairs; else of all.
+  static constexpr int kPlaces = sizeof(E) == 2 ? kPairs : kColumnBlocks;
+  using Accumulators = float[2][kColumnBlocks][4];
+
+  const WeightGradParams& p;
+  const WeightGradBranch& b;
+  unsigned char* shared;
+  const int group, lane, warp;
+  int first_channel = 0, first_octet = 0, octets = 0;
+  int window_h = 0, window_w = 0, pixel_bytes = 0, stage_bytes = 0;
+
+  GCN_DEVICE void find_block() {
+    first_channel = int(blockIdx.y) * kRows;
+    const int first = group * kColumnBlocks, last = min(first + kColumnBlocks, b.blocks) - 1;
+    first_octet = first / b.taps, octets = last / b.taps - first_octet + 1;
+    window_h = p.patch_h + (b.axis == 0 ? 2 * b.radius : 0), window_w = p.patch_w + (b.axis == 1 ? 2 * b.radius : 0);
+    pixel_bytes = window_pixel_bytes(octets, kOctetBytes);
+    stage_bytes = kABytes + window_h * window_w * pixel_bytes;
+  }
+
+  struct Patch {
+    int n, h, w;
+  };
+  GCN_DEVICE Patch patch_at(int64_t i) const {
+    const int in_map = int(i % (p.patches_h * p.patches_w));
+    return {int(i / (p.patches_h * p.patches_w)), in_map / p.patches_w * p.patch_h, in_map % p.patches_w * p.patch_w};
+  }
+
+  GCN_DEVICE void load_a(unsigned char* to, Patch patch) const {
+    const unsigned char* base = static_cast<const unsigned char*>(p.a) + uint64_t(patch.n) * p.stride_n * kPieceBytes;
+    constexpr int kPieces = kABytes / kPieceBytes;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kPieces; i += kThreads) {
+      const int pixel = kChannelsLast ? i / kRowPieces : i % 8 * kPiece<E>;
+      const int row = kChannelsLast ? i % kRowPieces * kPiece<E> : i / 8, channel = first_channel + row;
+      const int h = patch.h + pixel / p.patch_w, w = patch.w + pixel % p.patch_w;
+      const bool valid = h < p.h && w < p.w && channel < p.channels;
+      const uint32_t offset = kChannelsLast ? h * p.stride_h + w * p.stride_w + channel / kPiece<E>
+                                            : channel * p.stride_c + h * p.stride_h + w / kPiece<E>;
+      const int at = kChannelsLast ? swizzle_columns<E>(pixel, i % kRowPieces, kRowPieces) : swizzle_rows_128(row, i % 8);
+      copy_async<16>(to + at * kPieceBytes, valid ? base + uint64_t(offset) * kPieceBytes : p.a, valid);
+    }
+  }
+
+  GCN_DEVICE void load_window(unsigned char* to, Patch patch) const {
+    const int first_h = patch.h - (b.axis == 0 ? b.radius : 0), first_w = patch.w - (b.axis == 1 ? b.radius : 0);
+    const int per_pixel = octets * (kOctet / kPiece<E>), count = window_h * window_w * per_pixel;
+    const E* map = static_cast<const E*>(b.map) + first_octet * kOctet;
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const int pixel = i / per_pixel, piece = i - pixel * per_pixel;
+      const int h = first_h + pixel / window_w, w = first_w + pixel % window_w;
+      const bool valid = h >= 0 && h < p.h && w >= 0 && w < p.w;
+      const int64_t from = ((int64_t(patch.n) * p.h + h) * p.w + w) * b.channels + piece * kPiece<E>;
+      copy_async<16>(to + pixel * pixel_bytes + piece * kPieceBytes, valid ? map + from : b.map, valid);
+    }
+  }
+
+  // A pixel's place in the window, for tap 0.
+  GCN_DEVICE int pixel_at(int pixel) const { return (pixel / p.patch_w * window_w + pixel % p.patch_w) * pixel_bytes; }
+
+  // `column_at`: where the lane's column blocks lie from there.
+  GCN_DEVICE void multiply(Accumulators& acc, const unsigned char* stage, const int (&column_at)[kPlaces], int step) const {
+    const unsigned char* window = stage + kABytes;
+    const int depth0 = step * kDepth<E>;
+    uint32_t a[2][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int row0 = (kNarrow ? 0 : warp * 32) + i * 16;
+      if constexpr (kChannelsLast) {
+        load_a_columns<E>(a[i], stage, row0, depth0, kRowPieces, lane);
+      } else {
+        ldmatrix_x4(a[i], stage + swizzle_rows_128(row0 + a_row(lane), step * 2 + a_half(lane)) * kPieceBytes);
+      }
+      round_operand<M>(a[i]);
+    }
+    if constexpr (sizeof(E) == 2) {
+      // Rows are pixels: both halves of the depth of the pair's first block, then of its second.
+      const int pixel = pixel_at(depth0 + b_half(lane) * 8 + (lane & 7));
+#pragma unroll
+      for (int j = 0; j < kPairs; ++j) {
+        if (2 * j + 1 < kColumnBlocks) {
+          uint32_t w[4];
+          ldmatrix_x4_trans(w, window + pixel + column_at[j]);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            mma(acc[i][2 * j], a[i], {w[0], w[1]}, M{});
+            mma(acc[i][2 * j + 1], a[i], {w[2], w[3]}, M{});
+          }
+        } else {
+          uint32_t w[2];
+          ldmatrix_x2_trans(w, window + pixel + column_at[j]);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) mma(acc[i][2 * j], a[i], w, M{});
+        }
+      }
+    } else {
+      const int low = pixel_at(depth0 + (lane & 3)), high = pixel_at(depth0 + 4 + (lane & 3)), channel = (lane >> 2) * 4;
+#pragma unroll
+      for (int j = 0; j < kColumnBlocks; ++j) {
+        const unsigned char* column = window + column_at[j] + channel;
+        uint32_t w[2] = {load_shared(reinterpret_cast<const uint32_t*>(column + low)),
+                         load_shared(reinterpret_cast<const uint32_t*>(column + high))};
+        round_operand<M>(w);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mma(acc[i][j], a[i], w, M{});
+      }
+    }
+  }
+
+  // Adds the accumulators of the warps, which shared the depth, in their order, into those of the first.
+  GCN_DEVICE void add_warps(Accumulators& acc) const {
+    constexpr int kCount = 2 * kColumnBlocks * 4;
+    float* sums = reinterpret_cast<float*>(shared);
+    float* mine = &acc[0][0][0];
+    for (int from = 1; from < kThreads / 32; ++from) {
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (warp == from) store_shared(sums + i * 32 + lane, mine[i]);
+      }
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        if (warp == 0) mine[i] += load_shared(sums + i * 32 + lane);
+      }
+    }
+  }
+
+  GCN_DEVICE void write(const Accumulators& acc) const {
+    if (kNarrow && warp > 0) return;
+    const int first_block = group * kColumnBlocks;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int channel = first_channel + (kNarrow ? 0 : warp * 32) + i * 16 + c_row(lane, half * 2);
+        if (channel >= p.channels) continue;
+        const int64_t row = (int64_t(blockIdx.z) * p.channels + channel) * p.blocks_per_row + b.first_block + first_block;
+#pragma unroll
+        for (int j = 0; j < kColumnBlocks; ++j) {
+          if (first_block + j >= b.blocks) continue;
+          float2* to = reinterpret_cast<float2*>(p.partial + (row + j) * kOctet + c_column(lane, 0));
+          *to = float2{acc[i][j][half * 2], acc[i][j][half * 2 + 1]};
+        }
+      }
+    }
+  }
+
+  GCN_DEVICE void run() {
+    find_block();
+    int column_at[kPlaces];
+    const int tap_bytes = (b.axis == 0 ? window_w : 1) * pixel_bytes;
+#pragma unroll
+    for (int j = 0; j < kPlaces; ++j) {
+      // Column blocks past the last are computed from the last one's data and never written.
+      const int in_group = sizeof(E) == 2 ? min(2 * j + (lane >> 4), kColumnBlocks - 1) : j;
+      const int block = min(group * kColumnBlocks + in_group, b.blocks - 1);
+      column_at[j] = (block / b.taps - first_octet) * kOctetBytes + block % b.taps * tap_bytes;
+    }
+    const int64_t patches = int64_t(p.n) * p.patches_h * p.patches_w;
+    const int64_t first = patches * blockIdx.z / p.splits, last = patches * (blockIdx.z + 1) / p.splits;
+    float acc[2][kColumnBlocks][4] = {};
+    wait_for_dependencies();
+
+    const auto load = [&](int64_t i) {
+      if (i < last) {
+        unsigned char* stage = shared + (i - first) % kWeightGradStages * stage_bytes;
+        const Patch patch = patch_at(i);
+        load_a(stage, patch);
+        load_window(stage + kABytes, patch);
+      }
+      copy_commit();
+    };
+    load(first);
+    for (int64_t i = first; i < last; ++i) {
+      copy_wait<0>();
+      __syncthreads();
+      load(i + 1);
+      const unsigned char* stage = shared + (i - first) % kWeightGradStages * stage_bytes;
+      if constexpr (kNarrow) {
+        multiply(acc, stage, column_at, warp);  // four steps, four warps
+      } else {
+#pragma unroll 1
+        for (int step = 0; step < kSteps; ++step) multiply(acc, stage, column_at, step);
+      }
+    }
+    if constexpr (kNarrow) {
+      copy_wait<0>();
+      add_warps(acc);
+    }
+    write(acc);
+  }
+};
+
+// Grid: x = groups of both branches, y = tile of A's channels, z = split of the pixels.
+template <class M, bool kNarrow, bool kChannelsLast, int kColumnBlocks>
+__global__ void __launch_bounds__(kThreads) weight_grad_kernel(GCN_PARAMS WeightGradParams p) {
+  GCN_DYNAMIC_SHARED(shared);
+  launch_dependents();
+  const int side = int(blockIdx.x) >= p.branch[0].groups, group = int(blockIdx.x) - side * p.branch[0].groups;
+  WeightGradBlock<M, kNarrow, kChannelsLast, kColumnBlocks>{p,     p.branch[side],        shared,
+                                                            group, int(threadIdx.x) % 32, int(threadIdx.x) / 32}
+      .run();
+}
+
+GCN_DEVICE bool is_finite(float x) {
+  constexpr float kLargest = 3.402823466e+38f;
+  return x <= kLargest && x >= -kLargest;
+}
+
+// One element of the gradient by its definition, without what lies outside the image. If no value of either map explains why
+// the products' sum was not finite, that sum stands.
+template <class E>
+GCN_DEVICE float sum_inside(const FinishWeightGrad& j, int a, int b, int tap, float products) {
+  const int shift_h = j.axis == 0 ? tap - j.kernel / 2 : 0, shift_w = j.axis == 1 ? tap - j.kernel / 2 : 0;
+  float sum = 0;
+  bool explained = false;
+  for (int n = 0; n < j.n; ++n) {
+    for (int h = 0; h < j.h; ++h) {
+      for (int w = 0; w < j.w; ++w) {
+        const float of_a = to_float(map_at<E>(j.a, n, h, w)[a * j.a.stride_c]);
+        const float of_b = to_float(map_at<E>(j.b, n, h, w)[b * j.b.stride_c]);
+        explained = explained || !is_finite(of_a) || !is_finite(of_b);
+        const int other_h = h + shift_h, other_w = w + shift_w;
+        if (other_h < 0 || other_h >= j.h || other_w < 0 || other_w >= j.w) continue;
+        sum += of_a * to_float(map_at<E>(j.b, n, other_h, other_w)[b * j.b.stride_c]);
+        if (sum != sum) return sum;  // and stays so
+      }
+    }
+  }
+  return explained ? sum : products;
+}
+
+// Adds the splits in their order and writes the weight's own layout and type. Neighbouring threads read neighbouring floats.
+// A value that is not finite has met zeros around the image, which is nan where a convolution has nothing: such sums are done
+// again.
+//
+// Grid: x = chunks of the largest job, y = job.
+template <class E>
+__global__ void __launch_bounds__(kThreads) finish_weight_grad_kernel(GCN_PARAMS FinishWeightGradParams p) {
+  launch_dependents();
+  const FinishWeightGrad& j = p.job[blockIdx.y];
+  const int octets = (j.channels_b + kOctet - 1) / kOctet;
+  const int64_t count = int64_t(j.channels_a) * octets * j.kernel * kOctet;
+  wait_for_dependencies();
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
+    const int tap = int(i / kOctet % j.kernel), octet = int(i / kOctet / j.kernel % octets);
+    const int a = int(i / kOctet / j.kernel / octets), b = octet * kOctet + int(i % kOctet), packed_tap = tap - j.skipped;
+    if (b >= j.channels_b) continue;
+    float sum = 0;  // taps that only ever touch the padding have no gradient
+    if (packed_tap >= 0 && packed_tap < j.taps) {
+      const int64_t block = j.first_block + int64_t(octet) * j.taps + packed_tap;
+      for (int split = 0; split < j.splits; ++split) {
+        sum += j.partial[((int64_t(split) * j.channels_a + a) * j.blocks_per_row + block) * kOctet + i % kOctet];
+      }
+      if (!is_finite(sum)) sum = sum_inside<E>(j, a, b, tap, sum);
+    }
+    static_cast<E*>(j.out)[a * j.stride_a + b * j.stride_b + (j.flip ? j.kernel - 1 - tap : tap)] = from_float<E>(sum);
+  }
+}
+
+template <class M, int kColumnBlocks>
+int launch_weight_grad(bool narrow, bool channels_last, const WeightGradParams& p, int shared_bytes, Stream s) {
+  const int rows = weight_grad_rows(narrow);
+  const dim3 grid(p.branch[0].groups + p.branch[1].groups, (p.channels + rows - 1) / rows, p.splits);
+  const Launch how{grid, kThreads, size_t(shared_bytes), s.stream, s.dependent};
+  if (narrow) return launch(weight_grad_kernel<M, true, true, kColumnBlocks>, how, p);  // dy is a padded map
+  return channels_last ? launch(weight_grad_kernel<M, false, true, kColumnBlocks>, how, p)
+                       : launch(weight_grad_kernel<M, false, false, kColumnBlocks>, how, p);
+}
+
+template <class M>
+int launch_weight_grad(bool narrow, bool channels_last, int column_blocks, const WeightGradParams& p, int shared_bytes,
+                       Stream s) {
+  if (column_blocks == 15) return launch_weight_grad<M, 15>(narrow, channels_last, p, shared_bytes, s);
+  if constexpr (!std::is_same_v<M, Fp32>) {  // as weight_grad_compiled() says
+    if (column_blocks == 21) return launch_weight_grad<M, 21>(narrow, channels_last, p, shared_bytes, s);
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <class E>
+int launch_finish_weight_grad(const FinishWeightGradParams& p, Stream s) {
+  int64_t most = 0;
+  for (int i = 0; i < p.jobs; ++i) {
+    const FinishWeightGrad& j = p.job[i];
+    most = std::max(most, int64_t(j.channels_a) * ((j.channels_b + kOctet - 1) / kOctet) * kOctet * j.kernel);
+  }
+  const unsigned blocks = unsigned(std::min<int64_t>((most + kThreads - 1) / kThreads, 4096));
+  return launch(finish_weight_grad_kernel<E>, Launch{dim3(blocks, p.jobs), kThreads, 0, s.stream, s.dependent}, p);
+}
+
+}  // namespace gcn::cuda
