@@ -3,33 +3,49 @@
 =========  ==========================================================================================
 ``cpu``    the C++ kernels in ``csrc/cpu``
 ``cuda``   the CUDA C++ kernels in ``csrc/cuda``
+``triton`` the Triton kernels in ``gcn_kernels/triton``
 ``torch``  :func:`gcn_kernels.reference.gcn`, four plain convolutions, on any device
 ``auto``   the first of the above that can run; an explicit backend that cannot run is an error
 =========  ==========================================================================================
 """
 
+import importlib
 import json
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gcn_kernels._library import LIBRARIES
 
-BACKENDS = ("auto", "cpu", "cuda", "torch")
+BACKENDS = ("auto", "cpu", "cuda", "triton", "torch")
 ALGORITHMS = ("auto", "direct", "fft")
+#: The oldest GPUs that the CUDA kernels are written for.
+OLDEST_CAPABILITY = (8, 0)
 
 
-def why_not(backend: str, device_type: str) -> str | None:
-    """Why ``backend`` cannot run on tensors of ``device_type``, or None if it can."""
+def why_not(backend: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str | None:
+    """Why ``backend`` cannot run on tensors on ``device``, or None if it can; of any dtype that it takes if none is given."""
+    device = torch.device(device)
+    elsewhere = f"the tensors are on device {device.type}"
     if backend == "torch":
         return None
     if backend == "cpu":
         # The meta device is served by the same operator: shapes and strides only.
-        return LIBRARIES.cpu_reason or (None if device_type in ("cpu", "meta") else f"the tensors are on device {device_type}")
+        return LIBRARIES.cpu_reason or (None if device.type in ("cpu", "meta") else elsewhere)
     if backend == "cuda":
-        return LIBRARIES.cuda_reason or (None if device_type == "cuda" else f"the tensors are on device {device_type}")
+        return LIBRARIES.cuda_reason or (_why_not_cuda(device.index) if device.type == "cuda" else elsewhere)
+    if backend == "triton":
+        if device.type != "cuda" and not _interprets(device):
+            return elsewhere
+        if dtype == torch.float64:
+            return "float64 has no matrix instructions in Triton"
+        reason: str | None = _why_not_triton(device.type, device.index)
+        return reason
     raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
@@ -46,8 +62,8 @@ def choose(backend: str, algo: str, x: Tensor) -> str:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     chosen = backend
     if backend == "auto":
-        chosen = next(b for b in ("cpu", "cuda", "torch") if why_not(b, x.device.type) is None)
-    elif (reason := why_not(backend, x.device.type)) is not None:
+        chosen = next(b for b in BACKENDS[1:] if why_not(b, x.device, x.dtype) is None)
+    elif (reason := why_not(backend, x.device, x.dtype)) is not None:
         raise RuntimeError(f"backend={backend!r} cannot run: {reason}; use backend='auto' to let the package choose")
     if chosen != "torch" and (transform := _foreign_transform()) is not None:
         if backend != "auto":
@@ -55,9 +71,85 @@ def choose(backend: str, algo: str, x: Tensor) -> str:
         chosen = "torch"
     if algo == "fft" and x.dtype == torch.float64:
         raise RuntimeError("algo='fft' computes in float32 and cannot serve float64 tensors: use algo='auto' or 'direct'")
-    if chosen == "torch" and algo != "auto":
-        raise RuntimeError(f"algo={algo!r} is an algorithm of the kernels, but backend {chosen!r} runs: use algo='auto'")
+    if chosen != "cpu" and algo != "auto":
+        raise RuntimeError(f"algo={algo!r} is an algorithm of the CPU kernels, but backend {chosen!r} runs: use algo='auto'")
     return chosen
+
+
+Function = TypeVar("Function", bound=Callable[..., str | None])
+
+
+def _constant_in_graphs(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result``, which would import the whole compiler to set this mark."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+class _Switches(ModuleType):
+    """PyTorch's switches as the attributes of a module.
+
+    ``torch.compile`` takes an attribute of a module for a value and guards that value: a graph is compiled anew when the
+    switch behind it is turned. It cannot trace the switch itself, and would hold a cached function's first answer for good.
+    """
+
+    @property
+    def allow_tf32(self) -> bool:
+        # What cuDNN's convolutions ask. The older torch.backends.cudnn.allow_tf32 sets it, and so do the switches above it
+        # (torch.backends.cudnn.fp32_precision, torch.backends.fp32_precision) unless it is set itself.
+        conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+        return bool(conv.fp32_precision == "tf32")
+
+
+_SWITCHES = _Switches("gcn_kernels.backends.switches")
+
+
+def allow_tf32() -> bool:
+    """PyTorch's own switch: whether convolutions of float32 on a GPU may round their factors to tf32."""
+    return _SWITCHES.allow_tf32
+
+
+def covers(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether code built for ``architecture`` (as in TORCH_CUDA_ARCH_LIST) runs on a GPU of a compute capability.
+
+    Machine code runs on its own capability and later minor ones of the same major, PTX on everything later too, and either
+    only on its own capability if it uses features of that one (``9.0a``).
+
+    Example:
+        >>> covers("8.0", (8, 6)), covers("8.0", (9, 0)), covers("8.0+PTX", (9, 0)), covers("9.0a", (9, 0))
+        (True, False, True, True)
+    """
+    name, _, ptx = architecture.partition("+")
+    major, minor = (int(digits) for digits in name.rstrip("af").split("."))
+    if name.endswith("a"):
+        return capability == (major, minor)
+    return capability >= (major, minor) and (capability[0] == major or (ptx == "PTX" and not name.endswith("f")))
+
+
+@_constant_in_graphs
+def _why_not_cuda(index: int | None) -> str | None:
+    """Why the CUDA kernels cannot run on a GPU. A property of the machine, so a traced graph may keep the answer."""
+    return _look_at_gpu(index)
+
+
+@lru_cache
+def _look_at_gpu(index: int | None) -> str | None:
+    if not torch.cuda.is_available():
+        return "no GPU that this PyTorch can use"
+    return why_not_capability(torch.cuda.get_device_capability(index), LIBRARIES.architectures)
+
+
+def why_not_capability(capability: tuple[int, int], architectures: Sequence[str]) -> str | None:
+    """Why kernels built for ``architectures`` cannot run on a GPU of a compute capability, or None if they can."""
+    have = ".".join(map(str, capability))
+    if capability < OLDEST_CAPABILITY:
+        return f"expected a GPU of compute capability {'.'.join(map(str, OLDEST_CAPABILITY))} or newer, got {have}"
+    if not any(covers(architecture, capability) for architecture in architectures):
+        built = ", ".join(architectures)
+        return (
+            f"the CUDA kernels are built for compute capability {built}, and this GPU has {have}: "
+            f'reinstall with TORCH_CUDA_ARCH_LIST="{have}"'
+        )
+    return None
 
 
 def cpu_plan(weights: Sequence[Tensor], size: Sequence[int], batch: int) -> dict[str, Any]:
@@ -70,6 +162,27 @@ def cpu_plan(weights: Sequence[Tensor], size: Sequence[int], batch: int) -> dict
     plan: dict[str, Any] = json.loads(torch.ops.gcn_kernels.cpu_plan(sizes, w_l1.dtype == torch.float64, True))
     plan["forward"]["spectra_bytes"] = sum(conv["spectra_bytes"] for conv in plan["forward"]["fft"].values())
     return plan
+
+
+def _interprets(device: torch.device) -> bool:
+    """Whether Triton's interpreter, which runs kernels on CPU tensors, is switched on."""
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@_constant_in_graphs
+@lru_cache
+def _why_not_triton(device_type: str, index: int | None) -> str | None:
+    """Why the Triton kernels cannot run on a device. Triton is imported, and the operators registered, on the first question."""
+    if device_type == "cuda":
+        if not torch.cuda.is_available():
+            return "no GPU that this PyTorch can use"
+        if torch.version.hip is None and (capability := torch.cuda.get_device_capability(index)) < (8, 0):
+            return f"expected a GPU of compute capability 8.0 or newer, got {capability[0]}.{capability[1]}"
+    try:
+        importlib.import_module("gcn_kernels.triton")
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}): pip install triton"
+    return None
 
 
 def _foreign_transform() -> str | None:

@@ -28,6 +28,7 @@ def fused_gcn(
         y   = conv2d(u_l, w_l2, b_l2)    # 1 x k    +         conv2d(u_r, w_r2, b_r2)    # k x 1
 
     with stride 1 and zero padding that keeps the size, computed as one operator with its own backward pass.
+    On a GPU, float32 is computed as PyTorch's switch for convolutions says (``torch.backends.cudnn.conv.fp32_precision``).
 
     Args:
         x: map, [N, C, H, W] or [C, H, W], any strides. N may be 0.
@@ -39,7 +40,7 @@ def fused_gcn(
         b_l2: [O] or None.
         b_r1: [M_r] or None.
         b_r2: [O] or None.
-        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"torch"``, which then runs or raises.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"``, which then runs or raises.
         algo: algorithm of the CPU kernels, ``"auto"`` (the faster one for each problem and pass), ``"direct"`` or ``"fft"``.
 
     Returns:
@@ -80,14 +81,19 @@ def _autocast(
 
 def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...], backend: str, algo: str) -> Tensor:
     problem.check_same(x, weights, biases)
-    if backends.choose(backend, algo, x) == "torch":
+    chosen = backends.choose(backend, algo, x)
+    if chosen == "torch":
         return reference.gcn(x, *weights, *biases)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     # The sum of two convolutions takes the layout of its left operand, or NCHW where the result's memory would be both.
     out_channels, (height, width) = weights[1].shape[0], batch.shape[2:]
     both = out_channels == 1 or (height == 1 and width == 1)
     channels_last = not both and any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
-    y = _autograd.gcn((batch, *weights, *biases), channels_last, algo)
+    tensors, tf32 = (batch, *weights, *biases), backends.allow_tf32()
+    if chosen == "triton":
+        y = _autograd.triton_gcn(tensors, channels_last, tf32)
+    else:
+        y = _autograd.gcn(tensors, channels_last, tf32, algo)
     return y if x.dim() == 4 else y.squeeze(0)
 
 

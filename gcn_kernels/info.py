@@ -1,14 +1,22 @@
-"""What was built and what can run here: ``python -m gcn_kernels.info``."""
+"""What was built, what can run here, and what the GPU kernels would do: ``python -m gcn_kernels.info``."""
 
+import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 import gcn_kernels
 from gcn_kernels import backends
 from gcn_kernels._library import LIBRARIES
+from gcn_kernels.problem import DTYPES
+
+#: Where the CUDA kernels have been run and checked. Entries come with results under benchmarks/results, made by
+#: benchmarks/gpu_report.py; as long as there are none, nothing is known of a GPU but what an emulator shows.
+SEEN_ON_GPUS: tuple[str, ...] = ()
 
 
 def describe() -> dict[str, str]:
@@ -28,9 +36,11 @@ def describe() -> dict[str, str]:
         "built with torch": str(LIBRARIES.build.get("torch", "unknown")),
         "CPU": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} threads",
         "CPU weight spectra": f"{spectra_cache_bytes() / 1e6:.1f} MB kept",
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none visible",
+        "GPU": _gpu() if torch.cuda.is_available() else "none visible",
+        "CUDA kernels": _cuda_build(),
         "backend cpu": _status("cpu", "cpu", "C++ kernels, forward and backward"),
         "backend cuda": _status("cuda", "cuda", "CUDA kernels"),
+        "backend triton": _status("triton", "cuda", "Triton kernels"),
         "backend torch": _status("torch", "cpu", "plain PyTorch convolutions, the reference"),
     }
 
@@ -41,7 +51,7 @@ def spectra_cache_bytes(*, clear: bool = False) -> int:
     At most 256 MB, or ``GCN_KERNELS_SPECTRA_MB`` megabytes (0 keeps none); the least recently used go first.
 
     Args:
-        clear: drop them all first.
+        clear: drop them all first, and the spare memory (32 MB at most) that calls reuse for their workspaces.
 
     Example:
         >>> spectra_cache_bytes(clear=True)
@@ -50,6 +60,94 @@ def spectra_cache_bytes(*, clear: bool = False) -> int:
     if LIBRARIES.cpu_reason is not None:
         return 0
     return int(torch.ops.gcn_kernels.cpu_spectra_cache(clear))
+
+
+def plan(
+    in_channels: int,
+    out_channels: int,
+    size: Sequence[int],
+    kernel_size: int | Sequence[int] = 15,
+    *,
+    mid_channels: int | Sequence[int] | None = None,
+    batch: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+    channels_last: bool = False,
+    backward: bool = False,
+    allow_tf32: bool = True,
+    gpu: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """What the CUDA kernels would do with a block on a map: launches, tiles, splits, workspace and predicted times.
+
+    Needs no GPU and asks for nothing of one: the plan is for an H100, or for what ``gpu`` says.
+
+    Args:
+        in_channels: channels C of the map.
+        out_channels: channels O of the result.
+        size: (H, W) of the map.
+        kernel_size: odd k, or (k1, k2, k3, k4) in the order of the weights ``w_l1, w_l2, w_r1, w_r2``.
+        mid_channels: M, or (M_l, M_r); ``out_channels`` if None.
+        batch: N.
+        dtype: of all tensors.
+        channels_last: the layout of the map and the result; dense and aligned.
+        backward: the plan of the backward pass, for all gradients.
+        allow_tf32: whether float32 products may be made of tf32 factors.
+        gpu: multiprocessors, and bytes of shared memory that a block and a multiprocessor can have.
+
+    Returns:
+        ``launches``, each with its kernel, blocks, waves, GFLOP, megabytes and predicted time; their sum ``predicted_us``
+        beside ``floor_us``, the time that no direct method can beat; ``workspace_bytes``; the tiles and splits of every
+        kernel; and where the tensor cores are not used, ``why_direct``. Times are predictions of a cost model.
+
+    Raises:
+        RuntimeError: the compiled library is not loaded.
+        TypeError: a dtype that the kernels do not know.
+        ValueError: sizes that do not form a block.
+
+    Example:
+        >>> found = plan(256, 21, (128, 128), batch=16)
+        >>> [launch["kernel"] for launch in found["launches"]]
+        ['prepare', 'first_stage', 'combine', 'line_conv y']
+        >>> found["tensor_cores"]
+        True
+    """
+    if LIBRARIES.cpu_reason is not None:
+        raise RuntimeError(f"plans are made by the library _C: {LIBRARIES.cpu_reason}")
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype}")
+    middles = _numbers("mid_channels", out_channels if mid_channels is None else mid_channels, 2)
+    kernels = _numbers("kernel_size", kernel_size, 4)
+    if any(k % 2 == 0 for k in kernels):
+        raise ValueError(f"kernel_size: expected odd numbers, got {kernel_size!r}")
+    sizes = [batch, in_channels, *_numbers("size", size, 2), *middles, out_channels, *kernels]
+    if any(s < 1 for s in sizes):
+        raise ValueError(f"expected sizes of at least 1, got n, c, h, w, m_l, m_r, o, k1, k2, k3, k4 = {sizes}")
+    math = "tf32" if dtype == torch.float32 and allow_tf32 else str(dtype).removeprefix("torch.")
+    described = torch.ops.gcn_kernels.gpu_plan(sizes, math, channels_last, backward, list(gpu or ()))
+    found: dict[str, Any] = json.loads(described)
+    return found
+
+
+def _numbers(name: str, given: int | Sequence[int], count: int) -> list[int]:
+    numbers = list(given) if isinstance(given, Sequence) else [given] * count
+    if len(numbers) != count or not all(isinstance(n, int) for n in numbers):
+        raise ValueError(f"{name}: expected an int or {count} of them, got {given!r}")
+    return numbers
+
+
+def _gpu() -> str:
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
+
+
+def _cuda_build() -> str:
+    """What ``_cuda`` is built for, whether that is the GPU here, and where it has been run."""
+    if not LIBRARIES.architectures:
+        return "not built"
+    line = f"built by nvcc {LIBRARIES.build.get('nvcc', 'unknown')} for {', '.join(LIBRARIES.architectures)}"
+    if torch.cuda.is_available():
+        reason = backends.why_not_capability(torch.cuda.get_device_capability(), LIBRARIES.architectures)
+        line += ", this GPU among them" if reason is None else ", this GPU not among them"
+    return f"{line}; {'run on ' + ', '.join(SEEN_ON_GPUS) if SEEN_ON_GPUS else 'never run on a GPU yet, only emulated'}"
 
 
 def _status(backend: str, device_type: str, what: str) -> str:
