@@ -1,0 +1,164 @@
+"""Program: every problem of tests/cases.py on the GPU, forward and all gradients, against float64.
+
+The rule is that of tests/rule.py: at most twice the error of PyTorch's own four convolutions, which are measured on the
+same GPU at the same precision; in tf32, which PyTorch may use but need not, of convolutions of rounded factors. One line
+of JSON per problem. A kernel that crashes leaves its process without a GPU, so the work is done by a second process;
+where that dies, the problem is recorded and another goes on behind it.
+"""
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from gcnbench.variants import first_line
+
+import gcn_kernels
+from gcn_kernels import backends
+
+#: Arithmetic by name, the most valuable first: dtype, and whether PyTorch may use tf32.
+MATHS = {
+    "bfloat16": (torch.bfloat16, False),
+    "tf32": (torch.float32, True),
+    "float16": (torch.float16, False),
+    "float32": (torch.float32, False),
+    "float64": (torch.float64, False),
+}
+MOST_CRASHES = 8
+CRASHED = 3
+
+
+def problems() -> list[tuple[str, Any]]:
+    """Every arithmetic with every case of the tests."""
+    cases: Any = importlib.import_module("cases")
+    return [(math, case) for math in MATHS for case in cases.CASES]
+
+
+def rows_of(math: str, case: Any, device: str, names: list[str]) -> Iterator[dict[str, object]]:
+    """Run one problem in both layouts on every backend.
+
+    Yields:
+        The error and the allowed error of the worst result, or what went wrong.
+    """
+    cases: Any = importlib.import_module("cases")
+    rule: Any = importlib.import_module("rule")
+    dtype, tf32 = MATHS[math]
+    # Convolutions and matrix products alike, by the switch that sets all of PyTorch's finer ones.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    block = cases.make(case, dtype).to(device)
+    own = importlib.import_module("problems").tf32_gcn if tf32 else gcn_kernels.reference.gcn
+    expected = rule.expect(block, device, own)
+    for backend in names:
+        for layout in cases.LAYOUTS:
+            row: dict[str, object] = {"math": math, "case": case.name, "layout": layout, "backend": backend}
+            if (reason := backends.why_not(backend, device)) is not None:
+                yield row | {"status": "skipped", "reason": reason}
+                continue
+            try:
+                found = rule.evaluate(_operator(backend), block.in_layout(layout))
+                found = {name: rule.error(t, expected.values[name]) for name, t in found.items()}
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:
+                if device == "cuda":
+                    torch.cuda.synchronize()  # raises where the error has left no working GPU behind
+                yield row | {"status": "failed", "reason": first_line(error)}
+                continue
+            shares = {name: _share(error, expected.allowed[name]) for name, error in found.items()}
+            worst = max(shares, key=lambda name: shares[name])
+            yield row | {
+                "status": "passed" if shares[worst] <= 1 else "failed",
+                "worst": worst,
+                "error": found[worst],
+                "allowed": expected.allowed[worst],
+                "share_of_allowed": shares[worst],
+                "reason": ""
+                if shares[worst] <= 1
+                else f"{worst}: error {found[worst]:.3e}, allowed {expected.allowed[worst]:.3e}",
+            }
+
+
+def _operator(backend: str) -> Any:
+    return lambda *arguments: gcn_kernels.fused_gcn(*arguments, backend=backend)
+
+
+def _share(error: float, allowed: float) -> float:
+    if error <= allowed:
+        return error / allowed if allowed else 0.0
+    return error / allowed if allowed and error == error else float("inf")
+
+
+def work(out: Path, first: int, deadline: float, device: str, names: list[str]) -> int:
+    """Do the problems from number ``first`` on, adding lines to ``out``."""
+    with out.open("a") as file:
+
+        def write(line: dict[str, object]) -> None:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        for number, (math, case) in enumerate(problems()[first:], first):
+            if time.time() > deadline:
+                write({"number": number, "status": "not reached"})
+                return 0
+            write({"number": number, "status": "started", "math": math, "case": case.name})
+            try:
+                for row in rows_of(math, case, device, names):
+                    if device == "cuda":
+                        torch.cuda.synchronize()
+                    write({"number": number, **row})
+            except torch.AcceleratorError as error:
+                write({"number": number, "math": math, "case": case.name, "status": "crashed", "reason": first_line(error)})
+                return CRASHED
+    return 0
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The results in ``path``; a problem that was started and has none has crashed."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [line for line in lines if line["status"] not in ("started", "not reached")]
+    answered = {row["number"] for row in rows}
+    for line in lines:
+        if line["status"] == "started" and line["number"] not in answered:
+            rows.append({**line, "status": "crashed", "reason": "the process ended or was stopped"})
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="file of the results, one JSON object per line")
+    parser.add_argument("--seconds", type=float, required=True, help="no problem is started after these")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--backends", nargs="+", default=["cuda"])
+    parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.first is not None:
+        return work(given.out, given.first, given.deadline, given.device, given.backends)
+
+    given.out.write_text("")
+    deadline, first = time.time() + given.seconds, 0
+    options = ["--out", given.out, "--seconds", given.seconds, "--device", given.device, "--deadline", deadline]
+    for _ in range(MOST_CRASHES):
+        command = [sys.executable, "-m", "gpureport.correctness", *options, "--first", first, "--backends", *given.backends]
+        if subprocess.run([str(part) for part in command], check=False).returncode == 0:
+            break
+        started = [json.loads(line)["number"] for line in given.out.read_text().splitlines()]
+        if not started:
+            return 1
+        first = max(started) + 1
+    rows = read(given.out)
+    bad = [row for row in rows if row["status"] not in ("passed", "skipped")]
+    for row in bad:
+        print(f"{row['status']}: {row['math']} {row['case']} {row.get('layout', '')} {row.get('backend', '')}: {row['reason']}")
+    print(f"{len(rows) - len(bad)} of {len(rows)} are within the rule or skipped")
+    return 1 if bad or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
