@@ -1,6 +1,8 @@
 """Every way to run the operator: what can run here runs one and the same list of tests, the rest is skipped with its reason."""
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from torch import Tensor
 
 from gcn_kernels import backends, fused_gcn
 
-#: The device whose tensors a backend is tested with.
-DEVICES = {"cpu": "cpu", "torch": "cpu", "cuda": "cuda", "triton": "cuda"}
+#: The device whose tensors a backend is tested with; Triton's interpreter takes those of the CPU.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = {"cpu": "cpu", "torch": "cpu", "cuda": "cuda", "triton": "cpu" if INTERPRETED else "cuda"}
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,36 @@ class Implementation:
         return backends.why_not(self.backend, self.device)
 
     def why_not_for(self, dtype: torch.dtype) -> str | None:
-        """Why this algorithm refuses a dtype; test_errors.py checks that it does refuse it."""
+        """Why this implementation refuses a dtype; test_errors.py checks that it does refuse it."""
+        if dtype == torch.float64 and self.backend == "triton":
+            return "float64 has no matrix instructions in Triton"
         return "float64 goes through the direct algorithm" if self.algo == "fft" and dtype == torch.float64 else None
 
-    def operator(self, block: Block, channels_last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def forward_operator(self) -> Any:
         """The registered operator itself, which gives the middle maps beside the result."""
-        return torch.ops.gcn_kernels.gcn.default(*self.operator_arguments(block, channels_last))  # type: ignore[no-any-return]
+        name = "triton_gcn" if self.backend == "triton" else "gcn"
+        return getattr(torch.ops.gcn_kernels, name).default
+
+    @property
+    def backward_operator(self) -> Any:
+        name = "triton_gcn_backward" if self.backend == "triton" else "gcn_backward"
+        return getattr(torch.ops.gcn_kernels, name).default
 
     def operator_arguments(self, block: Block, channels_last: bool = False) -> tuple[object, ...]:
+        """What ``forward_operator`` takes, without tf32 where that is a question."""
         self._skip_unless_it_takes(block.x)
-        cache_weights = False
-        return (*block.arguments, channels_last, cache_weights, self.algo)
+        cache_weights = allow_tf32 = False
+        options = (allow_tf32,) if self.backend == "triton" else (cache_weights, allow_tf32, self.algo)
+        return (*block.arguments, channels_last, *options)
+
+    def backward_arguments(self, block: Block, wanted: int) -> tuple[object, ...]:
+        """What ``backward_operator`` takes, after a run of ``forward_operator``."""
+        allow_tf32 = False
+        with torch.no_grad():
+            _, u_l, u_r = self.forward_operator(*self.operator_arguments(block))
+        options = (allow_tf32,) if self.backend == "triton" else (allow_tf32, self.algo)
+        return (block.dy, block.x, u_l, u_r, *block.weights, block.biases[0], block.biases[2], wanted, *options)
 
     def __call__(self, *arguments: Tensor | None) -> Tensor:
         self._skip_unless_it_takes(arguments[0])

@@ -57,12 +57,15 @@ def _without_onednn_bug(run: Callable[..., Tensor], block: Block) -> Iterator[No
             yield
 
 
-def expect(block: Block) -> Expected:
-    """Measure the rule for ``block``, in float64 and with PyTorch's convolutions at the block's own dtype."""
+def expect(block: Block, device: str = "cpu", own: Callable[..., Tensor] = reference.gcn) -> Expected:
+    """Measure the rule for ``block`` on ``device``, in float64 and with PyTorch's convolutions at the block's own dtype.
+
+    ``own`` stands for PyTorch's convolutions where they cannot run here as they would on the device under test.
+    """
     dtype = block.x.dtype
-    plain = block.map(lambda t: t.detach().cpu().contiguous())
+    plain = block.map(lambda t: t.detach().to(device).contiguous())
     values = evaluate(reference.gcn, plain.to(torch.float64))
-    torchs_own = _torchs_own_errors(plain, values)
+    torchs_own = _torchs_own_errors(plain, values, own)
     largest = _magnitudes(plain, values)
     return Expected(values, {name: FACTOR * torchs_own[name] + _ulp(dtype) * largest[name] for name in values})
 
@@ -87,18 +90,18 @@ def check(actual: dict[str, Tensor], expected: Expected) -> None:
 
 def error(actual: Tensor, exact: Tensor) -> float:
     """Largest absolute difference; nan if there is one."""
-    difference = (actual.to("cpu", torch.float64) - exact).abs()
+    difference = (actual.to("cpu", torch.float64) - exact.cpu()).abs()
     return difference.max().item() if difference.numel() else 0.0
 
 
-def _torchs_own_errors(block: Block, values: dict[str, Tensor]) -> dict[str, float]:
+def _torchs_own_errors(block: Block, values: dict[str, Tensor], own: Callable[..., Tensor] = reference.gcn) -> dict[str, float]:
     """What PyTorch's convolutions are off, in the worse of their two layouts.
 
     Nothing here is wider than float64, and there PyTorch's error shows as a disagreement with itself: between the layouts,
     and on the mirrored problem, which adds up the same terms in another order. The error in float32, scaled down, is the
     least that is assumed.
     """
-    runs = [evaluate(reference.gcn, block.in_layout(layout)) for layout in LAYOUTS]
+    runs = [evaluate(own, block.in_layout(layout)) for layout in LAYOUTS]
     if block.x.dtype != torch.float64:
         return {name: max(error(run[name], exact) for run in runs) for name, exact in values.items()}
     mirrored = evaluate(reference.gcn, block.map(_mirror))

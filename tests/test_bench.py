@@ -513,7 +513,7 @@ def test_plot(tmp_path: Path) -> None:
         (["--mode", "sideways"], "invalid choice: 'sideways'"),
         (["--backend", "gpu"], "invalid choice: 'gpu'"),
         (["--backend", "cuda"], "--backend cuda --algo auto: backend='cuda' cannot run"),
-        (["--backend", "torch", "--algo", "direct"], "algo='direct' is an algorithm of the kernels"),
+        (["--backend", "torch", "--algo", "direct"], "algo='direct' is an algorithm of the CPU kernels"),
         (["--baselines", "none", "shifts"], "all and none stand alone"),
         (["--baselines", "onnxruntime", "--mode", "bwd"], "expected a --mode that it can do, fwd, got bwd"),
         (["--json", "missing/out.json"], "the folder missing does not exist"),

@@ -136,7 +136,7 @@ def test_gradient_on_meta(run: Implementation) -> None:
 @every_kernel
 def test_the_frequency_domain_refuses_float64(run: Implementation) -> None:
     if run.algo != "fft":
-        pytest.skip(f"{run.name} takes float64")
+        pytest.skip(f"{run.name} is not of the frequency domain")
     block = make(SMALL, torch.float64)
     with pytest.raises(RuntimeError, match=r"(?s)algo='fft'.*float64.*auto"):
         fused_gcn(*block.arguments, backend=run.backend, algo=run.algo)

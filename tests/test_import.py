@@ -112,7 +112,7 @@ def test_warning_names_both_versions(copied: Path) -> None:
 def test_info_runs() -> None:
     done = python(PACKAGE.parent, "-m", "gcn_kernels.info")
     assert done.returncode == 0, done.stderr
-    for text in (torch.__version__, gcn_kernels.__version__, "backend cpu", "backend cuda", "backend torch"):
+    for text in (torch.__version__, gcn_kernels.__version__, "backend cpu", "backend cuda", "backend triton", "backend torch"):
         assert text in done.stdout
 
 
@@ -121,6 +121,26 @@ def test_info_says_why_not(copied: Path) -> None:
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("backend cpu")]
     assert "does not run" in line and "not built" in line
+
+
+def test_import_leaves_triton_alone() -> None:
+    """An installation for CPUs has none, and importing it takes time; it is there when it is asked for."""
+    code = "import gcn_kernels, sys; assert not any(name.split('.')[0] == 'triton' for name in sys.modules)"
+    done = python(PACKAGE.parent, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_triton_the_backend_says_so(tmp_path: Path) -> None:
+    """Triton's absence, which a file that cannot be imported stands for, is a reason and not an error."""
+    (tmp_path / "triton.py").write_text("raise ImportError('not here')\n")
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); os.environ['TRITON_INTERPRET'] = '1'; import torch; "
+        "from gcn_kernels import backends; reason = backends.why_not('triton', 'cpu'); "
+        "assert reason is not None and 'not here' in reason and 'pip install triton' in reason, reason; "
+        "assert backends.choose('auto', 'auto', torch.ones(1)) == 'cpu'"
+    )
+    done = python(PACKAGE.parent, "-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_import_is_free_of_side_effects() -> None:

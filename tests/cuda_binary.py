@@ -1,0 +1,124 @@
+"""Compiles the CUDA kernels for one architecture each and reads what came out: registers, spills, machine instructions."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+JOBS = 2
+#: Names of the arithmetics as they stand in symbols.
+MATHS = {"6__half": "half", "13__nv_bfloat16": "bfloat16", "NS0_4Tf32E": "tf32", "NS0_4Fp32E": "float"}
+
+
+def nvcc() -> str | None:
+    return shutil.which("nvcc")
+
+
+def nvdisasm() -> str | None:
+    """CUDA's own, or the one that Triton brings along."""
+    if (found := shutil.which("nvdisasm")) is not None:
+        return found
+    spec = importlib.util.find_spec("triton")
+    for folder in spec.submodule_search_locations or () if spec is not None else ():
+        candidate = Path(folder) / "backends" / "nvidia" / "bin" / "nvdisasm"
+        if candidate.exists():
+            return str(candidate)
+    return None
+
+
+@dataclass
+class Kernel:
+    """One compiled kernel. ``loop`` counts the instructions of the innermost loop with the most products in it."""
+
+    symbol: str
+    registers: int = 0
+    stack: int = 0
+    spilled: int = 0
+    instructions: Counter[str] = field(default_factory=Counter)
+    loop: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        """The template's name: first_stage_kernel and so on."""
+        found = re.match(r"_ZN3gcn4cuda(\d+)", self.symbol)
+        assert found is not None, self.symbol
+        return self.symbol[found.end() :][: int(found[1])]
+
+    @property
+    def math(self) -> str:
+        """The first template argument."""
+        return next((MATHS[m] for m in MATHS if f"{self.name}I{m}" in self.symbol), "")
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The template arguments that are numbers, flags or enumerators."""
+        return tuple(int(n) for n in re.findall(r"L(?:[ib]|NS0_8LineTileE)(\d+)E", self.symbol))
+
+    def __str__(self) -> str:
+        return f"{self.name}<{', '.join([self.math, *map(str, self.numbers)])}>"
+
+
+@cache
+def compiled(architecture: int, folder: Path) -> tuple[Kernel, ...]:
+    """Every kernel of the package for ``sm_<architecture>``; the binaries go to ``folder``."""
+    with ThreadPoolExecutor(JOBS) as pool:
+        parts = pool.map(lambda source: _compile(source, architecture, folder), sorted(SOURCES.rglob("*.cu")))
+        return tuple(kernel for part in parts for kernel in part)
+
+
+def _compile(source: Path, architecture: int, folder: Path) -> list[Kernel]:
+    binary = folder / f"{source.stem}.sm_{architecture}.cubin"
+    flags = ["-std=c++17", f"-arch=sm_{architecture}", "-O3", "-Xptxas", "-v", "-cubin"]
+    done = subprocess.run(["nvcc", *flags, str(source), "-o", str(binary)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{source.name} for sm_{architecture}:\n{done.stderr}")
+    kernels = _read_report(done.stderr)
+    if (disassembler := nvdisasm()) is not None:
+        listing = subprocess.run([disassembler, "-c", str(binary)], capture_output=True, text=True, check=True).stdout
+        _read_listing(listing, kernels)
+    return list(kernels.values())
+
+
+def _read_report(report: str) -> dict[str, Kernel]:
+    """What ptxas says of each kernel."""
+    kernels: dict[str, Kernel] = {}
+    for line in report.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)'", line):
+            current = kernels.setdefault(found[1], Kernel(found[1]))
+        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            current.stack, current.spilled = int(found[1]), int(found[2]) + int(found[3])
+        elif found := re.search(r"Used (\d+) registers", line):
+            current.registers = int(found[1])
+    return kernels
+
+
+def _read_listing(listing: str, kernels: dict[str, Kernel]) -> None:
+    for symbol, body in re.findall(r"^\.text\.(\w+):\n(.*?)(?=^//-----|\Z)", listing, re.MULTILINE | re.DOTALL):
+        lines = body.splitlines()
+        kernels[symbol].instructions = _count(lines)
+        loops = [_count(lines[first : last + 1]) for first, last in _innermost_loops(lines)]
+        kernels[symbol].loop = max(loops, key=lambda loop: loop["HMMA"], default=Counter())
+
+
+def _count(lines: list[str]) -> Counter[str]:
+    """Instructions by the part of their names before the first point."""
+    found = (re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9]+)", line) for line in lines)
+    return Counter(match[1] for match in found if match)
+
+
+def _innermost_loops(lines: list[str]) -> list[tuple[int, int]]:
+    """First and last lines of the branches backwards that have products between them and no other such loop."""
+    labels = {line.removesuffix(":"): i for i, line in enumerate(lines) if line.startswith(".L_x_")}
+    loops = []
+    for i, line in enumerate(lines):
+        target = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", line)
+        if target and labels.get(target[1], i) < i and any("HMMA" in inner for inner in lines[labels[target[1]] : i]):
+            loops.append((labels[target[1]], i))
+    return [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]

@@ -1,0 +1,168 @@
+"""Builds emulator modules: kernels' own source, compiled by the host's compiler against tests/emu instead of CUDA.
+
+Objects are kept under build/emu by what the preprocessor makes of their source, so that an edit, or a fault planted in a copy
+of the sources, recompiles what it reaches and nothing else.
+"""
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SOURCES = ROOT / "csrc" / "cuda"
+CACHE = Path(os.environ.get("GCN_EMULATOR_CACHE", ROOT / "build" / "emu"))
+JOBS = 2
+
+COMPILER = os.environ.get("CXX", "g++")
+#: Uninitialised variables hold a pattern, sums are not contracted, and modules of one process do not share their variables.
+FLAGS = (
+    *("-std=c++20", "-fPIC", "-fvisibility=default", "-march=native", "-ffp-contract=off"),
+    *("-ftrivial-auto-var-init=pattern", "-fno-gnu-unique"),
+)
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1")
+
+
+def why_not() -> str | None:
+    """Why the emulator cannot be built here."""
+    if platform.machine() != "x86_64" or platform.system() != "Linux":
+        return "the emulator's fibers are written for Linux on x86-64"
+    if shutil.which(COMPILER) is None:
+        return f"the emulator needs the compiler {COMPILER}"
+    return None
+
+
+@dataclass(frozen=True)
+class Build:
+    """A Python module and how it is compiled; ``sources`` are in this folder or in ``kernels``, which is searched first."""
+
+    name: str
+    sources: tuple[str, ...]
+    kernels: Path = SOURCES
+    optimize: str = "-O2"
+    defines: tuple[str, ...] = ()
+    sanitized: bool = False
+    faulty: Path | None = None
+    compiled_again: tuple[str, ...] = ()
+
+    def over(self, faulty: Path, compiled_again: tuple[str, ...]) -> "Build":
+        """The same module with some sources taken from a copy of the kernels that has a fault in it."""
+        # First in line, and so first in the link: what several objects define is taken from the first.
+        sources = (*compiled_again, *(s for s in self.sources if s not in compiled_again))
+        return replace(self, sources=sources, faulty=faulty, compiled_again=compiled_again)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return (*FLAGS, self.optimize, *(f"-D{d}" for d in self.defines), *(SANITIZERS if self.sanitized else ()))
+
+    def library(self) -> Path:
+        """Compile what is not in the cache and return the module's file."""
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(JOBS) as pool:
+            objects = list(pool.map(self._compiled, self.sources))
+        key = _digest(*map(str, objects), *self.flags)
+        library = CACHE / key / f"{self.name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+        if not library.exists():
+            library.parent.mkdir(exist_ok=True)
+            _produce(library, [COMPILER, "-shared", *self.flags, *map(str, objects), "-ldl"])
+        return library
+
+    def load(self) -> ModuleType:
+        return load(self.library(), self.name)
+
+    def _compiled(self, source: str) -> Path:
+        if self.faulty is not None and source in self.compiled_again:
+            return _object(source, self.faulty, self.flags, ("-w",))  # a compiler may well warn of a fault
+        return _sound_object(source, self.kernels, self.flags)
+
+
+def _object(source: str, kernels: Path, flags: tuple[str, ...], warnings: tuple[str, ...]) -> Path:
+    import pybind11
+
+    path = HERE / source if (HERE / source).exists() else kernels / source
+    folders = (kernels, SOURCES, HERE, Path(pybind11.get_include()), Path(sysconfig.get_paths()["include"]))
+    includes = [f"-I{f}" for f in folders]
+    same_names = [f"-fmacro-prefix-map={kernels}=kernels"]  # in messages, and so in the cache, wherever a copy lies
+    command = [COMPILER, "-x", "c++", *flags, *same_names, *includes]
+    text = _run([*command, "-E", "-P", str(path)])
+    target = CACHE / f"{_digest(text, COMPILER, *flags)}.o"
+    if not target.exists():
+        _produce(target, [*command, *warnings, "-c", str(path)])
+    return target
+
+
+@cache
+def _sound_object(source: str, kernels: Path, flags: tuple[str, ...]) -> Path:
+    """Once in a process: modules with a fault in them share all other objects."""
+    return _object(source, kernels, flags, WARNINGS)
+
+
+def load(library: Path | str, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, library)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _produce(target: Path, command: Sequence[str]) -> None:
+    """Run a compiler; the target appears only when it is complete."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    _run([*command, "-o", str(partial)])
+    partial.replace(target)
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return done.stdout
+
+
+#: The wrappers' own tests.
+DEVICE = Build("emu_device", ("device_module.cpp",))
+#: A product to plant faults in.
+EXAMPLE = Build("emu_example", ("example_module.cpp", "example_driver.cpp"), kernels=HERE / "example", optimize="-O1")
+#: The whole operator: plan, launches and every kernel.
+MATHS = ("half", "bfloat16", "tf32", "float")
+OPERATOR = Build(
+    "emu_operator",
+    (
+        "operator_module.cpp",
+        *("plan.cpp", "execute.cpp", "kernels.cu"),
+        *(f"instances/{kernel}_{math}.cu" for kernel in ("first_stage", "line_conv", "weight_grad") for math in MATHS),
+    ),
+)
+
+
+def host_library() -> Path:
+    """The host file of the operators over the same kernels, as a library for ``torch.ops.load_library``; see host_library.cpp."""
+    import torch
+
+    installed = Path(torch.__file__).parent
+    headers = (f"-isystem{installed / 'include'}", f"-I{HERE / 'host'}")
+    stable = ("-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY")
+    host = _object("host_library.cpp", SOURCES, (*OPERATOR.flags, *stable, *headers), WARNINGS)
+    objects = [host, *(OPERATOR._compiled(source) for source in OPERATOR.sources if source != "operator_module.cpp")]
+    library = CACHE / _digest(*map(str, objects)) / "host_library.so"
+    if not library.exists():
+        library.parent.mkdir(exist_ok=True)
+        links = [f"-L{installed / 'lib'}", f"-Wl,-rpath,{installed / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl"]
+        _produce(library, [COMPILER, "-shared", *OPERATOR.flags, *map(str, objects), *links])
+    return library

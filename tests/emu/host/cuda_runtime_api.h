@@ -1,0 +1,21 @@
+// What csrc/cuda/gcn_cuda.cpp needs of the CUDA runtime, for a small GPU that is not there. Small, so that plans split.
+#pragma once
+
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+};
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  *value = which == cudaDevAttrMultiProcessorCount            ? 6
+           : which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024
+                                                              : 100 * 1024;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }

@@ -1,0 +1,309 @@
+"""Faults in the package's kernels, each with a small problem that has to show it."""
+
+from dataclasses import dataclass
+
+from cases import Case, square
+from faults import Fault
+from problems import CROP, EIGHTS, EmulatedCase
+
+#: Lines that fill tiles, several groups of middle channels.
+WHOLE_LINES = Case("whole-lines", n=1, c=32, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
+SKIPPING = Case("skipping", n=2, c=24, h=5, w=8, mid_l=5, mid_r=6, out=4, k=square(15))
+
+NCHW = EmulatedCase(CROP, "half", "nchw", "tiny")
+CHANNELS_LAST = EmulatedCase(CROP, "half", "channels_last", "tiny")
+SPLIT = EmulatedCase(CROP, "half", "nchw")
+SMALL = EmulatedCase(EIGHTS, "half", "nchw")
+WHOLE = EmulatedCase(WHOLE_LINES, "half", "nchw", "tiny")
+ODD = EmulatedCase(Case("odd", n=2, c=19, h=7, w=13, mid_l=5, mid_r=3, out=6, k=square(5)), "half", "nchw")
+BATCH = EmulatedCase(Case("batch", n=2, c=40, h=7, w=13, mid_l=5, mid_r=3, out=6, k=square(5)), "half", "channels_last")
+PACKED = EmulatedCase(EIGHTS, "half", "unaligned")
+SKIPS = EmulatedCase(SKIPPING, "half", "channels_last")
+DOUBLE = EmulatedCase(EIGHTS, "double", "nchw")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    name: str
+    fault: Fault
+    caught_by: EmulatedCase
+    sanitized: bool = False  # only sanitizers can see it
+
+
+def _of(file: str, *mutations: tuple[str, str, str, str, EmulatedCase]) -> list[Mutation]:
+    """Mutations of one file, as (name, old, new, why, caught by)."""
+    prefix = file.removesuffix(".cuh").replace("_", "-")
+    return [Mutation(f"{prefix}-{name}", Fault(file, old, new, why), case) for name, old, new, why, case in mutations]
+
+
+FIRST_STAGE = _of(
+    "first_stage.cuh",
+    (
+        "no-barrier",
+        "copy_wait<kFirstStageStages - 2>();\n      __syncthreads();",
+        "copy_wait<kFirstStageStages - 2>();",
+        "other threads' copies are not visible",
+        NCHW,
+    ),
+    ("lax-wait", "copy_wait<kFirstStageStages - 2>", "copy_wait<kFirstStageStages - 1>", "a group too many is in flight", NCHW),
+    (
+        "wrong-stage",
+        "multiply(acc, shared + (k_block - first)",
+        "multiply(acc, shared + (k_block - first + 1)",
+        "not landed yet",
+        NCHW,
+    ),
+    (
+        "loads-too-far",
+        "load(k_block + kFirstStageStages - 1);",
+        "load(k_block + kFirstStageStages);",
+        "refills what is read",
+        NCHW,
+    ),
+    (
+        "no-dependencies",
+        "    wait_for_dependencies();  // the packed weights, and maybe x\n",
+        "",
+        "weights are not packed yet",
+        NCHW,
+    ),
+    (
+        "swizzle-of-x",
+        "copy_async<16>(to + swizzle_rows(row, piece)",
+        "copy_async<16>(to + swizzle_rows(row, piece ^ 1)",
+        "pieces of x change places",
+        CHANNELS_LAST,
+    ),
+    (
+        "fragment",
+        "mma(acc[i][j], a[i], {w[0], w[1]}, M{});",
+        "mma(acc[i][j], a[i], {w[0], w[2]}, M{});",
+        "half of another block",
+        NCHW,
+    ),
+    (
+        "left-halo",
+        "max(b.radius - position, ",
+        "max(b.radius - position + 1, ",
+        "the tap on the line's first position is lost",
+        NCHW,
+    ),
+    ("tap-off-by-one", "g * (first_tap - b.radius)", "g * (first_tap - b.radius + 1)", "all sums move by a position", NCHW),
+    ("overhang", "split * b.tap_groups + tap_group", "tap_group", "all splits write one slot", SPLIT),
+    (
+        "split-start",
+        "first = int(int64_t(p.k_blocks) * split / p.splits)",
+        "first = int(int64_t(p.k_blocks) * split / p.splits) + (split > 0)",
+        "splits leave a k-block out",
+        SPLIT,
+    ),
+    (
+        "scratch-reused-at-once",
+        "add_taps(0, scratch, sums, mids, first_tap, taps);\n    __syncthreads();",
+        "add_taps(0, scratch, sums, mids, first_tap, taps);",
+        "the second half overwrites the first under other threads",
+        NCHW,
+    ),
+    ("sums-not-cleared", "store_shared(sums + i, 0.0f);", "", "sums start with what shared memory held", NCHW),
+    (
+        "bias-of-another-channel",
+        "(b.bias)[first_mid + m]",
+        "(b.bias)[m]",
+        "every group takes the first group's bias",
+        WHOLE,
+    ),
+)
+
+COMBINE = _of(
+    "combine.cuh",
+    ("split-lost", "for (int slot = 0;", "for (int slot = 1;", "the first split is lost", SPLIT),
+    (
+        "tile-before",
+        "max(q - reach, line_first) / kTilePixels",
+        "max(q, line_first) / kTilePixels",
+        "sums of the tile before are lost",
+        NCHW,
+    ),
+    (
+        "tile-after",
+        "min(q + reach, line_last) / kTilePixels",
+        "min(q, line_last) / kTilePixels",
+        "sums of the tile after are lost",
+        NCHW,
+    ),
+    ("no-dependencies", "  wait_for_dependencies();\n", "", "partial sums are not there yet", NCHW),
+)
+
+PREPARE = _of(
+    "prepare.cuh",
+    (
+        "square-no-barrier",
+        "value);\n    }\n    __syncthreads();",
+        "value);\n    }",
+        "the square is read before it is written",
+        PACKED,
+    ),
+    ("skipped-taps", "j.kernel + j.skipped + tap]", "j.kernel + tap]", "the first taps take the place of those left out", SKIPS),
+    (
+        "swizzle-of-weights",
+        "swizzle_rows(column, piece)",
+        "swizzle_rows(column, piece ^ 1)",
+        "pieces of the weights change places",
+        NCHW,
+    ),
+    ("flip", "(t.flip ? t.kernel - 1 - tap : tap)", "tap", "input gradients want the taps backwards", NCHW),
+    (
+        "channel-mask",
+        "if (used && channel < j.channels) {",
+        "if (used) {",
+        "reads the next tap's weights as further channels",
+        ODD,
+    ),
+)
+
+LINE_CONV = _of(
+    "line_conv.cuh",
+    (
+        "no-barrier",
+        "copy_wait<kLineStages - 2>();\n      __syncthreads();",
+        "copy_wait<kLineStages - 2>();",
+        "windows and weights are not visible",
+        NCHW,
+    ),
+    ("lax-wait", "copy_wait<kLineStages - 2>", "copy_wait<kLineStages - 1>", "a group too many is in flight", NCHW),
+    (
+        "wrong-stage",
+        "round % kLineStages * kStageBytes + warp_k",
+        "(round + 1) % kLineStages * kStageBytes + warp_k",
+        "not landed yet",
+        NCHW,
+    ),
+    ("loads-too-far", "load(round + kLineStages - 1);", "load(round + kLineStages);", "refills what is read", NCHW),
+    (
+        "halo",
+        "first_h = h0 - (t.axis == 0 ? t.radius : 0)",
+        "first_h = h0 - (t.axis == 0 ? t.radius - 1 : 0)",
+        "the window starts a row late",
+        NCHW,
+    ),
+    (
+        "mask",
+        "const bool valid = h >= 0 && ",
+        "const bool valid = ",
+        "reads before the first row",
+        SMALL,
+    ),
+    (
+        "padding-of-the-depth",
+        "store_shared(reinterpret_cast<uint32_t*>(shared + zero_at) + i, 0u);",
+        "",
+        "weights of zero times whatever there is",
+        SMALL,
+    ),
+    ("tap-step", "(t.axis == 0 ? window_w(t) : 1) * pixel_bytes()", "pixel_bytes()", "taps run along rows in both terms", NCHW),
+    (
+        "warp-lost",
+        "for (int k = 1; k < kShape.warps_k",
+        "for (int k = 2; k < kShape.warps_k",
+        "a warp's share of the depth is lost",
+        SPLIT,
+    ),
+    ("window-overwritten", "__syncthreads();  // before the windows are overwritten", "", "other warps still read", NCHW),
+    (
+        "fragment",
+        "a_half(lane));\n      uint32_t a[",
+        "a_row(lane) / 8);\n      uint32_t a[",
+        "halves of the depth and of the rows change places",
+        NCHW,
+    ),
+    ("bias", "b && o < p.outputs", "b && o < p.outputs - 1", "the last output has no bias", NCHW),
+)
+
+WEIGHT_GRAD = _of(
+    "weight_grad.cuh",
+    ("no-barrier", "copy_wait<0>();\n      __syncthreads();", "copy_wait<0>();", "other threads' copies are not visible", NCHW),
+    (
+        "wait-for-nothing",
+        "copy_wait<0>();\n      __syncthreads();",
+        "copy_wait<1>();\n      __syncthreads();",
+        "the stage has not landed",
+        NCHW,
+    ),
+    ("not-transposed", "ldmatrix_x4_trans(w, window", "ldmatrix_x4(w, window", "pixels and channels change places", NCHW),
+    (
+        "mask",
+        "h < p.h && w < p.w && channel < p.channels",
+        "h < p.h && channel < p.channels",
+        "pixels of the next row count twice",
+        ODD,
+    ),
+    (
+        "halo",
+        "first_w = patch.w - (b.axis == 1 ? b.radius : 0)",
+        "first_w = patch.w - (b.axis == 1 ? b.radius + 1 : 0)",
+        "the window starts a column early",
+        NCHW,
+    ),
+    (
+        "split-end",
+        "last = patches * (blockIdx.z + 1) / p.splits",
+        "last = patches * (blockIdx.z + 1) / p.splits - (blockIdx.z + 1 < unsigned(p.splits))",
+        "splits leave a patch out",
+        SPLIT,
+    ),
+    (
+        "warps-no-barrier",
+        "store_shared(sums + i * 32 + lane, mine[i]);\n      }\n      __syncthreads();",
+        "store_shared(sums + i * 32 + lane, mine[i]);\n      }",
+        "read before they are written",
+        NCHW,
+    ),
+    ("finish-splits", "split < j.splits", "split < 1", "only the first split counts", SPLIT),
+    ("finish-flip", "(j.flip ? j.kernel - 1 - tap : tap)", "tap", "first weights have their taps backwards", NCHW),
+    (
+        "finish-skipped",
+        "packed_tap = tap - j.skipped",
+        "packed_tap = tap",
+        "gradients stand at taps that touch the padding only",
+        SKIPS,
+    ),
+)
+
+CHANNEL_SUM = _of(
+    "channel_sum.cuh",
+    (
+        "no-barrier",
+        "store_shared(sums + tid, sum);\n    __syncthreads();",
+        "store_shared(sums + tid, sum);",
+        "read before they are written",
+        NCHW,
+    ),
+    ("row-lost", "for (int row = 0;", "for (int row = 1;", "a share of the pixels is lost", NCHW),
+    ("chunk-lost", "for (int chunk = 0;", "for (int chunk = 1;", "the first chunk is lost", NCHW),
+)
+
+DIRECT = _of(
+    "direct.cuh",
+    ("last-tap", "length - at + radius)", "length - at + radius - 1)", "the tap on the line's last position is lost", DOUBLE),
+    (
+        "no-barrier",
+        "store_shared(sums + threadIdx.x, sum);\n    __syncthreads();",
+        "store_shared(sums + threadIdx.x, sum);",
+        "read before they are written",
+        DOUBLE,
+    ),
+    ("half-of-the-sum", "half > 0; half /= 2", "half > 1; half /= 2", "the last two are not added", DOUBLE),
+)
+
+SANITIZED = [
+    Mutation(
+        "first-stage-pixel-mask",
+        Fault(
+            "first_stage.cuh", "if (q < total) {", "if (q < total + 64) {", "reads past the end of x, for sums that nobody reads"
+        ),
+        BATCH,
+        sanitized=True,
+    )
+]
+
+MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *WEIGHT_GRAD, *CHANNEL_SUM, *DIRECT, *SANITIZED)

@@ -1,0 +1,241 @@
+// Python's way to the whole operator in the emulator: plans as the package does, and runs the plan's launches. Arrays are
+// numpy's, of any type; what their elements are is said by `math`.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "execute.h"
+#include "plan.h"
+#include "python_emulator.h"
+
+namespace py = pybind11;
+using namespace gcn::cuda;
+
+namespace {
+
+using MaybeArray = std::optional<py::array>;
+
+Sizes to_sizes(const std::vector<int64_t>& s) {
+  if (s.size() != 11) throw std::invalid_argument("sizes: expected n, c, h, w, m_l, m_r, o, k1, k2, k3, k4");
+  return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10]};
+}
+
+Math to_math(const std::string& name) {
+  const std::pair<const char*, Math> all[] = {{"half", Math::kHalf},
+                                              {"bfloat16", Math::kBFloat16},
+                                              {"tf32", Math::kTf32},
+                                              {"float", Math::kFloat},
+                                              {"double", Math::kDouble}};
+  for (const auto& [known, math] : all)
+    if (name == known) return math;
+  throw std::invalid_argument(name + ": no such arithmetic");
+}
+
+Gpu to_gpu(const py::dict& changes) {
+  Gpu gpu;
+  for (const auto& [key, value] : changes) {
+    const std::string name = py::str(key);
+    if (name == "multiprocessors") {
+      gpu.multiprocessors = value.cast<int>();
+    } else if (name == "shared_per_block") {
+      gpu.shared_per_block = value.cast<int>();
+    } else if (name == "shared_per_multiprocessor") {
+      gpu.shared_per_multiprocessor = value.cast<int>();
+    } else {
+      throw std::invalid_argument(name + ": no such property of a GPU");
+    }
+  }
+  return gpu;
+}
+
+Strides strides_of(const py::array& map) {
+  if (map.ndim() != 4) throw std::invalid_argument("a map has four dimensions");
+  const auto at = [&](int i) { return int64_t(map.strides(i) / map.itemsize()); };
+  return {at(0), at(1), at(2), at(3)};
+}
+
+bool aligned(const py::array& map) { return reinterpret_cast<uintptr_t>(map.data()) % 16 == 0; }
+const void* data(const py::array& a) { return a.data(); }
+const void* data(const MaybeArray& a) { return a ? a->data() : nullptr; }
+void* writable(py::array& a) { return a.mutable_data(); }
+void* writable(MaybeArray& a) { return a ? a->mutable_data() : nullptr; }
+
+// From the first byte of an array's elements to the last, whatever lies between.
+size_t span(const py::array& a) {
+  py::ssize_t bytes = a.itemsize();
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) {
+    if (a.shape(i) == 0) return 0;
+    bytes += (a.shape(i) - 1) * a.strides(i);
+  }
+  return static_cast<size_t>(bytes);
+}
+
+// What lies between the elements of a map that is not dense may belong to nobody, and be very large.
+void declare(DeclaredMemory& memory, py::array& a) {
+  if (span(a) == static_cast<size_t>(a.nbytes())) memory.declare(a.mutable_data(), span(a));
+}
+void declare(DeclaredMemory& memory, MaybeArray& a) {
+  if (a) declare(memory, *a);
+}
+
+// What the plan asks for and not a byte more, filled with nan.
+struct Workspace {
+  explicit Workspace(size_t bytes) : size(bytes), data(std::aligned_alloc(256, bytes ? bytes : 256), &std::free) {
+    if (!data) throw std::bad_alloc();
+    std::memset(data.get(), 0xFF, bytes);
+  }
+  size_t size;
+  std::unique_ptr<void, void (*)(void*)> data;
+};
+
+void check(int error) {
+  if (error) throw std::runtime_error("the launch says error " + std::to_string(error));
+}
+
+// What is special about a plan, one fact each, so that the tests can see that they reach every branch.
+class Facts {
+ public:
+  void add(const std::string& fact) { facts_.append(fact); }
+  void add_if(bool holds, const std::string& fact) {
+    if (holds) add(fact);
+  }
+  void add(const SourcePlan& source) { add(source.packed ? "x packed" : source.channels_last ? "x channels_last" : "x nchw"); }
+  void add(const FirstStagePlan& f) {
+    add("first_stage of " + std::to_string(f.column_blocks) + " column blocks");
+    add_if(f.splits > 1, "first_stage splits");
+    for (const auto& b : f.branch) {
+      add(b.overhang ? "first_stage overhang" : "first_stage whole lines");
+      add_if(b.interleave > 1, "first_stage interleaved lines");
+      add_if(b.tap_groups > 1, "first_stage groups of taps");
+      add_if(b.groups > b.tap_groups, "first_stage groups of middle channels");
+      add(b.complete ? "first_stage completes u" : "combine");
+      add_if(b.taps.skipped > 0, "taps skipped");
+    }
+  }
+  void add(const LineConvPlan& l) {
+    const char* const tiles[] = {"narrow", "narrow small", "medium", "wide", "wide small"};
+    add(std::string("line_conv ") + tiles[static_cast<int>(l.tile)]);
+    add_if(l.phases > 1, "line_conv phases");
+    add_if(l.n_tiles > 1, "line_conv tiles of outputs");
+    add(l.vector ? "line_conv whole pieces" : "line_conv single elements");
+    add(l.out.c == 1 ? "line_conv to channels_last" : "line_conv to nchw");
+  }
+  void add(const WeightGradPlan& g, bool channels_last) {
+    add("weight_grad " + std::string(g.narrow ? "narrow" : channels_last ? "channels_last" : "nchw"));
+    add("weight_grad of " + std::to_string(g.column_blocks) + " column blocks");
+    add_if(g.splits > 1, "weight_grad splits");
+    for (const auto& b : g.branch) add_if(b.octets > 1, "weight_grad several octets");
+  }
+  py::list list() const { return facts_; }
+
+ private:
+  py::list facts_;
+};
+
+ForwardPlan forward_plan(const std::vector<int64_t>& sizes, const std::string& math, const py::array& x, const py::array& y,
+                         const py::dict& gpu) {
+  return plan_forward(to_sizes(sizes), to_math(math), {strides_of(x), aligned(x)}, strides_of(y), aligned(y), to_gpu(gpu));
+}
+
+py::list forward_facts(const std::vector<int64_t>& sizes, const std::string& math, const py::array& x, const py::array& y,
+                       const py::dict& gpu) {
+  const ForwardPlan plan = forward_plan(sizes, math, x, y, gpu);
+  Facts facts;
+  if (plan.tensor_cores) {
+    facts.add(plan.source), facts.add(plan.first), facts.add(plan.second);
+  } else {
+    facts.add("direct: " + plan.why_direct);
+  }
+  return facts.list();
+}
+
+void forward(const std::vector<int64_t>& sizes, const std::string& math, const py::array& x,
+             const std::vector<py::array>& weights, const std::vector<MaybeArray>& biases, py::array y, py::array u_l,
+             py::array u_r, const py::dict& gpu) {
+  const ForwardPlan plan = forward_plan(sizes, math, x, y, gpu);
+  Workspace workspace(plan.workspace_bytes);
+  DeclaredMemory written({{workspace.data.get(), workspace.size}});
+  for (py::array* a : {&y, &u_l, &u_r}) declare(written, *a);
+  const ForwardTensors tensors{data(x),          data(weights[0]), data(weights[1]), data(weights[2]),
+                               data(weights[3]), data(biases[0]),  data(biases[1]),  data(biases[2]),
+                               data(biases[3]),  writable(y),      writable(u_l),    writable(u_r)};
+  check(run_forward(plan, tensors, workspace.data.get(), nullptr));
+}
+
+Wanted to_wanted(const std::vector<bool>& w) {
+  if (w.size() != 9) throw std::invalid_argument("wanted: expected nine flags, in the order of the operator's arguments");
+  return {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
+}
+
+// `gradients`: of x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2; None where one is not wanted.
+BackwardPlan backward_plan(const std::vector<int64_t>& sizes, const std::string& math, const py::array& dy, const py::array& x,
+                           const MaybeArray& dx, const std::vector<bool>& wanted, const py::dict& gpu) {
+  const Strides dx_strides = dx ? strides_of(*dx) : Strides{};
+  return plan_backward(to_sizes(sizes), to_math(math), {strides_of(x), aligned(x)}, strides_of(dy), dx_strides, to_wanted(wanted),
+                       to_gpu(gpu));
+}
+
+py::list backward_facts(const std::vector<int64_t>& sizes, const std::string& math, const py::array& dy, const py::array& x,
+                        const MaybeArray& dx, const std::vector<bool>& wanted, const py::dict& gpu) {
+  const BackwardPlan plan = backward_plan(sizes, math, dy, x, dx, wanted, gpu);
+  Facts facts;
+  if (!plan.tensor_cores) {
+    facts.add("direct: " + plan.why_direct);
+    return facts.list();
+  }
+  if (plan.wanted.first_stage())
+    for (const LineConvPlan& du : plan.du) facts.add(du);
+  if (plan.wanted.x) facts.add(plan.dx);
+  if (plan.wanted.w_l1 || plan.wanted.w_r1) facts.add(plan.source), facts.add(plan.first, plan.source.channels_last);
+  if (plan.wanted.w_l2 || plan.wanted.w_r2) facts.add(plan.second, true);
+  return facts.list();
+}
+
+void backward(const std::vector<int64_t>& sizes, const std::string& math, const py::array& dy, const py::array& x,
+              const py::array& u_l, const py::array& u_r, const std::vector<py::array>& weights,
+              std::vector<MaybeArray> gradients, const py::dict& gpu) {
+  std::vector<bool> wanted;
+  for (const MaybeArray& g : gradients) wanted.push_back(g.has_value());
+  const BackwardPlan plan = backward_plan(sizes, math, dy, x, gradients[0], wanted, gpu);
+  Workspace workspace(plan.workspace_bytes);
+  DeclaredMemory written({{workspace.data.get(), workspace.size}});
+  for (MaybeArray& g : gradients) declare(written, g);
+  const auto to = [&](int i) { return writable(gradients[static_cast<size_t>(i)]); };
+  const BackwardTensors tensors{data(dy),
+                                data(x),
+                                data(u_l),
+                                data(u_r),
+                                data(weights[0]),
+                                data(weights[1]),
+                                data(weights[2]),
+                                data(weights[3]),
+                                to(0),
+                                to(1),
+                                to(2),
+                                to(3),
+                                to(4),
+                                to(5),
+                                to(6),
+                                to(7),
+                                to(8)};
+  check(run_backward(plan, tensors, workspace.data.get(), nullptr));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(emu_operator, m) {
+  bind_emulator(m);
+  m.def("padded", &padded, "Channels of a padded map.");
+  m.def("forward_facts", &forward_facts);
+  m.def("backward_facts", &backward_facts);
+  m.def("forward", &forward);
+  m.def("backward", &backward);
+}

@@ -1,0 +1,164 @@
+"""Runs the whole operator in an emulator module. Needs numpy only, so that a process of its own starts quickly."""
+
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import numpy as np
+from emulator import load
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+MAP_NORESERVE = 0x4000  # mmap has it from Python 3.11 on
+
+WEIGHTS = ("w_l1", "w_l2", "w_r1", "w_r2")
+BIASES = ("b_l1", "b_l2", "b_r1", "b_r2")
+INPUTS = ("x", *WEIGHTS, *BIASES)
+
+#: How the arithmetic's elements are held; 16-bit ones by their bits.
+STORED = {"half": np.uint16, "bfloat16": np.uint16, "tf32": np.float32, "float": np.float32, "double": np.float64}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The operator's arguments by name, and ``dy``; dense arrays of the arithmetic's elements, x and dy as [N, C, H, W]."""
+
+    math: str
+    arrays: Mapping[str, Array]
+    layout: str = "nchw"
+    gpu: Mapping[str, int] = field(default_factory=dict)
+    wanted: tuple[str, ...] | None = None  # gradients; all unless given
+
+    @property
+    def sizes(self) -> list[int]:
+        a = self.arrays
+        outputs, mid_l, mid_r = (a[name].shape[0] for name in ("w_l2", "w_l1", "w_r1"))
+        kernels = (a["w_l1"].shape[2], a["w_l2"].shape[3], a["w_r1"].shape[3], a["w_r2"].shape[2])
+        return [*a["x"].shape, mid_l, mid_r, outputs, *kernels]
+
+    def present(self) -> tuple[str, ...]:
+        return tuple(name for name in INPUTS if name in self.arrays)
+
+
+def filled(shape: tuple[int, ...], math: str, layout: str = "nchw") -> Array:
+    """A result before anything is written: nan in every type."""
+    dtype = np.dtype(STORED[math])
+    return place(np.frombuffer(b"\xff" * (int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape), layout)
+
+
+def place(a: Array, layout: str) -> Array:
+    """The same [N, C, H, W] array in another layout of memory."""
+    if layout == "nchw":
+        return a.copy()
+    if layout == "channels_last":
+        return a.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+    if layout == "far":  # the samples of a batch further apart than 32 bits can say; only what is touched takes memory
+        n, size = a.shape[0], a[0].size
+        apart = (1 << 31) + 64
+        memory = mmap.mmap(-1, ((n - 1) * apart + size) * a.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        strides = (apart * a.itemsize, *np.empty(a.shape[1:], a.dtype).strides)
+        far = np.ndarray(a.shape, a.dtype, memory, strides=strides)
+        far[...] = a
+        return far
+    if layout == "unaligned":  # as a slice of something larger is: every other row, from the second element on
+        n, c, h, w = a.shape
+        larger = np.zeros((n, c, 2 * h, w + 1), a.dtype)
+        larger[:, :, ::2, 1:] = a
+        return larger[:, :, ::2, 1:]
+    raise ValueError(layout)
+
+
+def decoded(a: Array, math: str) -> Array:
+    """The numbers that stored elements mean, in float64."""
+    if math == "half":
+        a = a.view(np.float16)
+    elif math == "bfloat16":
+        a = (a.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        return a.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the module's functions take."""
+
+    problem: Problem
+    x: Array
+    dy: Array
+    y: Array
+    u_l: Array
+    u_r: Array
+    gradients: dict[str, Array]
+
+    @property
+    def forward(self) -> tuple[object, ...]:
+        a, p = self.problem.arrays, self.problem
+        weights, biases = [a[name] for name in WEIGHTS], [a.get(name) for name in BIASES]
+        return p.sizes, p.math, self.x, weights, biases, self.y, self.u_l, self.u_r, dict(p.gpu)
+
+    @property
+    def backward(self) -> tuple[object, ...]:
+        a, p = self.problem.arrays, self.problem
+        gradients = [self.gradients.get(name) for name in INPUTS]
+        return p.sizes, p.math, self.dy, self.x, self.u_l, self.u_r, [a[name] for name in WEIGHTS], gradients, dict(p.gpu)
+
+
+def arguments(module: ModuleType, p: Problem) -> Arguments:
+    n, _, h, w, mid_l, mid_r, outputs = p.sizes[:7]
+    layout = "nchw" if p.layout == "unaligned" else p.layout  # results are dense wherever memory allows
+    wanted = p.present() if p.wanted is None else p.wanted
+    return Arguments(
+        problem=p,
+        x=place(p.arrays["x"], p.layout),
+        dy=place(p.arrays["dy"], p.layout),
+        y=filled((n, outputs, h, w), p.math, layout),
+        u_l=filled((n, h, w, module.padded(mid_l)), p.math),
+        u_r=filled((n, h, w, module.padded(mid_r)), p.math),
+        gradients={
+            name: filled(p.arrays[name].shape, p.math, layout if name == "x" else "nchw") for name in INPUTS if name in wanted
+        },
+    )
+
+
+def facts(module: ModuleType, p: Problem) -> set[str]:
+    """What is special about the plans of a problem."""
+    a = arguments(module, p)
+    wanted = [name in a.gradients for name in INPUTS]
+    forward = module.forward_facts(p.sizes, p.math, a.x, a.y, dict(p.gpu))
+    backward = module.backward_facts(p.sizes, p.math, a.dy, a.x, a.gradients.get("x"), wanted, dict(p.gpu))
+    return {*forward, *backward}
+
+
+def run(module: ModuleType, p: Problem) -> dict[str, Array]:
+    """Forward and backward: y and the gradients, in float64."""
+    a = arguments(module, p)
+    module.forward(*a.forward)
+    module.backward(*a.backward)
+    for name, u, channels in (("u_l", a.u_l, p.sizes[4]), ("u_r", a.u_r, p.sizes[5])):
+        if np.any(decoded(u[..., channels:], p.math)):
+            raise AssertionError(f"{name}: the padding is not zero")
+    return {name: decoded(t, p.math) for name, t in {"y": a.y, **a.gradients}.items()}
+
+
+def failures(results: Mapping[str, Array], values: Mapping[str, Array], allowed: Mapping[str, float]) -> str:
+    """Which results are further off than they may be; empty if none is."""
+    wrong = []
+    for name, found in results.items():
+        error = abs(found - values[name]).max(initial=0.0)
+        if not error <= allowed[name]:
+            wrong.append(f"{name}: error {error:.3e}, allowed {allowed[name]:.3e}")
+    return "; ".join(wrong)
+
+
+def check_all(library: str, problems: Sequence[tuple[Problem, Mapping[str, Array], Mapping[str, float]]]) -> str:
+    """Run problems in a module's file; return what is wrong with the first that fails, or nothing."""
+    module = load(library, "emu_operator")
+    for problem, values, allowed in problems:
+        try:
+            wrong = failures(run(module, problem), values, allowed)
+        except (module.EmulatorBug, AssertionError, RuntimeError) as bug:
+            return str(bug)
+        if wrong:
+            return wrong
+    return ""

@@ -1,0 +1,77 @@
+"""The whole operator in the emulator, forward and backward: every kernel's own source, under the rule of all backends."""
+
+from dataclasses import replace
+from types import ModuleType
+
+import emulator
+import numpy as np
+import pytest
+from isolated import call
+from operator_run import facts, failures, run
+from problems import EIGHTS, ONE_TILE, PROBLEMS, EmulatedCase
+
+pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
+
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    return emulator.OPERATOR.load()
+
+
+@pytest.mark.parametrize("case", PROBLEMS, ids=str)
+def test_obeys_the_rule(module: ModuleType, case: EmulatedCase) -> None:
+    module.set_schedule("random", seed=len(str(case)))
+    values, allowed = case.expected()
+    assert not failures(run(module, case.problem()), values, allowed)
+
+
+@pytest.mark.parametrize(
+    "case", [EmulatedCase(EIGHTS, "half", "nchw"), EmulatedCase(ONE_TILE, "bfloat16", "channels_last")], ids=str
+)
+def test_no_bit_depends_on_the_order_of_threads(module: ModuleType, case: EmulatedCase) -> None:
+    results = []
+    for order, seed in (("ascending", 0), ("descending", 0), ("random", 1), ("random", 2)):
+        module.set_schedule(order, seed)
+        results.append(run(module, case.problem()))
+    for other in results[1:]:
+        for name, expected in results[0].items():
+            assert np.array_equal(other[name], expected), name
+
+
+#: What plans decide, and what the problems above have to reach, one way and the other.
+BRANCHES = {
+    *("x packed", "x channels_last", "x nchw", "taps skipped", "combine"),
+    *(f"first_stage of {n} column blocks" for n in (8, 16, 21, 22)),
+    *(f"first_stage {fact}" for fact in ("splits", "overhang", "whole lines", "interleaved lines", "completes u")),
+    *(f"first_stage groups of {what}" for what in ("taps", "middle channels")),
+    *(f"line_conv {tile}" for tile in ("narrow", "narrow small", "medium", "wide", "wide small")),
+    *(f"line_conv {fact}" for fact in ("phases", "tiles of outputs", "whole pieces", "single elements")),
+    *(f"line_conv to {layout}" for layout in ("channels_last", "nchw")),
+    *(f"weight_grad {kind}" for kind in ("narrow", "channels_last", "nchw", "splits", "several octets")),
+    *(f"weight_grad of {n} column blocks" for n in (15, 21)),
+    "direct: float64 has no tensor core kernels",
+}
+
+
+def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None:
+    reached = set().union(*(facts(module, case.problem()) for case in PROBLEMS))
+    assert not BRANCHES - reached
+    assert not {fact for fact in reached - BRANCHES if not fact.startswith("direct: ")}, "a branch that the list does not know"
+    assert any("shared memory" in fact for fact in reached), "no size was too large for the tensor core kernels"
+
+
+#: Enough of every kernel, arithmetic and layout; sanitizers are several times slower.
+SANITIZED = [
+    EmulatedCase(EIGHTS, math, layout)
+    for math, layout in (("half", "nchw"), ("bfloat16", "channels_last"), ("tf32", "unaligned"))
+]
+SANITIZED += [
+    case for case in PROBLEMS if str(case) in ("odd-sizes-half-nchw", "k_gt_map-float-nchw", "map1x1-half-channels_last")
+]
+SANITIZED += [EmulatedCase(EIGHTS, math, "nchw") for math in ("float", "double")]
+
+
+def test_sanitizers_find_nothing() -> None:
+    library = replace(emulator.OPERATOR, sanitized=True, optimize="-O1").library()
+    problems = [(case.problem(), *case.expected()) for case in SANITIZED]
+    assert not call("operator_run:check_all", str(library), problems, sanitized=True, timeout=900)

@@ -1,0 +1,75 @@
+"""What nvcc makes of the CUDA kernels, for every architecture: no spills, room for the blocks that the plan counts on, and the
+instructions that the kernels' headers promise. Needs nvcc, and no GPU."""
+
+from pathlib import Path
+
+import cuda_binary
+import pytest
+from cuda_binary import ARCHITECTURES, Kernel
+
+pytestmark = [
+    pytest.mark.skipif(cuda_binary.nvcc() is None, reason="needs nvcc"),
+    pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a}"),
+]
+needs_nvdisasm = pytest.mark.skipif(cuda_binary.nvdisasm() is None, reason="needs nvdisasm, of CUDA or of the triton package")
+
+REGISTERS = 65536  # of a multiprocessor
+BLOCK = 128  # threads
+#: Blocks that share a multiprocessor by the plan, so that one works while another waits.
+BLOCKS = {"first_stage_kernel": 2, "weight_grad_kernel": 2, "line_conv_kernel": 2}
+
+#: Whose products are the bulk of the work, by template arguments: products to each load of fragments in the 16-bit main loop.
+WIDE = 3  # LineTile::kWide, the gradient of x
+
+
+def is_bulk(kernel: Kernel) -> bool:
+    if kernel.math not in ("half", "bfloat16"):
+        return False
+    if kernel.name == "first_stage_kernel":
+        return kernel.numbers[0] >= 16
+    if kernel.name == "line_conv_kernel":
+        return kernel.numbers[0] == WIDE
+    return kernel.name == "weight_grad_kernel"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cubin")
+
+
+@pytest.fixture
+def kernels(architecture: int, folder: Path) -> tuple[Kernel, ...]:
+    return cuda_binary.compiled(architecture, folder)
+
+
+def test_nothing_spills(kernels: tuple[Kernel, ...]) -> None:
+    assert not [str(k) for k in kernels if k.stack or k.spilled]
+
+
+def test_registers_leave_room_for_the_blocks_of_the_plan(kernels: tuple[Kernel, ...]) -> None:
+    counted_on = [k for k in kernels if k.name in BLOCKS]
+    assert {k.name for k in counted_on} == set(BLOCKS)
+    assert not [f"{k}: {k.registers}" for k in counted_on if k.registers * BLOCK * BLOCKS[k.name] > REGISTERS]
+
+
+@needs_nvdisasm
+def test_no_local_memory(kernels: tuple[Kernel, ...]) -> None:
+    assert all(k.instructions for k in kernels)
+    assert not [str(k) for k in kernels if k.instructions["LDL"] or k.instructions["STL"]]
+
+
+@needs_nvdisasm
+def test_products_are_tensor_core_products_of_what_was_copied_asynchronously(kernels: tuple[Kernel, ...]) -> None:
+    for kernel in (k for k in kernels if k.name in BLOCKS):
+        assert kernel.loop["HMMA"], f"{kernel}: no products in its main loop"
+        assert kernel.instructions["LDGSTS"], f"{kernel}: no asynchronous copies"
+        assert not kernel.loop["FFMA"], f"{kernel}: products outside of the tensor cores"
+        if kernel.math in ("half", "bfloat16"):
+            assert kernel.loop["LDSM"], f"{kernel}: fragments are not loaded by ldmatrix"
+
+
+@needs_nvdisasm
+def test_three_products_to_each_load_of_fragments(kernels: tuple[Kernel, ...]) -> None:
+    bulk = [k for k in kernels if is_bulk(k)]
+    assert {k.name for k in bulk} == set(BLOCKS)
+    assert not [f"{k}: {k.loop['HMMA']} to {k.loop['LDSM']}" for k in bulk if k.loop["HMMA"] < 3 * k.loop["LDSM"]]
