@@ -253,18 +253,14 @@ GCN_DEVICE float sum_inside(const FinishWeightGrad& j, int a, int b, int tap, fl
   const int shift_h = j.axis == 0 ? tap - j.kernel / 2 : 0, shift_w = j.axis == 1 ? tap - j.kernel / 2 : 0;
   float sum = 0;
   bool explained = false;
-  for (int n = 0; n < j.n; ++n) {
-    for (int h = 0; h < j.h; ++h) {
-      for (int w = 0; w < j.w; ++w) {
-        const float of_a = to_float(map_at<E>(j.a, n, h, w)[a * j.a.stride_c]);
-        const float of_b = to_float(map_at<E>(j.b, n, h, w)[b * j.b.stride_c]);
-        explained = explained || !is_finite(of_a) || !is_finite(of_b);
-        const int other_h = h + shift_h, other_w = w + shift_w;
-        if (other_h < 0 || other_h >= j.h || other_w < 0 || other_w >= j.w) continue;
-        sum += of_a * to_float(map_at<E>(j.b, n, other_h, other_w)[b * j.b.stride_c]);
-        if (sum != sum) return sum;  // and stays so
-      }
-    }
+  for (int64_t pixel = 0; pixel < int64_t(j.n) * j.h * j.w; ++pixel) {
+    const int w = int(pixel % j.w), h = int(pixel / j.w % j.h), other_w = w + shift_w, other_h = h + shift_h;
+    const int64_t n = pixel / j.w / j.h;
+    const float of_a = to_float(map_at<E>(j.a, n, h, w)[a * j.a.stride_c]);
+    explained = explained || !is_finite(of_a) || !is_finite(to_float(map_at<E>(j.b, n, h, w)[b * j.b.stride_c]));
+    if (other_h < 0 || other_h >= j.h || other_w < 0 || other_w >= j.w) continue;
+    sum += of_a * to_float(map_at<E>(j.b, n, other_h, other_w)[b * j.b.stride_c]);
+    if (sum != sum) return sum;  // and stays so
   }
   return explained ? sum : products;
 }
