@@ -315,11 +315,14 @@ def run_on_gpu(out: Path) -> Path:
         library = Path(folder) / "calibration.so"
         includes = [f"-I{HERE}", f"-I{HERE.parents[1] / 'csrc' / 'cuda'}"]
         flags = ["-std=c++17", "-arch=native", "-shared", "-Xcompiler", "-fPIC"]
+        hopper = torch.cuda.get_device_capability() == (9, 0)
+        if hopper:
+            flags[1:2] = ["-gencode=arch=compute_90a,code=sm_90a", "-DGCN_HOPPER"]
         subprocess.run(["nvcc", *flags, *includes, str(HERE / "calibration_gpu.cu"), "-o", str(library)], check=True)
         calibrate = ctypes.CDLL(str(library)).gcn_calibrate
     calibrate.restype = ctypes.c_char_p
     arrays: dict[str, Array] = {}
-    for calibration in CALIBRATIONS:
+    for calibration in (*CALIBRATIONS, *(_of_hopper() if hopper else ())):
         given = np.ascontiguousarray(calibration.draw())
         output = np.empty(_output_bytes(calibration, given), UINT8)
         pointers = (given.ctypes.data_as(ctypes.c_void_p), output.ctypes.data_as(ctypes.c_void_p))
@@ -333,6 +336,12 @@ def run_on_gpu(out: Path) -> Path:
     path = out / (re.sub(r"\W+", "-", torch.cuda.get_device_name()).strip("-").lower() + ".npz")
     np.savez_compressed(path, **arrays)
     return path
+
+
+def _of_hopper() -> tuple[Calibration, ...]:
+    from hopper_calibration import HOPPER_CALIBRATIONS
+
+    return HOPPER_CALIBRATIONS
 
 
 def _output_bytes(calibration: Calibration, given: Array) -> int:

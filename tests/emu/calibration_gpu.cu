@@ -2,11 +2,11 @@
 #include <cstring>
 
 #include "calibration.cuh"
+#if defined(GCN_HOPPER)
+#include "hopper_calibration.cuh"
+#endif
 
 namespace {
-
-using gcn::cuda::calibration::Case;
-using gcn::cuda::calibration::kCases;
 
 class DeviceBuffer {
  public:
@@ -21,6 +21,7 @@ class DeviceBuffer {
   cudaError_t error_;
 };
 
+template <class Case>
 cudaError_t run_with_copies(const Case& c, const void* in, void* out, unsigned sets) {
   DeviceBuffer device_in(c.input_bytes * sets), device_out(c.output_bytes * sets);
   cudaError_t error = device_in.error() != cudaSuccess ? device_in.error() : device_out.error();
@@ -32,14 +33,25 @@ cudaError_t run_with_copies(const Case& c, const void* in, void* out, unsigned s
   return error;
 }
 
-}  // namespace
+constexpr const char* kUnknown = "no such calibration";
 
-// Returns null, or what went wrong.
-extern "C" const char* gcn_calibrate(const char* name, const void* in, void* out, unsigned sets) {
-  for (const Case& c : kCases) {
+template <class Cases>
+const char* calibrate(const Cases& cases, const char* name, const void* in, void* out, unsigned sets) {
+  for (const auto& c : cases) {
     if (std::strcmp(c.name, name) != 0) continue;
     const cudaError_t error = run_with_copies(c, in, out, sets);
     return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
   }
-  return "no such calibration";
+  return kUnknown;
+}
+
+}  // namespace
+
+// Returns null, or what went wrong.
+extern "C" const char* gcn_calibrate(const char* name, const void* in, void* out, unsigned sets) {
+  const char* error = calibrate(gcn::cuda::calibration::kCases, name, in, out, sets);
+#if defined(GCN_HOPPER)
+  if (error == kUnknown) error = calibrate(gcn::cuda::calibration::kHopperCases, name, in, out, sets);
+#endif
+  return error;
 }

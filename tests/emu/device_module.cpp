@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "calibration.cuh"
+#include "hopper_calibration.cuh"
 #include "python_emulator.h"
 
 namespace py = pybind11;
@@ -27,8 +28,9 @@ __global__ void sound_kernel(int) {
 
 namespace {
 
-py::bytes run_calibration(const std::string& name, const std::string& input) {
-  for (const calibration::Case& c : calibration::kCases) {
+template <class Cases>
+py::bytes run_among(const Cases& cases, const std::string& name, const std::string& input) {
+  for (const auto& c : cases) {
     if (name != c.name) continue;
     if (input.size() % c.input_bytes) throw std::invalid_argument(name + ": the input is no whole number of sets");
     const size_t sets = input.size() / c.input_bytes;
@@ -44,6 +46,13 @@ py::bytes run_calibration(const std::string& name, const std::string& input) {
   throw std::invalid_argument(name + ": no such calibration");
 }
 
+py::bytes run_calibration(const std::string& name, const std::string& input) {
+  return run_among(calibration::kCases, name, input);
+}
+py::bytes run_hopper_calibration(const std::string& name, const std::string& input) {
+  return run_among(calibration::kHopperCases, name, input);
+}
+
 void launch_sound(unsigned x, unsigned y, unsigned z, int threads, size_t shared_bytes) {
   launch(sound_kernel, Launch{dim3(x, y, z), threads, shared_bytes, nullptr, false}, 0);
 }
@@ -53,5 +62,6 @@ void launch_sound(unsigned x, unsigned y, unsigned z, int threads, size_t shared
 PYBIND11_MODULE(emu_device, m) {
   bind_emulator(m);
   m.def("run_calibration", &run_calibration);
+  m.def("run_hopper_calibration", &run_hopper_calibration);
   m.def("launch_sound", &launch_sound);
 }

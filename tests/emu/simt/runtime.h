@@ -29,7 +29,16 @@ struct Schedule {
   uint64_t seed = 0;  // of the random one
 };
 
-enum class State { kRunnable, kAtBarrier, kAtWarpInstruction, kAtDependencies, kFinished };
+enum class State {
+  kRunnable,
+  kAtBarrier,
+  kAtWarpInstruction,
+  kAtDependencies,
+  kAtMbarrier,  // this and the following: in clusters only, see hopper_machine.h
+  kAtGroupBarrier,
+  kAtClusterBarrier,
+  kFinished
+};
 
 // A copy that has read its source but not reached shared memory.
 struct PendingCopy {
@@ -77,8 +86,11 @@ void run_grid(const Grid& grid);
 void declare_written(void* p, size_t bytes);
 void forget_written();
 
+class Fibers;
+
 // The block and the thread that run on this operating-system thread.
 struct Running {
+  Fibers* fibers = nullptr;
   const Grid* grid = nullptr;
   Index block;
   unsigned threads = 0;

@@ -91,13 +91,57 @@ inline thread_local DependentMemory dependent_memory;
 inline void declare_written(void* p, size_t bytes) { dependent_memory.declare(p, bytes); }
 inline void forget_written() { dependent_memory.forget(); }
 
-// One block at a time on this operating-system thread; stacks and shared memory are kept from block to block.
-class Machine {
+// Threads as fibers: switching to one, and from it back to the scheduler. Stacks are kept from block to block.
+class Fibers {
+ public:
+  // Back to the scheduler, from the running thread.
+  void leave(Thread& thread) {
+    const bool for_good = thread.state == State::kFinished;
+    StackSwitch::announce(for_good ? nullptr : &thread.fake_stack, scheduler_bottom_, scheduler_bytes_);
+    switch_stack(&thread.stack_pointer, scheduler_);
+    StackSwitch::confirm(thread.fake_stack, &scheduler_bottom_, &scheduler_bytes_);
+  }
+
+  void confirm_first_entry() { StackSwitch::confirm(nullptr, &scheduler_bottom_, &scheduler_bytes_); }
+
+ protected:
+  void make_stacks(size_t count) {
+    while (stacks_.size() < count) stacks_.emplace_back();
+  }
+
+  // Thread `id` of a block, on stack `stack`.
+  void prepare(Thread& t, int id, size_t stack) {
+    t.id = id, t.index = {static_cast<unsigned>(id), 0, 0}, t.state = State::kRunnable, t.error = nullptr;
+    t.open_copies.clear(), t.copy_groups.clear();
+    t.stack_pointer = stacks_[stack].prepare(&enter_thread);
+  }
+
+  void resume(Thread& thread, size_t stack) {
+    running.thread = &thread;
+    void* fake_stack = nullptr;
+    StackSwitch::announce(&fake_stack, stacks_[stack].bottom(), Stack::kBytes);
+    switch_stack(&scheduler_, thread.stack_pointer);
+    StackSwitch::confirm(fake_stack, nullptr, nullptr);
+    if (thread.error) std::rethrow_exception(thread.error);
+  }
+
+ private:
+  static void enter_thread();
+
+  std::vector<Stack> stacks_;
+  void* scheduler_ = nullptr;
+  const void* scheduler_bottom_ = nullptr;
+  size_t scheduler_bytes_ = 0;
+};
+
+// One block at a time on this operating-system thread; shared memory is kept from block to block.
+class Machine : public Fibers {
  public:
   void run(const Grid& grid) {
     threads_.resize(static_cast<size_t>(grid.threads));
     warps_.resize(static_cast<size_t>(grid.threads / kWarpSize));
-    while (stacks_.size() < threads_.size()) stacks_.emplace_back();
+    make_stacks(threads_.size());
+    running.fibers = this;
     random_.seed(schedule.seed);
     running.grid = &grid, running.shared = &shared_, running.threads = static_cast<unsigned>(grid.threads);
     waited_ = false;
@@ -114,28 +158,13 @@ class Machine {
     running = Running();
   }
 
-  // Back to the scheduler, from the running thread.
-  void leave(Thread& thread) {
-    const bool for_good = thread.state == State::kFinished;
-    StackSwitch::announce(for_good ? nullptr : &thread.fake_stack, scheduler_bottom_, scheduler_bytes_);
-    switch_stack(&thread.stack_pointer, scheduler_);
-    StackSwitch::confirm(thread.fake_stack, &scheduler_bottom_, &scheduler_bytes_);
-  }
-
-  void confirm_first_entry() { StackSwitch::confirm(nullptr, &scheduler_bottom_, &scheduler_bytes_); }
-
  private:
   void run_block(Index block) {
     running.block = block, running.thread = nullptr;
     ++running.epoch;
     shared_.start(running.grid->shared_bytes);
     std::fill(warps_.begin(), warps_.end(), Warp());
-    for (size_t i = 0; i < threads_.size(); ++i) {
-      Thread& t = threads_[i];
-      t.id = static_cast<int>(i), t.index = {static_cast<unsigned>(i), 0, 0}, t.state = State::kRunnable, t.error = nullptr;
-      t.open_copies.clear(), t.copy_groups.clear();
-      t.stack_pointer = stacks_[i].prepare(&enter_thread);
-    }
+    for (size_t i = 0; i < threads_.size(); ++i) prepare(threads_[i], static_cast<int>(i), i);
     if (running.grid->dependent) dependent_memory.start_block();
     try {
       do run_until_stopped();
@@ -176,18 +205,9 @@ class Machine {
       Thread& thread = threads_[static_cast<size_t>(warp * kWarpSize + lane)];
       if (thread.state != State::kRunnable) continue;
       any = true;
-      resume(thread);
+      resume(thread, static_cast<size_t>(thread.id));
     }
     return any;
-  }
-
-  void resume(Thread& thread) {
-    running.thread = &thread;
-    void* fake_stack = nullptr;
-    StackSwitch::announce(&fake_stack, stacks_[static_cast<size_t>(thread.id)].bottom(), Stack::kBytes);
-    switch_stack(&scheduler_, thread.stack_pointer);
-    StackSwitch::confirm(fake_stack, nullptr, nullptr);
-    if (thread.error) std::rethrow_exception(thread.error);
   }
 
   // Called when all threads have stopped: opens what they wait at. Returns false when all have finished.
@@ -229,17 +249,11 @@ class Machine {
     running.thread = nullptr;
   }
 
-  static void enter_thread();
-
   SharedMemory shared_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
-  std::vector<Stack> stacks_;
   std::mt19937_64 random_;
   bool waited_ = false;  // whether a block of this launch has called wait_for_dependencies
-  void* scheduler_ = nullptr;
-  const void* scheduler_bottom_ = nullptr;
-  size_t scheduler_bytes_ = 0;
 };
 
 inline Machine& machine() {
@@ -248,8 +262,8 @@ inline Machine& machine() {
   return *machine;
 }
 
-inline void Machine::enter_thread() {
-  machine().confirm_first_entry();
+inline void Fibers::enter_thread() {
+  running.fibers->confirm_first_entry();
   Thread& me = *running.thread;
   try {
     running.grid->body();
@@ -257,14 +271,14 @@ inline void Machine::enter_thread() {
     me.error = std::current_exception();
   }
   me.state = State::kFinished;
-  machine().leave(me);
+  running.fibers->leave(me);
   std::abort();  // a finished thread is never resumed
 }
 
 inline void stop(State state, const char* waits_at) {
   Thread& me = *running.thread;
   me.state = state, me.waits_at = waits_at;
-  machine().leave(me);
+  running.fibers->leave(me);
 }
 
 inline void sync_threads(const char* place) { stop(State::kAtBarrier, place); }
@@ -298,7 +312,8 @@ inline void sync_warp() {
   warp_instruction("__syncwarp()", warp, [&](const auto&) { ++warp.epoch; });
 }
 
-inline void run_grid(const Grid& grid) {
+// What no GPU takes.
+inline void check_launch(const Grid& grid) {
   const auto refuse = [&](const std::string& why) { throw Bug(why + " [" + kernel_name(grid.kernel) + "]"); };
   if (grid.threads < 1 || grid.threads > 1024)
     refuse("a block of " + std::to_string(grid.threads) + " threads; 1 to 1024 can be");
@@ -309,6 +324,10 @@ inline void run_grid(const Grid& grid) {
   const Index& b = grid.blocks;
   if (b.x < 1 || b.y < 1 || b.z < 1 || b.x > 0x7fffffffu || b.y > 65535 || b.z > 65535)
     refuse("a grid of " + std::to_string(b.x) + " x " + std::to_string(b.y) + " x " + std::to_string(b.z) + " blocks");
+}
+
+inline void run_grid(const Grid& grid) {
+  check_launch(grid);
   machine().run(grid);
 }
 

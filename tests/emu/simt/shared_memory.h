@@ -27,8 +27,19 @@ struct Accessor {
 // Stands for a thread where all lanes of a warp take part, as in ldmatrix.
 constexpr int kWholeWarp = -2;
 
+// Another notion of what is ordered than barriers of whole blocks and warps. Places are granules of two bytes.
+class AccessOrder {
+ public:
+  virtual void read(size_t first, size_t count, const char* what, const Accessor& who) = 0;
+  virtual void write(size_t first, size_t count, const char* what, const Accessor& who) = 0;
+
+ protected:
+  ~AccessOrder() = default;
+};
+
 class SharedMemory {
  public:
+  static constexpr size_t kGranule = 2;
   static constexpr size_t kLargest = 227 << 10;  // per block, sm_90; smaller parts are the plan's affair
 
   SharedMemory() : raw_(static_cast<unsigned char*>(std::aligned_alloc(1024, kAllocated))) {
@@ -54,8 +65,26 @@ class SharedMemory {
 #endif
   }
 
+  // From the next start() on.
+  void order_by(AccessOrder* order) { order_ = order; }
+  size_t size() const { return size_; }
+
+  // As a number: the low bits of an address, with the alignment that the base has.
+  static uint32_t address(size_t offset) { return static_cast<uint32_t>(kBase + offset); }
+  static size_t offset_of(uint32_t address) { return address - kBase; }
+
+  // The offset of n bytes that have to lie inside.
+  size_t check(const void* p, size_t n, const char* what) const {
+    const size_t at = offset(p);  // wraps around below the start
+    if (at >= size_ || n > size_ - at)
+      report(std::string(what) + " at byte " + std::to_string(static_cast<int64_t>(at)) + " of shared memory, outside its " +
+             std::to_string(size_) + " bytes");
+    return at;
+  }
+
   void read(const void* p, size_t n, const char* what, const Accessor& who) {
     const size_t first = check(p, n, what) / kGranule;
+    if (order_) return order_->read(first, n / kGranule, what, who);
     for (size_t i = first; i < first + n / kGranule; ++i) {
       Granule& g = granules_[i];
       if (g.copier != kNobody) report_in_flight(i, what, g);
@@ -66,6 +95,7 @@ class SharedMemory {
 
   void write(const void* p, size_t n, const char* what, const Accessor& who) {
     const size_t first = check(p, n, what) / kGranule;
+    if (order_) return order_->write(first, n / kGranule, what, who);
     for (size_t i = first; i < first + n / kGranule; ++i) {
       if (granules_[i].copier != kNobody) report_in_flight(i, what, granules_[i]);
       note_write(i, what, who);
@@ -90,9 +120,9 @@ class SharedMemory {
   }
 
  private:
-  static constexpr size_t kGranule = 2;
   // The base is aligned to 128 bytes as promised and to nothing more: a kernel that counts on more is wrong here, too.
   static constexpr size_t kOffset = 128;
+  static constexpr size_t kBase = 1024 + kOffset;  // what address() starts from
   static constexpr size_t kAllocated = kLargest + 1024;
   static constexpr int kNobody = -1;
 
@@ -135,14 +165,6 @@ class SharedMemory {
 
   size_t offset(const void* p) const { return static_cast<size_t>(static_cast<const unsigned char*>(p) - bytes()); }
 
-  size_t check(const void* p, size_t n, const char* what) const {
-    const size_t at = offset(p);  // wraps around below the start
-    if (at >= size_ || n > size_ - at)
-      report(std::string(what) + " at byte " + std::to_string(static_cast<int64_t>(at)) + " of shared memory, outside its " +
-             std::to_string(size_) + " bytes");
-    return at;
-  }
-
   [[noreturn]] static void report_race(size_t granule, int earlier, const char* did, const Accessor& who, const char* does,
                                        const char* what) {
     report("race at byte " + std::to_string(granule * kGranule) + " of shared memory: " + name(earlier) + " " + did + " it and " +
@@ -164,6 +186,7 @@ class SharedMemory {
 
   unsigned char* raw_;
   size_t size_ = 0;
+  AccessOrder* order_ = nullptr;
   std::vector<Granule> granules_;
 };
 

@@ -1,0 +1,137 @@
+"""Fixed inputs for every wrapper of the Hopper layer, and what the PTX manual says comes out: a part of calibration.py."""
+
+from collections.abc import Callable
+
+import numpy as np
+from calibration import (
+    FLOAT32,
+    UINT8,
+    UINT16,
+    UINT32,
+    Array,
+    Calibration,
+    Expected,
+    bits,
+    cut_to_tf32,
+    narrowed,
+    widened,
+)
+
+IMAGE, UNIT, THREADS = 8192, 16, 128
+
+#: How operands lie in shared memory, as hopper_calibration.cuh numbers it: transposed, leading, stride, bytes of a swizzled row.
+LAYOUTS = (
+    (False, 128, 256, 0),
+    (False, 0, 256, 32),
+    (False, 0, 512, 64),
+    (False, 0, 1024, 128),
+    (True, 1024, 128, 0),
+    (True, 512, 256, 32),
+    (True, 1024, 512, 64),
+    (True, 2048, 1024, 128),
+    (False, 16, 256, 0),
+    (True, 128, 16, 0),
+)
+
+
+def permuted(address: Array, row: int) -> Array:
+    """Bits 4 to 6 of addresses exchanged as in rows of so many bytes."""
+    mask = row // UNIT - 1 if row else 0
+    return address ^ ((address >> 7 & mask) << 4)
+
+
+def addresses(layout: int, rows: int, size: int) -> Array:
+    """Where the elements [row, depth] of an operand are, in bytes; elements have ``size`` bytes."""
+    transposed, leading, stride, swizzle = LAYOUTS[layout]
+    r, k = np.arange(rows)[:, None], np.arange(32 // size)[None, :]
+    along, across = (r, k) if transposed else (k, r)  # units run along one dimension
+    per_unit = UNIT // size
+    if not swizzle:
+        by_eight, by_unit = (leading, stride) if transposed else (stride, leading)
+        blocks = across // 8 * by_eight + along // per_unit * by_unit
+        return across % 8 * UNIT + blocks + along % per_unit * size
+    per_row = swizzle // size
+    blocks = across // 8 * stride + along // per_row * leading
+    return permuted(across % 8 * swizzle + blocks + along % per_row * size, swizzle)
+
+
+def wgmma(element: str, width: int, a: int, b: int) -> Calibration:
+    size = 4 if element == "tf32" else 2
+
+    def draw() -> Array:
+        values = np.random.default_rng(5).normal(size=(2, 2 * IMAGE // size))
+        return values.astype(FLOAT32).view(UINT32) if size == 4 else narrowed(values, element)
+
+    def expect(images: Array) -> Expected:
+        numbers = cut_to_tf32(images) if size == 4 else widened(images, element)
+        of_a, of_b = addresses(a, 64, size) // size, (IMAGE + addresses(b, width, size)) // size
+        half = IMAGE // 2 // size
+        exact, magnitude = np.zeros((2, 64, width)), np.zeros((2, 64, width))
+        for start in (0, half):
+            exact += np.einsum("smk,snk->smn", numbers[:, of_a + start], numbers[:, of_b])
+            magnitude += np.einsum("smk,snk->smn", abs(numbers[:, of_a + start]), abs(numbers[:, of_b]))
+        t, i = np.arange(THREADS)[:, None], np.arange(width // 2)[None, :]
+        rows, columns = 16 * (t // 32) + t % 32 // 4 + 8 * (i // 2 % 2), 2 * (t % 4) + i % 2 + 8 * (i // 4)
+        return Expected(exact[:, rows, columns], 2.0**-21 * magnitude[:, rows, columns])
+
+    return Calibration(f"wgmma_{element}_{width}_{a}_{b}", draw, expect, FLOAT32)
+
+
+def copy_bulk() -> Calibration:
+    return Calibration("copy_bulk", bits(2, 4096, dtype=UINT8), Expected, UINT8)
+
+
+def copy_tensor(
+    sizes: tuple[int, ...], dtype: np.dtype, box: tuple[int, ...], corner: Callable[[int], tuple[int, ...]]
+) -> Calibration:
+    """A box of a map; sizes and boxes with the contiguous dimension last, the map being all sets."""
+
+    def expect(given: Array) -> Expected:
+        sets = len(given)
+        whole = given.reshape(-1, *sizes[1:]) if len(box) == 2 else given.reshape(sets, *sizes)
+        if len(box) == 4:  # the map walks columns before rows, as one may
+            whole = whole.swapaxes(1, 2)
+        outside = 64  # more than a box reaches over an edge
+        around = np.pad(whole, outside)
+        boxes = []
+        for s in range(sets):
+            first = [c + outside for c in corner(s)]
+            found = around[tuple(slice(f, f + b) for f, b in zip(first, box, strict=True))]
+            units = np.ascontiguousarray(found).view(UINT8).reshape(-1, UNIT)
+            row = box[-1] * dtype.itemsize
+            lies = np.empty_like(units)
+            lies[permuted(np.arange(len(units)) * UNIT, row) // UNIT] = units
+            boxes.append(lies)
+        return Expected(np.stack(boxes))
+
+    rank = len(box)
+    shape = (3, *sizes)
+    return Calibration(f"copy_tensor_{rank}d", bits(*shape, dtype=dtype), expect, UINT8)
+
+
+def cluster() -> Calibration:
+    def expect(given: Array) -> Expected:
+        # [set, rank, phase, half]: both blocks see both halves, and in the second phase they have changed places.
+        both = np.stack([given, given[:, ::-1]], 1)
+        return Expected(np.stack([both, both], 1))
+
+    return Calibration("cluster", bits(3, 2, 1024, dtype=UINT8), expect, UINT8)
+
+
+HOPPER_CALIBRATIONS = (
+    *(wgmma("half", 64, layout, layout) for layout in range(8)),
+    wgmma("bfloat16", 64, 8, 2),
+    wgmma("bfloat16", 64, 7, 9),
+    wgmma("bfloat16", 120, 7, 9),
+    wgmma("bfloat16", 128, 2, 2),
+    wgmma("half", 168, 2, 1),
+    wgmma("bfloat16", 176, 2, 1),
+    wgmma("half", 256, 8, 8),
+    wgmma("tf32", 64, 2, 2),
+    wgmma("tf32", 168, 0, 1),
+    copy_bulk(),
+    copy_tensor((16, 40), UINT16, (16, 32), lambda s: (16 * s - 3, 8)),
+    copy_tensor((10, 24), UINT32, (1, 24, 8), lambda s: (s, 5, -4)),
+    copy_tensor((8, 6, 40), UINT16, (1, 5, 8, 64), lambda s: (s, 3, -2, 8)),
+    cluster(),
+)
