@@ -1,7 +1,7 @@
 // First stage of the block: both middle maps from x, as one matrix product per tile with the shift on the output side.
 //
-//   T[p, (m, t)] = sum_c x[p, c] w[m, c, t]                      a plain product of 128 pixels, never in device memory
-//   u[p, m]      = b[m] + sum_t T[p + (t - radius) lines' positions, (m, t)]
+//   T[p, (t, m)] = sum_c x[p, c] w[m, c, t]                      a plain product of 128 pixels, never in device memory
+//   u[p, m]      = b[m] + sum_t T[p + (t - radius) positions of its line, (t, m)]
 //
 // Pixels are numbered along the lines (columns of the map for u_l, rows for u_r), so a tap is a step along the tile. Where lines
 // do not fit a whole number of times into 128 pixels, a tile also contributes to `overhang` positions before and after it; these
@@ -33,12 +33,12 @@ struct Position {
   int n, h, w;
 };
 
-// The pixel with number q along the lines of an axis.
+// The pixel with number q along the lines of an axis, of which `interleave` neighbours alternate.
 GCN_DEVICE Position line_position(int q, int axis, int interleave, int height, int width) {
-  if (axis == 1) return {q / width / height, q / width % height, q % width};
-  const int inner = q % interleave, groups = width / interleave;
-  q /= interleave;
-  return {q / height / groups, q % height, q / height % groups * interleave + inner};
+  const int length = axis == 0 ? height : width, bundles = (axis == 0 ? width : height) / interleave;
+  const int inner = q % interleave, position = q / interleave % length, bundle = q / interleave / length;
+  const int line = bundle % bundles * interleave + inner;
+  return {bundle / bundles, axis == 0 ? position : line, axis == 0 ? line : position};
 }
 
 // Where pixel q stands in its line.
@@ -60,6 +60,8 @@ struct FirstStage {
   const FirstStageBranch& b;
   const int axis, group, tile, split, lane, warp;
   unsigned char* shared;
+  // Of the block's group, see run(); and for each of the warp's fragments the column blocks it has to multiply, a bit each.
+  int mids = 0, first_tap = 0, taps = 0;
 
   // Where this thread's four pieces of x come from: the pixel's offset in pieces, or kOutside.
   static constexpr uint32_t kOutside = 0xffffffffu;
@@ -81,6 +83,34 @@ struct FirstStage {
 
   GCN_DEVICE const unsigned char* x_piece(uint32_t offset) const {
     return static_cast<const unsigned char*>(p.x) + uint64_t(offset) * kPieceBytes;
+  }
+
+  // First pixel of fragment i of this warp. At the ends of lines fragments have less to do than in their middles: each warp has one
+  // of either kind where a tile is eight lines, and neighbouring tiles deal them out the other way round, because each warp has
+  // its own tensor core.
+  GCN_DEVICE int fragment_row(int i) const {
+    const int place = warp ^ (tile & 1), odd = place & 1;
+    return 16 * ((place >> 1) * 4 + (i == 0 ? odd : 3 - odd));
+  }
+
+  // Of the taps, those are wanted that lead from one of the fragment's 16 pixels to another place in its line.
+  GCN_DEVICE void find_wanted() {
+    const int total = p.n * p.h * p.w;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int q = tile * kTilePixels + fragment_row(i) + (lane & 15), position = position_in_line(q, b);
+      int low = max(position + b.radius - b.length + 1, first_tap) - first_tap;
+      int high = min(position + b.radius + 1, first_tap + taps) - first_tap;
+      if (q >= total) low = taps, high = 0;
+#pragma unroll
+      for (int step = 8; step > 0; step /= 2) low = min(low, shuffle_xor(low, step)), high = max(high, shuffle_xor(high, step));
+      const uint32_t before = (1u << (low * mids / 8)) - 1, until = high > low ? (1u << ((high * mids + 7) / 8)) - 1 : 0;
+      if (lane == 0) store_shared(wanted() + i, until & ~before);
+    }
+  }
+
+  GCN_DEVICE uint32_t* wanted() const {
+    return reinterpret_cast<uint32_t*>(shared + kFirstStageStages * kStageBytes) + warp * 2;
   }
 
   GCN_DEVICE void load_x(unsigned char* to, int k_block) const {
@@ -110,40 +140,41 @@ struct FirstStage {
       copy_async<16>(to + i * kPieceBytes, from + i * kPieceBytes, true);
   }
 
-  // `used`: column blocks with weights in them. Groups are of nearly equal size, so only the last few may be empty.
-  GCN_DEVICE void multiply(float (&acc)[2][kColumnBlocks][4], const unsigned char* stage, int used) const {
-    constexpr int kAlwaysUsed = kColumnBlocks > 8 ? kColumnBlocks - 6 : 0;
+  GCN_DEVICE void multiply(float (&acc)[2][kColumnBlocks][4], const unsigned char* stage) const {
     const unsigned char* weights = stage + kXBytes;
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
+      const uint32_t wanted[2] = {load_shared(this->wanted()), load_shared(this->wanted() + 1)};
       uint32_t a[2][4];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int row0 = warp * 32 + i * 16;
         if constexpr (kChannelsLast) {
-          ldmatrix_x4(a[i], stage + swizzle_rows(row0 + a_row(lane), step * 2 + a_half(lane)) * kPieceBytes);
+          ldmatrix_x4(a[i], stage + swizzle_rows(fragment_row(i) + a_row(lane), step * 2 + a_half(lane)) * kPieceBytes);
         } else {
-          load_a_columns<E>(a[i], stage, row0, step * kDepth<E>, kPixelPieces, lane);
+          load_a_columns<E>(a[i], stage, fragment_row(i), step * kDepth<E>, kPixelPieces, lane);
         }
         round_operand<M>(a[i]);
       }
 #pragma unroll
       for (int j = 0; j + 1 < kColumnBlocks; j += 2) {
-        if (j >= kAlwaysUsed && j >= used) break;
         uint32_t w[4];
         ldmatrix_x4(w, weights + swizzle_rows(j * 8 + b_row(lane), step * 2 + b_half(lane)) * kPieceBytes);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          mma(acc[i][j], a[i], {w[0], w[1]}, M{});
-          if (j + 1 < kAlwaysUsed || j + 1 < used) mma(acc[i][j + 1], a[i], {w[2], w[3]}, M{});
+          if (wanted[i] >> j & 3) {
+            mma(acc[i][j], a[i], {w[0], w[1]}, M{});
+            mma(acc[i][j + 1], a[i], {w[2], w[3]}, M{});
+          }
         }
       }
-      if (kColumnBlocks % 2 && used == kColumnBlocks) {
+      if constexpr (kColumnBlocks % 2) {
         constexpr int j = kColumnBlocks - 1;
         uint32_t w[2];
         ldmatrix_x2(w, weights + swizzle_rows(j * 8 + (lane & 7), step * 2 + b_half(lane)) * kPieceBytes);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) mma(acc[i][j], a[i], w, M{});
+        for (int i = 0; i < 2; ++i) {
+          if (wanted[i] >> j & 1) mma(acc[i][j], a[i], w, M{});
+        }
       }
     }
   }
@@ -157,7 +188,7 @@ struct FirstStage {
       for (int i = 0; i < 2; ++i) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int column = (j - kPass * kHalf) * 8 + c_column(lane, e), row = warp * 32 + i * 16 + c_row(lane, e);
+          const int column = (j - kPass * kHalf) * 8 + c_column(lane, e), row = fragment_row(i) + c_row(lane, e);
           store_shared(scratch + column * kScratchRow + row, acc[i][j][e]);
         }
       }
@@ -165,9 +196,11 @@ struct FirstStage {
   }
 
   // Adds the taps whose columns are in this pass's half. Each thread has its own positions, in every pass the same.
-  GCN_DEVICE void add_taps(int pass, const float* scratch, float* sums, int mids, int first_tap, int taps) const {
+  GCN_DEVICE void add_taps(int pass, const float* scratch, float* sums) const {
     const int total = p.n * p.h * p.w, extent = kTilePixels + 2 * b.overhang, g = b.interleave;
-    const int first_column = pass * kHalf * 8, columns = kHalf * 8;
+    // Column t * mids + m is in the second half from t = `half` on, or one tap earlier for the last of the m.
+    constexpr int kColumns = kHalf * 8;
+    const int half = (kColumns + mids - 1) / mids, last = kColumns - (half - 1) * mids;
     for (int e = int(threadIdx.x) - b.overhang; e < kTilePixels + b.overhang; e += kThreads) {
       const int q = tile * kTilePixels + e;
       if (q < 0 || q >= total) continue;
@@ -175,19 +208,19 @@ struct FirstStage {
       const int position = position_in_line(q, b);
       const int low = max(b.radius - position, b.radius - floor_div(e, g));
       const int high = min(b.length - position + b.radius, b.radius + floor_div(kTilePixels - 1 - e, g) + 1);
+      const float* source = scratch + e + g * (first_tap - b.radius) - pass * kColumns * kScratchRow;
       for (int m = 0; m < mids; ++m) {
-        const int column0 = m * taps - first_column;
-        const int from = max(max(low - first_tap, 0), -column0), to = min(min(high - first_tap, taps), columns - column0);
-        const float* source = scratch + e + g * (first_tap - b.radius) + column0 * kScratchRow;
+        const int middle = half - (m >= last);
+        const int from = max(low - first_tap, pass == 0 ? 0 : middle), to = min(high - first_tap, pass == 0 ? middle : taps);
         float sum = load_shared(sums + m * extent + e + b.overhang);
 #pragma unroll 4
-        for (int t = from; t < to; ++t) sum += load_shared(source + t * (kScratchRow + g));
+        for (int t = from; t < to && t < taps; ++t) sum += load_shared(source + (t * mids + m) * kScratchRow + t * g);
         store_shared(sums + m * extent + e + b.overhang, sum);
       }
     }
   }
 
-  GCN_DEVICE void write_u(const float* sums, int first_mid, int mids) const {
+  GCN_DEVICE void write_u(const float* sums, int first_mid) const {
     const int total = p.n * p.h * p.w, width = first_mid + mids == b.mid ? b.mid_padded - first_mid : mids;
     for (int i = threadIdx.x; i < kTilePixels * width; i += kThreads) {
       const int m = i % width, e = i / width, q = tile * kTilePixels + e;
@@ -203,7 +236,7 @@ struct FirstStage {
     }
   }
 
-  GCN_DEVICE void write_partial(const float* sums, int slot, int first_mid, int mids) const {
+  GCN_DEVICE void write_partial(const float* sums, int slot, int first_mid) const {
     const int extent = kTilePixels + 2 * b.overhang;
     float* to = b.partial + ((int64_t(slot) * p.tiles + tile) * b.mid + first_mid) * extent;
     for (int i = threadIdx.x; i < mids * extent; i += kThreads) to[i] = load_shared(sums + i);
@@ -212,9 +245,11 @@ struct FirstStage {
   GCN_DEVICE void run() {
     find_pixels();
     const int mid_group = group / b.tap_groups, tap_group = group % b.tap_groups;
-    const int first_mid = mid_group * b.group_mid, mids = min(b.group_mid, b.mid - first_mid);
-    const int first_tap = tap_group * b.group_taps, taps = min(b.group_taps, b.taps - first_tap);
-    const int used = (mids * taps + 7) / 8;
+    const int first_mid = mid_group * b.group_mid;
+    mids = min(b.group_mid, b.mid - first_mid);
+    first_tap = tap_group * b.group_taps, taps = min(b.group_taps, b.taps - first_tap);
+    find_wanted();
+    const int used = (mids * taps + 7) / 8;  // column blocks with weights in them
     const int first = int(int64_t(p.k_blocks) * split / p.splits), last = int(int64_t(p.k_blocks) * (split + 1) / p.splits);
     float acc[2][kColumnBlocks][4] = {};
     wait_for_dependencies();  // the packed weights, and maybe x
@@ -232,7 +267,7 @@ struct FirstStage {
       copy_wait<kFirstStageStages - 2>();
       __syncthreads();
       load(k_block + kFirstStageStages - 1);
-      multiply(acc, shared + (k_block - first) % kFirstStageStages * kStageBytes, used);
+      multiply(acc, shared + (k_block - first) % kFirstStageStages * kStageBytes);
     }
     copy_wait<0>();
     __syncthreads();
@@ -242,16 +277,16 @@ struct FirstStage {
     for (int i = threadIdx.x; i < mids * (kTilePixels + 2 * b.overhang); i += kThreads) store_shared(sums + i, 0.0f);
     store_half<0>(acc, scratch);
     __syncthreads();
-    add_taps(0, scratch, sums, mids, first_tap, taps);
+    add_taps(0, scratch, sums);
     __syncthreads();
     store_half<1>(acc, scratch);
     __syncthreads();
-    add_taps(1, scratch, sums, mids, first_tap, taps);
+    add_taps(1, scratch, sums);
     __syncthreads();
     if (b.u) {
-      write_u(sums, first_mid, mids);
+      write_u(sums, first_mid);
     } else {
-      write_partial(sums, split * b.tap_groups + tap_group, first_mid, mids);
+      write_partial(sums, split * b.tap_groups + tap_group, first_mid);
     }
   }
 };

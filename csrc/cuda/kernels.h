@@ -37,7 +37,7 @@ struct PackMap {
   int n, h, w, channels, padded;
 };
 
-// First weights [M, C, k] -> [group][k-block][column][64 bytes], column = (m, tap), tap fastest; see swizzle_rows().
+// First weights [M, C, k] -> [group][k-block][column][64 bytes], column = (tap, m), m fastest; see swizzle_rows().
 struct PackFirstWeights {
   const void* from;
   void* to;

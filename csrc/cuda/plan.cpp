@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "cost.h"
 #include "tiles.h"
 
 namespace gcn::cuda {
@@ -20,10 +21,6 @@ int piece_elements(Math math) { return kPieceBytes / element_bytes(math); }
 double fma_per_clock(Math math, const Gpu& gpu) {
   return math == Math::kTf32 ? gpu.fma_16bit / 2 : math == Math::kFloat ? gpu.fma_16bit / 6 : gpu.fma_16bit;
 }
-int blocks_per_multiprocessor(int shared_bytes, int most, const Gpu& gpu) {
-  constexpr int kReserved = 1024;  // by the system, of each block's shared memory
-  return std::max(1, std::min(most, gpu.shared_per_multiprocessor / (shared_bytes + kReserved)));
-}
 void require_shared(const char* kernel, int64_t bytes, const Gpu& gpu) {
   if (bytes > gpu.shared_per_block) {
     throw TooLarge(std::string(kernel) + " would need " + std::to_string(bytes) + " bytes of shared memory, the GPU has " +
@@ -37,24 +34,6 @@ size_t take(size_t& total, size_t bytes) {
   total += size_t(round_up(int64_t(bytes), 256));
   return at;
 }
-
-// --- what is launched, and how long it should take ---------------------------------------------------------------------
-
-// From a block's start to the steady state of its main loop, and its last stores; and of a kernel without a main loop.
-constexpr double kFillClocks = 2500, kSmallFillClocks = 1000;
-
-// Adds a launch whose busiest multiprocessor computes for `clocks`, with `bytes` of device memory and L2 traffic.
-void note(Plan& plan, const Gpu& gpu, const char* kernel, int64_t blocks, int threads, int shared, int per_sm, double clocks,
-          double flops, double bytes) {
-  const double fill = clocks > 0 ? kFillClocks : kSmallFillClocks;
-  const double work = std::max((clocks + fill) / gpu.clock, bytes / gpu.memory);
-  const double seconds = work + (plan.launches.empty() ? gpu.launch : gpu.dependent_launch);
-  plan.launches.push_back(
-      {kernel, blocks, threads, shared, per_sm, double(blocks) / (double(per_sm) * gpu.multiprocessors), flops, bytes, seconds});
-}
-
-// Blocks on the busiest multiprocessor. Blocks that share one also share its tensor cores.
-double busiest(int64_t blocks, const Gpu& gpu) { return double(ceil_div(blocks, gpu.multiprocessors)); }
 
 // --- x ---------------------------------------------------------------------------------------------------------------------
 
@@ -115,23 +94,50 @@ int64_t used_column_blocks(const FirstStagePlan::Branch& b) {
   return used;
 }
 
-// Clocks of one k-block for one SM, summed over the groups of both branches: tensor cores or shared memory.
-double first_stage_step_clocks(const FirstStagePlan& f, Math math, const Gpu& gpu) {
-  double clocks = 0;
-  for (const auto& b : f.branch) {
-    const double columns = 8.0 * double(used_column_blocks(b)), depth = kBlockBytes / element_bytes(math);
-    const double tensor = kTilePixels * columns * depth / fma_per_clock(math, gpu);
-    const double shared = (b.groups * double(kTilePixels) * kBlockBytes + 4 * columns * kBlockBytes) / 128;
-    clocks += std::max(tensor, shared);
+// Blocks of 8 columns that the 16-pixel fragments of a tile multiply, on average and over all groups: those with a tap that leads
+// to another place in its line, in pairs, as find_wanted() of first_stage.cuh has them.
+double wanted_column_blocks(const FirstStagePlan::Branch& b, int column_blocks) {
+  constexpr int kFragments = kTilePixels / 16;
+  int64_t wanted = 0;
+  for (int fragment = 0; fragment < kFragments; ++fragment) {
+    int low = b.taps.taps, high = 0;
+    for (int q = fragment * 16; q < fragment * 16 + 16; ++q) {  // in the first tile; where lines do not fit into tiles, others differ
+      const int position = q / b.interleave % b.length;
+      low = std::min(low, std::max(0, position + b.taps.radius - b.length + 1));
+      high = std::max(high, std::min(b.taps.taps, position + b.taps.radius + 1));
+    }
+    for (int g = 0; g < b.groups; ++g) {
+      const int mids = std::min(b.group_mid, b.mid - g / b.tap_groups * b.group_mid), first_tap = g % b.tap_groups * b.group_taps;
+      const int taps = std::min(b.group_taps, b.taps.taps - first_tap);
+      const int from = std::max(low - first_tap, 0) * mids / 16, to = int(ceil_div(std::min(high - first_tap, taps) * mids, 16));
+      wanted += std::max(0, std::min(2 * to, column_blocks) - 2 * from);
+    }
   }
-  return clocks;
+  return double(wanted) / kFragments;
+}
+
+// A block's share of both branches' work.
+BlockCost first_stage_block_cost(const FirstStagePlan& f, Math math, const Gpu& gpu, int splits) {
+  const double items = f.branch[0].groups + f.branch[1].groups, k_blocks = double(ceil_div(f.k_blocks, splits));
+  const double depth = k_blocks * kBlockBytes / element_bytes(math);
+  BlockCost c{};
+  for (const auto& b : f.branch) {
+    const double columns = 8.0 * double(used_column_blocks(b)), rows = b.groups * double(kTilePixels);
+    c.tensor += kTilePixels * 8 * wanted_column_blocks(b, f.column_blocks) * depth / fma_per_clock(math, gpu) / items;
+    c.shared += (rows + 4 * columns) * kBlockBytes * k_blocks / 128 / items;  // each of four warps reads all columns
+    c.l2 += (rows + columns) * kBlockBytes * k_blocks / items;
+    c.epilogue += 2 * columns * kTilePixels * 4 / 128 / items;  // T is written and read once
+  }
+  return c;
+}
+
+int64_t first_stage_blocks(const FirstStagePlan& f, int splits) {
+  return int64_t(f.tiles) * (f.branch[0].groups + f.branch[1].groups) * splits;
 }
 
 double first_stage_clocks(const FirstStagePlan& f, Math math, const Gpu& gpu, int splits) {
-  constexpr double kEpilogueClocks = 700;  // of a block: about half of it runs under another block's main loop
-  const int items = f.branch[0].groups + f.branch[1].groups;
-  const double block = first_stage_step_clocks(f, math, gpu) / items * double(ceil_div(f.k_blocks, splits)) + kEpilogueClocks;
-  return busiest(int64_t(f.tiles) * items * splits, gpu) * block;
+  const int per_sm = blocks_per_multiprocessor(f.shared_bytes, 2, gpu);
+  return clocks_of(first_stage_blocks(f, splits), per_sm, first_stage_block_cost(f, math, gpu, splits), gpu);
 }
 
 double partial_floats(const FirstStagePlan& f, int splits) {
@@ -144,9 +150,20 @@ double partial_floats(const FirstStagePlan& f, int splits) {
   return floats;
 }
 
+// Neighbouring lines that alternate in a tile. NCHW has whole pieces of neighbouring columns. From channels_last any number will do:
+// as many as make a tile of whole lines, so that the 16 pixels of a fragment have few positions in their lines, and at the ends of
+// lines few taps that lead anywhere.
+int interleaved_lines(const Sizes& s, int axis, Math math, const SourcePlan& source) {
+  if (!source.channels_last) return axis == 0 ? piece_elements(math) : 1;
+  const int64_t length = axis == 0 ? s.h : s.w, lines = axis == 0 ? s.w : s.h;
+  for (int count = 16; count > 1; count /= 2) {
+    if (lines % count == 0 && kTilePixels % (length * count) == 0) return count;
+  }
+  return 1;
+}
+
 FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& source, const Gpu& gpu) {
   FirstStagePlan f{};
-  const int interleave = source.channels_last ? 1 : piece_elements(math);
   const int64_t pixels = s.n * s.h * s.w;
   if (pixels > std::numeric_limits<int32_t>::max() - 2 * kTilePixels) throw TooLarge("x has more than 2^31 pixels");
   for (int axis = 0; axis < 2; ++axis) {
@@ -154,7 +171,7 @@ FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& sou
     b.length = int(axis == 0 ? s.h : s.w);
     b.taps = clip_taps(axis == 0 ? s.k1 : s.k3, b.length, axis);
     b.mid = int(axis == 0 ? s.m_l : s.m_r);
-    b.interleave = axis == 0 ? interleave : 1;
+    b.interleave = interleaved_lines(s, axis, math, source);
     b.overhang = kTilePixels % (b.length * b.interleave) == 0 ? 0 : b.taps.radius * b.interleave;
   }
 
@@ -213,27 +230,36 @@ LineTile choose_line_tile(Math math, int64_t outputs, int64_t pixels, int jobs, 
   return wide ? LineTile::kWide : LineTile::kWideSmall;
 }
 
+// Of the windows of both terms.
+int64_t window_pixels(const LineConvPlan& l) {
+  int64_t pixels = 0;
+  for (const auto& t : l.terms) {
+    const int halo = 2 * t.taps.radius;
+    pixels += int64_t(l.tile_h + (t.taps.axis == 0 ? halo : 0)) * (l.tile_w + (t.taps.axis == 1 ? halo : 0));
+  }
+  return pixels;
+}
+
 int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
   const int64_t pixel = window_pixel_bytes(l.chunk / piece_elements(math), kPieceBytes);
-  int64_t loop = kPieceBytes + int64_t(l.k_blocks) * kPieceBytes + kLineStages * line_stage_bytes(shape);
-  for (const auto& t : l.terms) {
-    const int halo = 2 * t.taps.radius;
-    loop += int64_t(l.tile_h + (t.taps.axis == 0 ? halo : 0)) * (l.tile_w + (t.taps.axis == 1 ? halo : 0)) * pixel;
-  }
+  const int64_t loop = kPieceBytes + int64_t(l.k_blocks) * kPieceBytes + kLineStages * line_stage_bytes(shape) +
+                       window_pixels(l) * pixel;
   const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
   const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
   return std::max({loop, tile, warps});
 }
 
-// Clocks of one block.
-double line_block_clocks(const LineConvPlan& l, Math math, const Gpu& gpu) {
+BlockCost line_block_cost(const LineConvPlan& l, Math math, const Gpu& gpu) {
   const LineTileShape shape = line_tile_shape(l.tile);
   const double depth = double(l.k_blocks) * l.phases * kBlockBytes / element_bytes(math), bytes = depth * element_bytes(math);
-  const double tensor = double(shape.pixels()) * shape.outputs() * depth / fma_per_clock(math, gpu);
-  const double shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
-  return std::max(tensor, shared);
+  BlockCost c{};
+  c.tensor = double(shape.pixels()) * shape.outputs() * depth / fma_per_clock(math, gpu);
+  c.shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
+  c.l2 = bytes * shape.outputs() + double(l.phases) * double(window_pixels(l)) * l.chunk * element_bytes(math);
+  c.epilogue = 2.0 * shape.pixels() * shape.outputs() * element_bytes(math) / 128;
+  return c;
 }
 
 LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,
@@ -268,7 +294,9 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
         const int64_t bytes = line_shared_bytes(l, math);
         if (bytes > goal) continue;
         const bool scattered = out.c != 1 && l.tile_w < piece;  // stores would not be whole pieces
-        const double work = line_block_clocks(l, math, gpu) + phases * (double(bytes) / 32 + 500) + (scattered ? 5000 : 0);
+        const BlockCost block = line_block_cost(l, math, gpu);
+        const double loop = std::max(block.tensor, block.shared) + phases * (double(bytes) / 32 + 500);
+        const double work = loop + (scattered ? 5000 : 0);
         const double cost = double(l.tiles_h) * l.tiles_w * work;
         if (cost < least) least = cost, best = l;
       }
@@ -312,11 +340,22 @@ int octets_of_groups(int blocks, int taps, int column_blocks) {
   return most;
 }
 
-double weight_grad_patch_clocks(const WeightGradPlan& g, Math math, const Gpu& gpu) {
+// Of a block with this many patches.
+BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, Math math, const Gpu& gpu) {
   const double rows = weight_grad_rows(g.narrow), columns = 8.0 * g.column_blocks, depth = patch_pixels(element_bytes(math));
-  const double tensor = rows * columns * depth / fma_per_clock(math, gpu);
-  const double shared = depth * element_bytes(math) * (rows + columns * (g.narrow ? 1 : 4)) / 128;
-  return std::max(tensor, shared);
+  BlockCost c{};
+  c.tensor = patches * rows * columns * depth / fma_per_clock(math, gpu);
+  c.shared = patches * depth * element_bytes(math) * (rows + columns * (g.narrow ? 1 : 4)) / 128;
+  c.l2 = patches * double(weight_grad_shared_bytes(g, math)) / kWeightGradStages;
+  c.epilogue = rows * columns * 4 / 32;  // sums to memory
+  return c;
+}
+
+double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, Math math, const Gpu& gpu) {
+  const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
+  const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), math, gpu);
+  const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
+  return clocks_of((g.branch[0].groups + g.branch[1].groups) * tiles * splits, per_sm, cost, gpu);
 }
 
 WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, bool narrow, bool channels_last,
@@ -353,7 +392,8 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
     g.patches_h = int(ceil_div(s.h, g.patch_h)), g.patches_w = int(ceil_div(s.w, g.patch_w));
     const int64_t bytes = weight_grad_shared_bytes(g, math);
     if (bytes > gpu.shared_per_block) continue;
-    const double cost = double(g.patches_h) * g.patches_w * (weight_grad_patch_clocks(g, math, gpu) + double(bytes) / 64);
+    const BlockCost block = weight_grad_block_cost(g, 1, math, gpu);
+    const double cost = double(g.patches_h) * g.patches_w * (std::max(block.tensor, block.shared) + double(bytes) / 64);
     if (cost < fewest) fewest = cost, best = g;
   }
   if (fewest == std::numeric_limits<double>::infinity())
@@ -362,13 +402,11 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
   g.shared_bytes = int(weight_grad_shared_bytes(g, math));
 
   const int64_t patches = s.n * g.patches_h * g.patches_w;
-  const int64_t blocks = (g.branch[0].groups + g.branch[1].groups) * ceil_div(channels, weight_grad_rows(narrow));
   constexpr int64_t kSplitsMax = 64;
   double quickest = std::numeric_limits<double>::infinity();
   for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
-    const double clocks = weight_grad_patch_clocks(g, math, gpu) * double(ceil_div(patches, splits)) + 500;
     const double partial = double(splits) * double(channels) * g.blocks_per_row * kOctet * 4;
-    const double seconds = busiest(blocks * splits, gpu) * clocks / gpu.clock + 2 * partial / gpu.l2;
+    const double seconds = weight_grad_clocks(g, s, splits, math, gpu) / gpu.clock + 2 * partial / gpu.l2;
     if (seconds < quickest) quickest = seconds, g.splits = int(splits);
   }
   g.partial_bytes = size_t(g.splits) * size_t(channels) * g.blocks_per_row * kOctet * 4;
@@ -377,48 +415,44 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
 
 // --- notes of launches -----------------------------------------------------------------------------------------------------
 
-constexpr int kSmallKernelBlocks = 8;  // to a multiprocessor
-
 void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu) {
-  int64_t blocks = 0;
-  double clocks = 0, flops = 0, bytes = 0;
-  int shared = 0;
   const Sizes& s = plan.sizes;
+  LaunchFacts facts{name, 0, kThreads, 0, 0, 0};
+  BlockCost most{};
+  Traffic traffic;
   for (int i = 0; i < count; ++i) {
     const LineConvPlan& l = *jobs[i];
     const int64_t own = s.n * l.tiles_h * l.tiles_w * l.n_tiles;
-    blocks += own;
-    clocks = std::max(clocks, line_block_clocks(l, math, gpu));
-    const LineTileShape shape = line_tile_shape(l.tile);
-    const double depth = double(l.k_blocks) * l.phases * kBlockBytes / element_bytes(math);
-    flops += 2.0 * double(own) * shape.pixels() * shape.outputs() * depth;
-    bytes += double(s.n * s.h * s.w) * l.outputs_written * element_bytes(math);
-    for (const auto& t : l.terms) bytes += double(s.n * s.h * s.w) * t.channels * element_bytes(math);
-    shared = std::max(shared, l.shared_bytes);
+    const BlockCost cost = line_block_cost(l, math, gpu);
+    facts.blocks += own;
+    facts.shared_bytes = std::max(facts.shared_bytes, l.shared_bytes);
+    facts.flops += 2 * double(own) * cost.tensor * fma_per_clock(math, gpu);
+    if (cost.tensor > most.tensor) most = cost;
+    traffic.leave(double(s.n * s.h * s.w) * l.outputs_written * element_bytes(math), gpu);
+    for (const auto& t : l.terms) traffic.leave(double(s.n * s.h * s.w) * t.channels * element_bytes(math), gpu);
   }
-  const int per_sm = blocks_per_multiprocessor(shared, line_blocks_per_multiprocessor(jobs[0]->tile), gpu);
-  note(plan, gpu, name, blocks, kThreads, shared, per_sm, busiest(blocks, gpu) * clocks, flops, bytes);
+  facts.blocks_per_multiprocessor =
+      blocks_per_multiprocessor(facts.shared_bytes, line_blocks_per_multiprocessor(jobs[0]->tile), gpu);
+  note(plan, facts, clocks_of(facts.blocks, facts.blocks_per_multiprocessor, most, gpu), traffic, gpu);
 }
 
 void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, double a_bytes, Math math, const Gpu& gpu) {
   const Sizes& s = plan.sizes;
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
-  const int64_t blocks = (g.branch[0].groups + g.branch[1].groups) * tiles * g.splits;
-  const double per_block = weight_grad_patch_clocks(g, math, gpu) * double(ceil_div(patches, g.splits)) + 500;
-  const double flops = 2.0 * double(blocks) * double(patches) / g.splits * weight_grad_rows(g.narrow) * 8 * g.column_blocks *
-                       patch_pixels(element_bytes(math));
-  note(plan, gpu, name, blocks, kThreads, g.shared_bytes, blocks_per_multiprocessor(g.shared_bytes, 2, gpu),
-       busiest(blocks, gpu) * per_block, flops, a_bytes + double(g.partial_bytes));
-}
-
-void note_small(Plan& plan, const Gpu& gpu, const char* name, double bytes) {
-  note(plan, gpu, name, int64_t(gpu.multiprocessors) * kSmallKernelBlocks, 256, 0, kSmallKernelBlocks, 0, 0, bytes);
+  const int64_t groups = (g.branch[0].groups + g.branch[1].groups) * tiles;
+  const double macs = weight_grad_block_cost(g, double(patches), math, gpu).tensor * fma_per_clock(math, gpu);
+  Traffic traffic{a_bytes, 0};
+  traffic.leave(double(g.partial_bytes), gpu);
+  const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
+  note(plan, {name, groups * g.splits, kThreads, g.shared_bytes, per_sm, 2 * macs * double(groups)},
+       weight_grad_clocks(g, s, g.splits, math, gpu), traffic, gpu);
 }
 
 void note_direct(Plan& plan, const Gpu& gpu, const char* name, double multiplications) {
   constexpr double kPerClock = 16;  // loads from L1 that end in a multiplication, of an SM
-  note(plan, gpu, name, int64_t(gpu.multiprocessors) * kSmallKernelBlocks, 128, 0, kSmallKernelBlocks,
-       multiplications / kPerClock / gpu.multiprocessors, 2 * multiplications, 0);
+  constexpr int kBlocks = 8;        // to a multiprocessor
+  note(plan, {name, int64_t(gpu.multiprocessors) * kBlocks, 128, 0, kBlocks, 2 * multiplications},
+       multiplications / kPerClock / gpu.multiprocessors, {}, gpu);
 }
 
 struct Work {
@@ -485,14 +519,23 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
 
   const FirstStagePlan& f = plan.first;
   const double u_bytes = double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math));
-  note_small(plan, gpu, "prepare", 2 * packed + (plan.source.packed ? 2 * work.x_bytes : 0));
-  const int64_t blocks = int64_t(f.tiles) * (f.branch[0].groups + f.branch[1].groups) * f.splits;
-  const double used = double(used_column_blocks(f.branch[0]) + used_column_blocks(f.branch[1]));
-  note(plan, gpu, "first_stage", blocks, kThreads, f.shared_bytes, blocks_per_multiprocessor(f.shared_bytes, 2, gpu),
-       first_stage_clocks(f, math, gpu, f.splits),
-       2 * used * 8 * double(f.tiles) * kTilePixels * f.k_blocks * (kBlockBytes / element_bytes(math)),
-       work.x_bytes + packed + (partial > 0 ? partial : u_bytes));
-  if (partial > 0) note_small(plan, gpu, "combine", (partial + u_bytes) * gpu.memory / gpu.l2);
+  Traffic prepare{packed, 0};
+  prepare.leave(packed, gpu);
+  if (plan.source.packed) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
+  note_copy(plan, "prepare", prepare, gpu);
+  const double wanted =
+      wanted_column_blocks(f.branch[0], f.column_blocks) + wanted_column_blocks(f.branch[1], f.column_blocks);
+  Traffic first{work.x_bytes, packed};
+  first.leave(partial > 0 ? partial : u_bytes, gpu);
+  note(plan,
+       {"first_stage", first_stage_blocks(f, f.splits), kThreads, f.shared_bytes, blocks_per_multiprocessor(f.shared_bytes, 2, gpu),
+        2 * wanted * 8 * double(f.tiles) * kTilePixels * f.k_blocks * (kBlockBytes / element_bytes(math))},
+       first_stage_clocks(f, math, gpu, f.splits), first, gpu);
+  if (partial > 0) {
+    Traffic combine;
+    combine.leave(partial, gpu), combine.leave(u_bytes, gpu);
+    note_copy(plan, "combine", combine, gpu);
+  }
   const LineConvPlan* second = &plan.second;
   note_line_conv(plan, "line_conv y", &second, 1, math, gpu);
   return plan;
@@ -548,7 +591,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     if (wanted.x) note_direct(plan, gpu, "direct_conv dx", work.first);
     if (first) note_direct(plan, gpu, "direct_weight_grad dw_l1 and dw_r1", work.first);
     if (second) note_direct(plan, gpu, "direct_weight_grad dw_l2 and dw_r2", work.second);
-    note_small(plan, gpu, "channel_sum", work.y_bytes);
+    note_copy(plan, "channel_sum", {work.y_bytes, 0}, gpu);
     return plan;
   }
   plan.tensor_cores = true;
@@ -560,7 +603,10 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   plan.second_partial_at = take(bytes, plan.second.partial_bytes);
 
   const double packed = double(plan.du[0].packed_bytes + plan.du[1].packed_bytes + plan.dx.packed_bytes);
-  note_small(plan, gpu, "prepare", 2 * packed + 2 * work.y_bytes + (packs_x ? 2 * work.x_bytes : 0));
+  Traffic prepare{packed + work.y_bytes, 0};
+  prepare.leave(packed, gpu), prepare.leave(work.y_bytes, gpu);
+  if (packs_x) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
+  note_copy(plan, "prepare", prepare, gpu);
   if (du) {
     const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
     note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
@@ -572,12 +618,16 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   if (first) note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
   if (second) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
   if (first || second) {
-    note_small(plan, gpu, "finish_weight_grad",
-               double(plan.first.partial_bytes + plan.second.partial_bytes) * gpu.memory / gpu.l2);
+    Traffic sums;
+    sums.leave(double(plan.first.partial_bytes + plan.second.partial_bytes), gpu);
+    note_copy(plan, "finish_weight_grad", sums, gpu);
   }
-  const bool sums = wanted.b_l1 || wanted.b_l2 || wanted.b_r1 || wanted.b_r2;
-  if (sums) note_small(plan, gpu, "channel_sum", work.y_bytes * 3 * gpu.memory / gpu.l2);
-  if (sums) note_small(plan, gpu, "finish_channel_sum", 0);
+  if (wanted.b_l1 || wanted.b_l2 || wanted.b_r1 || wanted.b_r2) {
+    Traffic maps;
+    for (int i = 0; i < 3; ++i) maps.leave(work.y_bytes, gpu);
+    note_copy(plan, "channel_sum", maps, gpu);
+    note_copy(plan, "finish_channel_sum", {}, gpu);
+  }
   return plan;
 }
 

@@ -60,13 +60,14 @@ GCN_DEVICE void pack_first_weights(const PackFirstWeights& j, int64_t first, int
   constexpr int kBlockDepth = kBlockBytes / int(sizeof(E));
   const int64_t count = int64_t(j.groups) * j.k_blocks * j.columns * 4;  // pieces
   for (int64_t i = first; i < count; i += stride) {
-    // Columns run fastest: neighbouring taps are neighbours in memory.
-    const int column = int(i % j.columns), piece = int(i / j.columns % 4);
+    // Taps run fastest here, because neighbouring taps are neighbours in memory.
+    const int at = int(i % j.columns), piece = int(i / j.columns % 4);
     const int64_t block = i / j.columns / 4;
     const int k_block = int(block % j.k_blocks), group = int(block / j.k_blocks);
     const int first_mid = group / j.tap_groups * j.group_mid, first_tap = group % j.tap_groups * j.group_taps;
-    const int taps = min(j.group_taps, j.taps - first_tap), m = first_mid + column / taps, tap = first_tap + column % taps;
-    const bool used = column < j.group_mid * taps && m < j.mid;
+    const int taps = min(j.group_taps, j.taps - first_tap), mids = min(j.group_mid, j.mid - first_mid);
+    const bool used = at < mids * taps;
+    const int column = used ? at % taps * mids + at / taps : at, m = first_mid + at / taps, tap = first_tap + at % taps;
     E* to = static_cast<E*>(j.to) + (block * j.columns * 4 + swizzle_rows(column, piece)) * kPiece<E>;
     for (int k = 0; k < kPiece<E>; ++k) {
       const int channel = k_block * kBlockDepth + piece * kPiece<E> + k;

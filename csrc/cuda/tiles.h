@@ -29,10 +29,12 @@ constexpr int kFirstStageStages = 3;
 constexpr int kGroupMidMax = 32;              // bounds the block's sums of finished middle channels in shared memory
 constexpr int kScratchRow = kTilePixels + 4;  // floats: 4 of 32 banks further each column
 
+constexpr int kFirstStageMaskBytes = kThreads / 32 * 2 * 4;  // of each warp's two fragments: which column blocks they want
+
 constexpr int first_stage_stage_bytes(int column_blocks) { return (kTilePixels + 8 * column_blocks) * kBlockBytes; }
 constexpr int first_stage_scratch_columns(int column_blocks) { return 8 * ((column_blocks + 1) / 2); }
 constexpr int first_stage_shared_bytes(int column_blocks, int sums) {
-  const int loop = kFirstStageStages * first_stage_stage_bytes(column_blocks);
+  const int loop = kFirstStageStages * first_stage_stage_bytes(column_blocks) + kFirstStageMaskBytes;
   const int epilogue = (first_stage_scratch_columns(column_blocks) * kScratchRow + sums) * 4;
   return loop > epilogue ? loop : epilogue;
 }

@@ -145,7 +145,7 @@ OPERATOR = Build(
     "emu_operator",
     (
         "operator_module.cpp",
-        *("plan.cpp", "execute.cpp", "kernels.cu"),
+        *("plan.cpp", "cost.cpp", "execute.cpp", "kernels.cu"),
         *(f"instances/{kernel}_{math}.cu" for kernel in ("first_stage", "line_conv", "weight_grad") for math in MATHS),
     ),
 )

@@ -1,0 +1,50 @@
+#include "cost.h"
+
+#include <algorithm>
+
+namespace gcn::cuda {
+namespace {
+
+// From a launch's start to the steady state of its main loops; the same for a block that follows another on a multiprocessor; and
+// all of a kernel without a main loop but its bytes.
+constexpr double kStartClocks = 2500, kNextBlockClocks = 1500, kCopyClocks = 1000;
+
+void add(Plan& plan, const LaunchFacts& f, double work, const Traffic& t, const Gpu& gpu) {
+  const double seconds = work + (plan.launches.empty() ? gpu.launch : gpu.dependent_launch);
+  plan.launches.push_back({f.kernel, f.blocks, f.threads, f.shared_bytes, f.blocks_per_multiprocessor,
+                           double(f.blocks) / (double(f.blocks_per_multiprocessor) * gpu.multiprocessors), f.flops,
+                           t.memory + t.l2, seconds});
+}
+
+double moving(const Traffic& t, const Gpu& gpu) { return std::max(t.memory / gpu.memory, (t.memory + t.l2) / gpu.l2); }
+
+}  // namespace
+
+double busiest(int64_t blocks, const Gpu& gpu) { return double((blocks + gpu.multiprocessors - 1) / gpu.multiprocessors); }
+
+int blocks_per_multiprocessor(int shared_bytes, int most, const Gpu& gpu) {
+  constexpr int kReserved = 1024;  // by the system, of each block's shared memory
+  return std::max(1, std::min(most, gpu.shared_per_multiprocessor / (shared_bytes + kReserved)));
+}
+
+// Either something is busy all the time, and one block's start and epilogue run under another's main loop; or there are too few
+// blocks on a multiprocessor for that, and it is one after the other.
+double clocks_of(int64_t blocks, int per_multiprocessor, const BlockCost& c, const Gpu& gpu) {
+  const double l2_clocks = c.l2 / (gpu.l2 / gpu.clock / gpu.multiprocessors), count = busiest(blocks, gpu);
+  const double busy = std::max({c.tensor, c.shared + c.epilogue, l2_clocks}), loop = std::max({c.tensor, c.shared, l2_clocks});
+  const double rounds = double((int64_t(count) + per_multiprocessor - 1) / per_multiprocessor);
+  const double full = count * busy + c.epilogue, alone = rounds * (loop + c.epilogue) + (rounds - 1) * kNextBlockClocks;
+  return kStartClocks + std::max(full, alone);
+}
+
+void note(Plan& plan, const LaunchFacts& facts, double clocks, const Traffic& traffic, const Gpu& gpu) {
+  add(plan, facts, std::max(clocks / gpu.clock, moving(traffic, gpu)), traffic, gpu);
+}
+
+void note_copy(Plan& plan, const char* kernel, const Traffic& traffic, const Gpu& gpu) {
+  constexpr int kThreads = 256, kBlocks = 8;  // about; to a multiprocessor
+  const LaunchFacts facts{kernel, int64_t(gpu.multiprocessors) * kBlocks, kThreads, 0, kBlocks, 0};
+  add(plan, facts, std::max(kCopyClocks / gpu.clock, moving(traffic, gpu)), traffic, gpu);
+}
+
+}  // namespace gcn::cuda

@@ -1,0 +1,45 @@
+// How long a launch should take: what keeps the busiest multiprocessor busiest (tensor cores, shared memory, the way from L2), or
+// device memory, and the latencies that nothing hides. Predictions, made with the ceilings of `Gpu`.
+#pragma once
+
+#include "plan.h"
+
+namespace gcn::cuda {
+
+// What a block of a kernel with a main loop asks of its multiprocessor.
+struct BlockCost {
+  double tensor, shared;  // clocks of the tensor cores, and of shared memory in the main loop
+  double l2;              // bytes that the main loop loads
+  double epilogue;        // clocks of shared memory after the main loop
+};
+
+// Bytes of a whole launch.
+struct Traffic {
+  double memory = 0, l2 = 0;
+
+  // What one launch leaves to the next is found in L2, if it leaves room there for what else passes through.
+  void leave(double bytes, const Gpu& gpu) { (bytes < gpu.l2_size / 2 ? l2 : memory) += bytes; }
+};
+
+// Blocks of `blocks` on the busiest multiprocessor.
+double busiest(int64_t blocks, const Gpu&);
+
+// How many blocks with this much shared memory a multiprocessor takes, `most` by their registers.
+int blocks_per_multiprocessor(int shared_bytes, int most, const Gpu&);
+
+// From the first block's start to the last one's end.
+double clocks_of(int64_t blocks, int per_multiprocessor, const BlockCost&, const Gpu&);
+
+// What a launch says of itself: name, blocks, threads, shared memory, blocks on a multiprocessor, operations.
+struct LaunchFacts {
+  const char* kernel;
+  int64_t blocks;
+  int threads, shared_bytes, blocks_per_multiprocessor;
+  double flops;
+};
+
+// Adds a launch to the plan: one with a main loop that takes `clocks`, or one that only moves bytes.
+void note(Plan&, const LaunchFacts&, double clocks, const Traffic&, const Gpu&);
+void note_copy(Plan&, const char* kernel, const Traffic&, const Gpu&);
+
+}  // namespace gcn::cuda
