@@ -19,7 +19,7 @@ import cuda_build
 #: The LibTorch stable ABI this is compiled for (2.11): the libraries load in that PyTorch and every later one.
 STABLE_ABI = "0x020b000000000000"
 #: What plans CUDA launches needs no CUDA, so that plans can be looked at anywhere.
-PLAN_SOURCES = ["csrc/cuda/plan.cpp", "csrc/cuda/cost.cpp", "csrc/cuda/describe.cpp"]
+PLAN_SOURCES = ["csrc/cuda/plan.cpp", "csrc/cuda/cost.cpp", "csrc/cuda/describe.cpp", "csrc/cuda/hopper/hopper_plan.cpp"]
 CPU_SOURCES = [
     "csrc/ops.cpp",
     *sorted(glob("csrc/cpu/*.cpp") + glob("csrc/cpu/fft/*.cpp")),
@@ -32,6 +32,7 @@ CUDA_SOURCES = [
     "csrc/cuda/kernels.cu",
     "csrc/cuda/gcn_cuda.cpp",
     "csrc/cuda/execute.cpp",
+    "csrc/cuda/hopper/hopper_execute.cpp",
     *PLAN_SOURCES,
 ]
 #: Memory that one compile job may need, in GiB.

@@ -18,6 +18,9 @@ from gcn_kernels.problem import DTYPES
 #: benchmarks/gpu_report.py; as long as there are none, nothing is known of a GPU but what an emulator shows.
 SEEN_ON_GPUS: tuple[str, ...] = ()
 
+#: Multiprocessors, and bytes of shared memory of a block and of a multiprocessor.
+H100 = (132, 227 << 10, 228 << 10)
+
 
 def describe() -> dict[str, str]:
     """The installation as an ordered mapping of names to one-line values.
@@ -75,6 +78,7 @@ def plan(
     backward: bool = False,
     allow_tf32: bool = True,
     gpu: Sequence[int] | None = None,
+    generation: str = "portable",
 ) -> dict[str, Any]:
     """What the CUDA kernels would do with a block on a map: launches, tiles, splits, workspace and predicted times.
 
@@ -92,11 +96,14 @@ def plan(
         backward: the plan of the backward pass, for all gradients.
         allow_tf32: whether float32 products may be made of tf32 factors.
         gpu: multiprocessors, and bytes of shared memory that a block and a multiprocessor can have.
+        generation: "portable", or "hopper" for the kernels of sm_90a wherever they take the problem; on a GPU the environment
+            variable ``GCN_KERNELS_GENERATION=hopper`` asks for them.
 
     Returns:
         ``launches``, each with its kernel, blocks, waves, GFLOP, megabytes and predicted time; their sum ``predicted_us``
         beside ``floor_us``, the time that no direct method can beat; ``workspace_bytes``; the tiles and splits of every
-        kernel; and where the tensor cores are not used, ``why_direct``. Times are predictions of a cost model.
+        kernel; and where the tensor cores are not used, ``why_direct``, and ``why_portable`` where kernels of sm_90a were
+        asked for and some of the portable ones stay. Times are predictions of a cost model.
 
     Raises:
         RuntimeError: the compiled library is not loaded.
@@ -121,8 +128,13 @@ def plan(
     sizes = [batch, in_channels, *_numbers("size", size, 2), *middles, out_channels, *kernels]
     if any(s < 1 for s in sizes):
         raise ValueError(f"expected sizes of at least 1, got n, c, h, w, m_l, m_r, o, k1, k2, k3, k4 = {sizes}")
+    if generation not in ("portable", "hopper"):
+        raise ValueError(f"generation: expected portable or hopper, got {generation!r}")
+    machine = list(gpu or ())
+    if generation == "hopper":
+        machine = [*(machine or H100), 1]
     math = "tf32" if dtype == torch.float32 and allow_tf32 else str(dtype).removeprefix("torch.")
-    described = torch.ops.gcn_kernels.gpu_plan(sizes, math, channels_last, backward, list(gpu or ()))
+    described = torch.ops.gcn_kernels.gpu_plan(sizes, math, channels_last, backward, machine)
     found: dict[str, Any] = json.loads(described)
     return found
 

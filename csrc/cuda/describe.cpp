@@ -54,6 +54,7 @@ void launches(std::ostream& out, const Plan& plan) {
 void common(Object& object, const Plan& plan) {
   object("tensor_cores", plan.tensor_cores);
   if (!plan.tensor_cores) object("why_direct", plan.why_direct);
+  if (!plan.hopper.why_portable.empty()) object("why_portable", plan.hopper.why_portable);
   object("workspace_bytes", plan.workspace_bytes)("floor_us", plan.floor * kMicroseconds)("predicted_us",
                                                                                           plan.predicted() * kMicroseconds);
   launches(object.key("launches"), plan);

@@ -12,6 +12,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -21,6 +22,7 @@
 
 #include "../problem.h"
 #include "execute.h"
+#include "hopper/hopper_kernels.h"
 
 namespace gcn::cuda {
 namespace {
@@ -41,6 +43,14 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
+// GCN_KERNELS_GENERATION=hopper asks for the kernels of sm_90a wherever they take the problem.
+Generation asked_generation() {
+  const char* const asked = std::getenv("GCN_KERNELS_GENERATION");
+  if (!asked || !*asked || std::string(asked) == "portable") return Generation::kPortable;
+  STD_TORCH_CHECK(std::string(asked) == "hopper", "GCN_KERNELS_GENERATION: expected portable or hopper, got ", asked);
+  return Generation::kHopper;
+}
+
 // What plans have to know of a GPU; asked for once.
 const Gpu& properties(int device) {
   static std::mutex mutex;
@@ -52,6 +62,10 @@ const Gpu& properties(int device) {
   gpu.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   gpu.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   gpu.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  const bool is_9_0 =
+      attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 && attribute(cudaDevAttrComputeCapabilityMinor, device) == 0;
+  gpu.hopper = is_9_0 && hopper_built();
+  gpu.generation = asked_generation();
   return known.emplace(device, gpu).first->second;  // a map's elements stay where they are
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hopper/hopper_plan.h"
 #include "kernels.h"
 
 namespace gcn::cuda {
@@ -21,6 +22,8 @@ struct Gpu {
   // programmatic dependent launch.
   double clock = 1.755e9, fma_16bit = 1024, memory = 3.0e12, l2 = 7.4e12, l2_size = 50e6;
   double launch = 2.5e-6, dependent_launch = 1.0e-6;
+  bool hopper = false;                            // it runs the kernels of sm_90a, and the build has them
+  Generation generation = Generation::kPortable;  // asked for
 };
 
 struct Sizes {
@@ -97,6 +100,7 @@ struct Plan {
   std::string why_direct;  // why not
   std::vector<LaunchNote> launches;
   size_t workspace_bytes = 0;
+  HopperPlan hopper;
   double floor = 0;  // seconds: operations at the GPU's full matrix rate, or compulsory bytes
   double predicted() const;
 };

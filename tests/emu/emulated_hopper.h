@@ -155,6 +155,11 @@ void registers_take() {
 }
 
 inline void group_barrier(int id, int threads) { ::simt::cluster_machine().group_barrier(id, threads); }
+inline int of_first_lane(int value) {
+  const int first = shuffle("of_first_lane", value, 0);
+  if (first != value) ::simt::report("of_first_lane of a value that differs between lanes");
+  return first;
+}
 inline int cluster_rank() { return static_cast<int>(::simt::cluster_machine().my_block()); }
 inline void cluster_sync() { ::simt::cluster_machine().cluster_sync(); }
 

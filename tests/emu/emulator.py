@@ -147,6 +147,8 @@ OPERATOR = Build(
         "operator_module.cpp",
         *("plan.cpp", "cost.cpp", "execute.cpp", "kernels.cu"),
         *(f"instances/{kernel}_{math}.cu" for kernel in ("first_stage", "line_conv", "weight_grad") for math in MATHS),
+        *(f"hopper/{source}" for source in ("hopper_plan.cpp", "hopper_execute.cpp", "hopper_kernels.cu")),
+        *(f"hopper/instances/hopper_first_stage_{math}.cu" for math in ("half", "bfloat16")),
     ),
 )
 

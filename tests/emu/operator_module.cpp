@@ -49,6 +49,9 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.shared_per_block = value.cast<int>();
     } else if (name == "shared_per_multiprocessor") {
       gpu.shared_per_multiprocessor = value.cast<int>();
+    } else if (name == "hopper") {
+      gpu.hopper = value.cast<bool>();
+      gpu.generation = Generation::kHopper;
     } else {
       throw std::invalid_argument(name + ": no such property of a GPU");
     }
@@ -134,6 +137,21 @@ class Facts {
     add_if(g.splits > 1, "weight_grad splits");
     for (const auto& b : g.branch) add_if(b.octets > 1, "weight_grad several octets");
   }
+  void add(const HopperPlan& h, const FirstStagePlan& f) {
+    add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
+    if (!h.first.used) return;
+    add("hopper first_stage of " + std::to_string(f.column_blocks) + " column blocks");
+    add_if(f.splits > 1, "hopper first_stage splits");
+    add("hopper first_stage in clusters of " + std::to_string(h.first.cluster));
+    add_if(f.tiles % h.first.cluster, "hopper first_stage block without a tile");
+    for (int axis = 0; axis < 2; ++axis) {
+      const auto& b = f.branch[axis];
+      add_if(b.groups % 2, "hopper first_stage warpgroup without a group");
+      add(b.overhang ? "hopper first_stage overhang" : "hopper first_stage whole lines");
+      add(h.first.box_lines[axis] * h.first.box_positions[axis] < kTilePixels ? "hopper first_stage several boxes"
+                                                                              : "hopper first_stage one box");
+    }
+  }
   py::list list() const { return facts_; }
 
  private:
@@ -151,6 +169,7 @@ py::list forward_facts(const std::vector<int64_t>& sizes, const std::string& mat
   Facts facts;
   if (plan.tensor_cores) {
     facts.add(plan.source), facts.add(plan.first), facts.add(plan.second);
+    facts.add(plan.hopper, plan.first);
   } else {
     facts.add("direct: " + plan.why_direct);
   }

@@ -117,6 +117,8 @@ GCN_DEVICE void registers_take() {
 
 GCN_DEVICE void group_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
+GCN_DEVICE int of_first_lane(int value) { return __shfl_sync(kFullWarp, value, 0); }
+
 GCN_DEVICE int cluster_rank() {
   uint32_t rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

@@ -1,0 +1,12 @@
+// Stands for the Hopper kernels in a build without compute capability 9.0.
+#include "hopper_kernels.h"
+
+namespace gcn::cuda {
+
+constexpr int kNotSupported = 801;  // cudaErrorNotSupported
+
+int hopper_first_stage(Math, int, const HopperFirstStage&, int, int, Stream) { return kNotSupported; }
+
+bool hopper_built() { return false; }
+
+}  // namespace gcn::cuda

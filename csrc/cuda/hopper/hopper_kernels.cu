@@ -1,0 +1,20 @@
+// From a run-time choice of arithmetic to the Hopper kernels compiled for it, in instances/.
+#include "hopper_device.cuh"
+#include "hopper_kernels.h"
+
+namespace gcn::cuda {
+
+template <class M>
+int launch_hopper_first_stage(int column_blocks, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
+extern template int launch_hopper_first_stage<Half>(int, const HopperFirstStage&, int, int, Stream);
+extern template int launch_hopper_first_stage<BFloat16>(int, const HopperFirstStage&, int, int, Stream);
+
+int hopper_first_stage(Math math, int column_blocks, const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_hopper_first_stage<Half>(column_blocks, p, blocks, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_hopper_first_stage<BFloat16>(column_blocks, p, blocks, shared_bytes, s);
+  return cudaErrorInvalidValue;
+}
+
+bool hopper_built() { return true; }
+
+}  // namespace gcn::cuda

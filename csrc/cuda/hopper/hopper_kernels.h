@@ -1,0 +1,24 @@
+// The parameters of the Hopper kernels as plain structs, and their launchers: all that host code sees of them.
+#pragma once
+
+#include "../kernels.h"
+#include "tensor_shape.h"
+
+namespace gcn::cuda {
+
+// The first stage, with the portable one's weights and results. A tile's pixels are copied as boxes of neighbouring lines.
+struct HopperFirstStage {
+  FirstStageParams stage;
+  TensorShape x[2];  // [N, position in the line, line, channel] of either branch
+  int box_lines[2], box_positions[2];
+  int stages;   // of the ring
+  int sums;     // floats of one warpgroup's sums over taps
+  int cluster;  // blocks that share the weights they load: 1 or 2, of neighbouring tiles
+};
+
+int hopper_first_stage(Math, int column_blocks, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
+
+// Whether these kernels are part of this build.
+bool hopper_built();
+
+}  // namespace gcn::cuda

@@ -1,0 +1,32 @@
+// What plans say of the Hopper kernels. See plan.h.
+#pragma once
+
+#include <array>
+#include <string>
+
+namespace gcn::cuda {
+
+// Which kernels run: those of every GPU since sm_80, or, where they take the problem, those of sm_90a.
+enum class Generation { kPortable, kHopper };
+
+struct HopperFirstStagePlan {
+  bool used = false;
+  int box_lines[2] = {}, box_positions[2] = {}, stages = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
+};
+
+struct HopperPlan {
+  HopperFirstStagePlan first;
+  std::string why_portable;  // where Hopper kernels were asked for and not all are used
+};
+
+// Problems on which a GPU has shown the Hopper kernels right and faster; only there are they used unasked. Each line names the
+// run under benchmarks/results that says so.
+struct MeasuredFaster {
+  int channels_from, channels_to;
+  int64_t pixels_from, pixels_to;
+  bool backward;
+  const char* run;
+};
+constexpr std::array<MeasuredFaster, 0> kMeasuredFaster{};
+
+}  // namespace gcn::cuda

@@ -1,0 +1,18 @@
+// How plans ask for the Hopper kernels.
+#pragma once
+
+#include <string>
+
+#include "../cost.h"
+#include "../plan.h"
+
+namespace gcn::cuda {
+
+// Asked for, or measured to be faster.
+bool wants_hopper(const Sizes&, bool backward, const Gpu&);
+
+// Changes the plan of the first stage to one that the Hopper kernel runs; or returns why that is not possible.
+std::string plan_hopper_first_stage(Math, const SourcePlan&, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
+void note_hopper_first_stage(Plan&, const FirstStagePlan&, const HopperFirstStagePlan&, const Traffic&, const Gpu&);
+
+}  // namespace gcn::cuda

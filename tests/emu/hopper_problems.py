@@ -1,0 +1,27 @@
+"""Problems for the Hopper kernels in emulation."""
+
+from cases import Case, square
+from problems import GPUS, EmulatedCase
+
+#: GPUs that ask for the Hopper kernels: with plenty of multiprocessors, with two, and with one, where there are no clusters.
+GPUS["hopper"] = {"hopper": 1}
+GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2}
+GPUS["hopper-1"] = {"hopper": 1, "multiprocessors": 1}
+
+#: Three tiles, so that a block of a cluster goes without; two groups of middle channels; lines that fill tiles.
+THREE_TILES = Case("three-tiles", n=3, c=72, h=8, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
+#: Lines that overhang tiles, one group of middle channels, several boxes in a tile.
+OVERHANG = Case("overhang", n=1, c=40, h=24, w=24, mid_l=9, mid_r=3, out=6, k=square(15))
+#: Many k-blocks, few tiles: the channels are split.
+DEEP = Case("deep", n=1, c=520, h=16, w=16, mid_l=5, mid_r=21, out=4, k=(11, 3, 7, 5))
+EIGHT = Case("eight-blocks", n=2, c=64, h=16, w=8, mid_l=12, mid_r=6, out=4, k=square(5))
+ODD_SIZES = Case("odd-sizes", n=1, c=24, h=9, w=13, mid_l=5, mid_r=3, out=6, k=square(5))
+
+FORWARD = (
+    EmulatedCase(THREE_TILES, "bfloat16", "channels_last", "hopper-2"),
+    EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-1"),
+    EmulatedCase(OVERHANG, "half", "channels_last", "hopper-2"),
+    EmulatedCase(OVERHANG, "bfloat16", "unaligned", "hopper"),
+    EmulatedCase(DEEP, "bfloat16", "channels_last", "hopper"),
+    EmulatedCase(EIGHT, "half", "channels_last", "hopper-2"),
+)
