@@ -7,7 +7,9 @@ Environment variables:
 
 import json
 import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -35,6 +37,9 @@ CUDA_SOURCES = [
     "csrc/cuda/hopper/hopper_execute.cpp",
     *PLAN_SOURCES,
 ]
+#: For sm_90a alone, where 9.0 is among the architectures; else the other file stands for them.
+HOPPER_SOURCES = [*sorted(glob("csrc/cuda/hopper/instances/*.cu")), "csrc/cuda/hopper/hopper_kernels.cu"]
+HOPPER_ABSENT = "csrc/cuda/hopper/hopper_absent.cpp"
 #: Memory that one compile job may need, in GiB.
 JOB_MEMORY = 2
 #: The oldest Python whose stable ABI the libraries are tagged for.
@@ -95,6 +100,21 @@ def extension_arguments() -> dict:
                     stale.unlink()
             (package / "_build.json").write_text(json.dumps(build) + "\n")
 
+        def build_extensions(self) -> None:
+            if cuda is not None and cuda.hopper:
+                self.extensions[-1].extra_objects += self.compile_hopper(cuda)
+            super().build_extensions()
+
+        def compile_hopper(self, cuda: cuda_build.CudaBuild) -> list[str]:
+            folder = Path(self.build_temp).resolve() / "hopper"
+            folder.mkdir(parents=True, exist_ok=True)
+            targets = [folder / f"{Path(source).stem}.o" for source in HOPPER_SOURCES]
+            commands = [cuda.hopper_command(source, target) for source, target in zip(HOPPER_SOURCES, targets, strict=True)]
+            with ThreadPoolExecutor(int(os.environ["MAX_JOBS"])) as pool:
+                for _ in pool.map(lambda command: subprocess.run(command, check=True), commands):
+                    pass
+            return [str(target) for target in targets]
+
         def get_export_symbols(self, ext):
             # The libraries are loaded by torch.ops.load_library: there is no Python module to export.
             return ext.export_symbols
@@ -104,7 +124,7 @@ def extension_arguments() -> dict:
         libraries.append(
             CppExtension(
                 "gcn_kernels._cuda",
-                CUDA_SOURCES,
+                CUDA_SOURCES if cuda.hopper else [*CUDA_SOURCES, HOPPER_ABSENT],
                 include_dirs=[str(cuda.toolkit.include)],
                 libraries=["torch_cuda"],
                 # The CUDA runtime is linked statically: the library then needs only the driver, which comes with the GPU.

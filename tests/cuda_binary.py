@@ -65,11 +65,15 @@ class Kernel:
         return f"{self.name}<{', '.join([self.math, *map(str, self.numbers)])}>"
 
 
+def portable_sources() -> list[Path]:
+    return sorted(path for path in SOURCES.rglob("*.cu") if "hopper" not in path.parts)
+
+
 @cache
 def compiled(architecture: int, folder: Path) -> tuple[Kernel, ...]:
     """Every kernel of the package for ``sm_<architecture>``; the binaries go to ``folder``."""
     with ThreadPoolExecutor(JOBS) as pool:
-        parts = pool.map(lambda source: _compile(source, architecture, folder), sorted(SOURCES.rglob("*.cu")))
+        parts = pool.map(lambda source: _compile(source, architecture, folder), portable_sources())
         return tuple(kernel for part in parts for kernel in part)
 
 

@@ -24,6 +24,7 @@ DEFAULT_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 #: The oldest architecture of the kernels (asynchronous copies, bfloat16 and tf32 matrix instructions).
 OLDEST = (8, 0)
 _ARCHITECTURE = re.compile(r"(\d+)\.(\d)([af]?)(\+PTX)?")
+NVCC_FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fvisibility=hidden")
 HEADER, RUNTIME = "cuda_runtime_api.h", "libcudart_static.a"
 
 
@@ -55,7 +56,17 @@ class CudaBuild:
 
     @property
     def nvcc_flags(self) -> list[str]:
-        return ["-std=c++17", "-O3", "-Xcompiler=-fvisibility=hidden", *gencode(self.architectures)]
+        return [*NVCC_FLAGS, *gencode(self.architectures)]
+
+    @property
+    def hopper(self) -> bool:
+        """Whether the kernels for compute capability 9.0 alone are built."""
+        return any(name.startswith("9.0") for name in self.architectures)
+
+    def hopper_command(self, source: str, target: Path) -> list[str]:
+        """Compiles one file of these kernels: for sm_90a, whatever the others are compiled for."""
+        flags = [*NVCC_FLAGS, "-Xcompiler=-fPIC", *gencode(["9.0a"]), f"-I{self.toolkit.include}"]
+        return [str(self.toolkit.nvcc), *flags, "-c", source, "-o", str(target)]
 
 
 def decide(

@@ -3,9 +3,11 @@
 from cases import Case, square
 from problems import GPUS, EmulatedCase
 
-#: GPUs that ask for the Hopper kernels: with plenty of multiprocessors, with two, and with one, where there are no clusters.
+#: GPUs that ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
+#: what they load; and with one, where there are no clusters.
 GPUS["hopper"] = {"hopper": 1}
-GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2}
+GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10}
+GPUS["hopper-slow-l2"] = {"hopper": 1, "l2_gigabytes": 1000}
 GPUS["hopper-1"] = {"hopper": 1, "multiprocessors": 1}
 
 #: Three tiles, so that a block of a cluster goes without; two groups of middle channels; lines that fill tiles.
@@ -15,13 +17,16 @@ OVERHANG = Case("overhang", n=1, c=40, h=24, w=24, mid_l=9, mid_r=3, out=6, k=sq
 #: Many k-blocks, few tiles: the channels are split.
 DEEP = Case("deep", n=1, c=520, h=16, w=16, mid_l=5, mid_r=21, out=4, k=(11, 3, 7, 5))
 EIGHT = Case("eight-blocks", n=2, c=64, h=16, w=8, mid_l=12, mid_r=6, out=4, k=square(5))
+SIXTEEN = Case("sixteen-blocks", n=1, c=32, h=16, w=8, mid_l=11, mid_r=9, out=4, k=square(11))
 ODD_SIZES = Case("odd-sizes", n=1, c=24, h=9, w=13, mid_l=5, mid_r=3, out=6, k=square(5))
 
 FORWARD = (
+    EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-l2"),
     EmulatedCase(THREE_TILES, "bfloat16", "channels_last", "hopper-2"),
     EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-1"),
     EmulatedCase(OVERHANG, "half", "channels_last", "hopper-2"),
     EmulatedCase(OVERHANG, "bfloat16", "unaligned", "hopper"),
     EmulatedCase(DEEP, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(EIGHT, "half", "channels_last", "hopper-2"),
+    EmulatedCase(SIXTEEN, "bfloat16", "channels_last", "hopper-1"),
 )

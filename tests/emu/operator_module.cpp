@@ -49,6 +49,8 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.shared_per_block = value.cast<int>();
     } else if (name == "shared_per_multiprocessor") {
       gpu.shared_per_multiprocessor = value.cast<int>();
+    } else if (name == "l2_gigabytes") {  // a second
+      gpu.l2 = value.cast<double>() * 1e9;
     } else if (name == "hopper") {
       gpu.hopper = value.cast<bool>();
       gpu.generation = Generation::kHopper;

@@ -23,3 +23,44 @@ def test_obeys_the_rule(module: ModuleType, case: EmulatedCase, order: str) -> N
     module.set_schedule(order, seed=len(str(case)))
     values, allowed = case.expected()
     assert not failures(run(module, case.problem()), values, allowed)
+
+
+def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType) -> None:
+    results = []
+    for order, seed in (("ascending", 0), ("descending", 0), ("random", 1), ("random", 2)):
+        module.set_schedule(order, seed)
+        results.append(run(module, FORWARD[1].problem()))
+    for other in results[1:]:
+        for name, expected in results[0].items():
+            assert np.array_equal(other[name], expected), name
+
+
+#: What plans of the Hopper kernels decide, and what the problems have to reach, one way and the other.
+BRANCHES = {
+    *(f"hopper first_stage of {n} column blocks" for n in (8, 16, 21)),
+    *(f"hopper first_stage in clusters of {n}" for n in (1, 2)),
+    *(f"hopper first_stage {what}" for what in ("splits", "block without a tile", "warpgroup without a group")),
+    *(f"hopper first_stage {what}" for what in ("overhang", "whole lines", "several boxes", "one box")),
+}
+
+
+def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None:
+    reached = set().union(*(facts(module, case.problem()) for case in FORWARD))
+    assert not BRANCHES - reached
+    assert not {fact for fact in reached - BRANCHES if "hopper" in fact}, "a branch that the list does not know"
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        (EmulatedCase(THREE_TILES, "half", "nchw", "hopper"), "channels_last"),
+        (EmulatedCase(THREE_TILES, "tf32", "channels_last", "hopper"), "bfloat16 and float16"),
+        (EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper"), "multiples of 8"),
+    ],
+    ids=str,
+)
+def test_what_is_not_taken_is_left_to_the_portable_kernels(module: ModuleType, case: EmulatedCase, why: str) -> None:
+    reasons = [fact for fact in facts(module, case.problem()) if fact.startswith("portable: ")]
+    assert any(why in reason for reason in reasons)
+    values, allowed = case.expected()
+    assert not failures(run(module, case.problem()), values, allowed)

@@ -40,8 +40,9 @@ double first_stage_clocks(const FirstStagePlan& f, const Gpu& gpu, int cluster, 
   constexpr double kStartClocks = 2500;
   const double columns = 2 * 8.0 * f.column_blocks, steps = double(ceil_div(f.k_blocks, splits)), depth = 32 * steps;
   const double tensor = kTilePixels * columns * depth / wgmma_fma_per_clock(gpu);
-  const double read = 2 * (kTilePixels * 2 + columns) * kBlockBytes * steps,
-               written = (kTilePixels + columns) * kBlockBytes * steps;
+  // Both warpgroups read all of x and their weights once for each half of the pixels.
+  const double read = 2 * (kTilePixels + columns) * kBlockBytes * steps;
+  const double written = (kTilePixels + columns) * kBlockBytes * steps;
   const double taps = 2 * columns * kTilePixels * 4;
   const double l2 = (kTilePixels + columns / cluster) * kBlockBytes * steps / (gpu.l2 / gpu.clock / gpu.multiprocessors);
   const double unit = std::max({tensor, tensor / 2 + epilogue_clocks(f), (read + written + taps) / 128, l2});
