@@ -311,6 +311,8 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       void* partial = at(workspace, plan.first_partial_at);
       const WeightGradParams p = weight_grad_params(s, plan.first, x, plan.source.pieces, {du[0], du[1]}, partial);
       chain.then([&](Stream q) {
+        const HopperWeightGradPlan& h = plan.hopper.weight_grad;
+        if (h.used) return hopper_weight_grad(plan.math, hopper_weight_grad_params(plan, p), h.blocks, h.shared_bytes, q);
         return weight_grad(plan.math, false, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
       });
       const StridedMap a = strided(t.x, plan.x_strides);

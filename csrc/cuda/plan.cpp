@@ -604,6 +604,9 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     return plan;
   }
   plan.tensor_cores = true;
+  if (first && wants_hopper(s, true, gpu)) {
+    plan.hopper.why_portable = plan_hopper_weight_grad(s, math, plan.source, gpu, plan.first, plan.hopper.weight_grad);
+  }
   const bool packs_x = first && plan.source.packed;
   plan.x_at = take(bytes, packs_x ? padded_map_bytes(s, s.c, math) : 0);
   for (int i = 0; i < 2; ++i) plan.du_weights_at[i] = take(bytes, plan.du[i].packed_bytes);
@@ -624,7 +627,13 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     const LineConvPlan* dx_plan = &plan.dx;
     note_line_conv(plan, "line_conv dx", &dx_plan, 1, math, gpu);
   }
-  if (first) note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
+  if (plan.hopper.weight_grad.used) {
+    Traffic traffic{work.x_bytes, 0};
+    traffic.leave(double(plan.first.partial_bytes), gpu);
+    note_hopper_weight_grad(plan, plan.first, plan.hopper.weight_grad, traffic, gpu);
+  } else if (first) {
+    note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
+  }
   if (second) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
   if (first || second) {
     Traffic sums;

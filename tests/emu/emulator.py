@@ -141,6 +141,7 @@ DEVICE = Build("emu_device", ("device_module.cpp",))
 EXAMPLE = Build("emu_example", ("example_module.cpp", "example_driver.cpp"), kernels=HERE / "example", optimize="-O1")
 #: The whole operator: plan, launches and every kernel.
 MATHS = ("half", "bfloat16", "tf32", "float")
+HOPPER_KERNELS = ("first_stage", "weight_grad")
 OPERATOR = Build(
     "emu_operator",
     (
@@ -148,7 +149,7 @@ OPERATOR = Build(
         *("plan.cpp", "cost.cpp", "execute.cpp", "kernels.cu"),
         *(f"instances/{kernel}_{math}.cu" for kernel in ("first_stage", "line_conv", "weight_grad") for math in MATHS),
         *(f"hopper/{source}" for source in ("hopper_plan.cpp", "hopper_execute.cpp", "hopper_kernels.cu")),
-        *(f"hopper/instances/hopper_first_stage_{math}.cu" for math in ("half", "bfloat16")),
+        *(f"hopper/instances/hopper_{kernel}_{math}.cu" for kernel in HOPPER_KERNELS for math in ("half", "bfloat16")),
     ),
 )
 

@@ -20,6 +20,9 @@ EIGHT = Case("eight-blocks", n=2, c=64, h=16, w=8, mid_l=12, mid_r=6, out=4, k=s
 SIXTEEN = Case("sixteen-blocks", n=1, c=32, h=16, w=8, mid_l=11, mid_r=9, out=4, k=square(11))
 ODD_SIZES = Case("odd-sizes", n=1, c=24, h=9, w=13, mid_l=5, mid_r=3, out=6, k=square(5))
 
+#: More than three octets of middle channels, more than 15 taps, patches that reach over the map.
+WIDE = Case("wide-middle", n=1, c=136, h=20, w=16, mid_l=30, mid_r=8, out=4, k=(9, 3, 17, 3))
+
 FORWARD = (
     EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-l2"),
     EmulatedCase(THREE_TILES, "bfloat16", "channels_last", "hopper-2"),
@@ -29,4 +32,12 @@ FORWARD = (
     EmulatedCase(DEEP, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(EIGHT, "half", "channels_last", "hopper-2"),
     EmulatedCase(SIXTEEN, "bfloat16", "channels_last", "hopper-1"),
+)
+
+BACKWARD = (
+    EmulatedCase(THREE_TILES, "bfloat16", "channels_last", "hopper-2"),
+    EmulatedCase(OVERHANG, "half", "unaligned", "hopper"),
+    EmulatedCase(WIDE, "half", "channels_last", "hopper-2"),
+    EmulatedCase(WIDE, "bfloat16", "channels_last", "hopper"),
+    EmulatedCase(THREE_TILES, "half", "channels_last", "hopper", wanted=("w_r1",)),
 )

@@ -154,6 +154,16 @@ class Facts {
                                                                               : "hopper first_stage one box");
     }
   }
+  void add(const HopperPlan& h, const WeightGradPlan& g) {
+    add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
+    if (!h.weight_grad.used) return;
+    add("hopper weight_grad");
+    add_if(g.splits > 1, "hopper weight_grad splits");
+    for (const auto& b : g.branch) {
+      add_if(b.channels / kOctet > 3, "hopper weight_grad groups of octets");
+      add_if(b.taps.taps > 15, "hopper weight_grad groups of taps");
+    }
+  }
   py::list list() const { return facts_; }
 
  private:
@@ -217,6 +227,7 @@ py::list backward_facts(const std::vector<int64_t>& sizes, const std::string& ma
   if (plan.wanted.x) facts.add(plan.dx);
   if (plan.wanted.w_l1 || plan.wanted.w_r1) facts.add(plan.source), facts.add(plan.first, plan.source.channels_last);
   if (plan.wanted.w_l2 || plan.wanted.w_r2) facts.add(plan.second, true);
+  facts.add(plan.hopper, plan.first);
   return facts.list();
 }
 

@@ -5,7 +5,7 @@ from types import ModuleType
 import emulator
 import numpy as np
 import pytest
-from hopper_problems import FORWARD, ODD_SIZES, THREE_TILES
+from hopper_problems import BACKWARD, FORWARD, ODD_SIZES, THREE_TILES
 from operator_run import facts, failures, run
 from problems import EmulatedCase
 
@@ -18,7 +18,7 @@ def module() -> ModuleType:
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "random"])
-@pytest.mark.parametrize("case", FORWARD, ids=str)
+@pytest.mark.parametrize("case", (*FORWARD, *(c for c in BACKWARD if c not in FORWARD)), ids=str)
 def test_obeys_the_rule(module: ModuleType, case: EmulatedCase, order: str) -> None:
     module.set_schedule(order, seed=len(str(case)))
     values, allowed = case.expected()
@@ -40,12 +40,14 @@ BRANCHES = {
     *(f"hopper first_stage of {n} column blocks" for n in (8, 16, 21)),
     *(f"hopper first_stage in clusters of {n}" for n in (1, 2)),
     *(f"hopper first_stage {what}" for what in ("splits", "block without a tile", "warpgroup without a group")),
+    "hopper weight_grad",
+    *(f"hopper weight_grad {what}" for what in ("splits", "groups of octets", "groups of taps")),
     *(f"hopper first_stage {what}" for what in ("overhang", "whole lines", "several boxes", "one box")),
 }
 
 
 def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None:
-    reached = set().union(*(facts(module, case.problem()) for case in FORWARD))
+    reached = set().union(*(facts(module, case.problem()) for case in (*FORWARD, *BACKWARD)))
     assert not BRANCHES - reached
     assert not {fact for fact in reached - BRANCHES if "hopper" in fact}, "a branch that the list does not know"
 

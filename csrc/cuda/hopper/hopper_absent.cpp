@@ -7,6 +7,8 @@ constexpr int kNotSupported = 801;  // cudaErrorNotSupported
 
 int hopper_first_stage(Math, int, const HopperFirstStage&, int, int, Stream) { return kNotSupported; }
 
+int hopper_weight_grad(Math, const HopperWeightGrad&, int, int, Stream) { return kNotSupported; }
+
 bool hopper_built() { return false; }
 
 }  // namespace gcn::cuda

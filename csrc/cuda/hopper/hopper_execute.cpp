@@ -32,4 +32,32 @@ HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstS
   return p;
 }
 
+HopperWeightGrad hopper_weight_grad_params(const BackwardPlan& plan, const WeightGradParams& grad) {
+  const Sizes& s = plan.sizes;
+  const Strides& pieces = plan.source.pieces;
+  const int bytes = element_bytes(plan.math);
+  HopperWeightGrad p{};
+  p.grad = grad;
+  p.stages = plan.hopper.weight_grad.stages;
+  p.x = {grad.a,
+         bytes,
+         4,
+         {uint64_t(s.c), uint64_t(s.w), uint64_t(s.h), uint64_t(s.n)},
+         {stride_bytes(pieces.w), stride_bytes(pieces.h), stride_bytes(pieces.n)},
+         {kSideChannels, kPatchSide, kPatchSide, 1},
+         128};
+  for (int i = 0; i < 2; ++i) {
+    const WeightGradBranch& b = grad.branch[i];
+    const uint64_t pixel = uint64_t(b.channels) * bytes;
+    p.du[i] = {b.map,
+               bytes,
+               4,
+               {uint64_t(b.channels), uint64_t(s.w), uint64_t(s.h), uint64_t(s.n)},
+               {pixel, pixel * s.w, pixel * s.w * s.h},
+               {kOctet, uint32_t(b.axis == 1 ? kWindowLong : kPatchSide), uint32_t(b.axis == 1 ? kPatchSide : kWindowLong), 1},
+               0};
+  }
+  return p;
+}
+
 }  // namespace gcn::cuda

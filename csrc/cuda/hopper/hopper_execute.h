@@ -7,5 +7,6 @@
 namespace gcn::cuda {
 
 HopperFirstStage hopper_first_stage_params(const ForwardPlan&, const FirstStageParams&);
+HopperWeightGrad hopper_weight_grad_params(const BackwardPlan&, const WeightGradParams&);
 
 }  // namespace gcn::cuda

@@ -9,9 +9,20 @@ int launch_hopper_first_stage(int column_blocks, const HopperFirstStage&, int bl
 extern template int launch_hopper_first_stage<Half>(int, const HopperFirstStage&, int, int, Stream);
 extern template int launch_hopper_first_stage<BFloat16>(int, const HopperFirstStage&, int, int, Stream);
 
+template <class M>
+int launch_hopper_weight_grad(const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
+extern template int launch_hopper_weight_grad<Half>(const HopperWeightGrad&, int, int, Stream);
+extern template int launch_hopper_weight_grad<BFloat16>(const HopperWeightGrad&, int, int, Stream);
+
 int hopper_first_stage(Math math, int column_blocks, const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
   if (math == Math::kHalf) return launch_hopper_first_stage<Half>(column_blocks, p, blocks, shared_bytes, s);
   if (math == Math::kBFloat16) return launch_hopper_first_stage<BFloat16>(column_blocks, p, blocks, shared_bytes, s);
+  return cudaErrorInvalidValue;
+}
+
+int hopper_weight_grad(Math math, const HopperWeightGrad& p, int blocks, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_hopper_weight_grad<Half>(p, blocks, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_hopper_weight_grad<BFloat16>(p, blocks, shared_bytes, s);
   return cudaErrorInvalidValue;
 }
 

@@ -18,6 +18,15 @@ struct HopperFirstStage {
 
 int hopper_first_stage(Math, int column_blocks, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
 
+// The gradients of the first weights, into the portable kernel's workspace.
+struct HopperWeightGrad {
+  WeightGradParams grad;  // of its patches, only how many there are counts: they are 8 x 8
+  TensorShape x, du[2];   // [N, H, W, channel]
+  int stages;             // of the ring
+};
+
+int hopper_weight_grad(Math, const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
+
 // Whether these kernels are part of this build.
 bool hopper_built();
 

@@ -14,8 +14,14 @@ struct HopperFirstStagePlan {
   int box_lines[2] = {}, box_positions[2] = {}, stages = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
 };
 
+struct HopperWeightGradPlan {
+  bool used = false;
+  int stages = 0, blocks = 0, shared_bytes = 0;
+};
+
 struct HopperPlan {
   HopperFirstStagePlan first;
+  HopperWeightGradPlan weight_grad;
   std::string why_portable;  // where Hopper kernels were asked for and not all are used
 };
 

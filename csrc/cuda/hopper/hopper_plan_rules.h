@@ -15,4 +15,8 @@ bool wants_hopper(const Sizes&, bool backward, const Gpu&);
 std::string plan_hopper_first_stage(Math, const SourcePlan&, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
 void note_hopper_first_stage(Plan&, const FirstStagePlan&, const HopperFirstStagePlan&, const Traffic&, const Gpu&);
 
+// The same of the first weights' gradients.
+std::string plan_hopper_weight_grad(const Sizes&, Math, const SourcePlan&, const Gpu&, WeightGradPlan&, HopperWeightGradPlan&);
+void note_hopper_weight_grad(Plan&, const WeightGradPlan&, const HopperWeightGradPlan&, const Traffic&, const Gpu&);
+
 }  // namespace gcn::cuda

@@ -24,4 +24,11 @@ constexpr int hopper_first_stage_shared_bytes(int column_blocks, int sums, int s
   return kSwizzleAlignment + stages * hopper_stage_bytes(column_blocks) + epilogue + 8 * kHopperBarriers;
 }
 
+// --- weight gradient: each multiplying warpgroup has 64 channels of x, and 15 taps of three octets
+constexpr int kSideChannels = 64, kStripTaps = 15, kStripOctets = 3, kPatchSide = 8;
+constexpr int kWindowLong = kPatchSide + kStripTaps - 1;  // pixels of a window along the taps
+constexpr int kWindowBytes = kWindowLong * kPatchSide * 16;
+constexpr int kWeightGradStageBytes = (2 * 8192 + kStripOctets * kWindowBytes + 1023) / 1024 * 1024;
+constexpr int hopper_weight_grad_shared_bytes(int stages) { return kSwizzleAlignment + stages * (kWeightGradStageBytes + 2 * 8); }
+
 }  // namespace gcn::cuda

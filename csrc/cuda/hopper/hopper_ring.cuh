@@ -1,0 +1,37 @@
+// A ring of stages in shared memory between a warpgroup that copies and warpgroups that multiply: which stage is next, and in
+// which phase its barriers are. A stage is full when all its bytes have come, and empty when every warp that multiplies has let
+// go.
+#pragma once
+
+#include "hopper_device.cuh"
+#include "hopper_tiles.h"
+
+namespace gcn::cuda {
+
+struct Ring {
+  Barrier *full, *empty;
+  int stages;
+  int slot = 0;
+  uint32_t parity = 0;  // of the phase in which the slot becomes full
+
+  GCN_DEVICE void make(int warps) const {
+    for (int i = 0; i < stages; ++i) {
+      barrier_init(full + i, 1);
+      barrier_init(empty + i, warps);
+    }
+  }
+  GCN_DEVICE void next() {
+    if (++slot == stages) slot = 0, parity ^= 1;
+  }
+  // The one thread that copies: the slot is empty, and `bytes` will come into it.
+  GCN_DEVICE void start_filling(uint32_t bytes) const {
+    barrier_wait(empty + slot, parity ^ 1);
+    barrier_expect(full + slot, bytes);
+  }
+  GCN_DEVICE void wait_until_full() const { barrier_wait(full + slot, parity); }
+  GCN_DEVICE void let_go(int of, int lane) const {
+    if (lane == 0) barrier_arrive(empty + of);
+  }
+};
+
+}  // namespace gcn::cuda

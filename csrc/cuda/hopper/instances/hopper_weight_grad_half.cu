@@ -1,0 +1,5 @@
+#include "../hopper_weight_grad.cuh"
+
+namespace gcn::cuda {
+template int launch_hopper_weight_grad<Half>(const HopperWeightGrad&, int, int, Stream);
+}
