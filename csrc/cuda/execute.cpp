@@ -289,7 +289,12 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
     for (int i = 0; i < 2 && needs_du; ++i) {
       packs.line[packs.lines++] = pack_line_weights(plan.du[i], &second[i], at(workspace, plan.du_weights_at[i]));
     }
-    if (wanted.x) packs.line[packs.lines++] = pack_line_weights(plan.dx, first, at(workspace, plan.dx_weights_at));
+    if (wanted.x) {
+      const PackLineWeights both = pack_line_weights(plan.dx, first, at(workspace, plan.dx_weights_at));
+      const bool apart = plan.hopper.input_grad.used;
+      for (int i = 0; i < 2 && apart; ++i) packs.line[packs.lines++] = hopper_input_grad_weights(plan, i, both, workspace);
+      if (!apart) packs.line[packs.lines++] = both;
+    }
   }
   chain.then([&](Stream q) { return prepare(plan.math, packs, kPrepareBlocks, q); });
 
@@ -300,7 +305,10 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       const int shared = plan.du[0].shared_bytes > plan.du[1].shared_bytes ? plan.du[0].shared_bytes : plan.du[1].shared_bytes;
       chain.then([&](Stream q) { return line_conv(plan.math, plan.du[0].tile, p, 2, shared, q); });
     }
-    if (wanted.x) {
+    if (const HopperInputGradPlan& h = plan.hopper.input_grad; h.used) {
+      const HopperInputGrad p = hopper_input_grad_params(plan, {du[0], du[1]}, workspace, t.dx);
+      chain.then([&](Stream q) { return hopper_input_grad(plan.math, h.outputs, p, h.blocks, h.shared_bytes, q); });
+    } else if (wanted.x) {
       LineConvParams p{};
       p.job[0] = line_conv_job(s, plan.dx, du, at(workspace, plan.dx_weights_at), t.dx);
       chain.then([&](Stream q) { return line_conv(plan.math, plan.dx.tile, p, 1, plan.dx.shared_bytes, q); });

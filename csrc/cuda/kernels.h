@@ -64,7 +64,7 @@ struct PackLineWeights {
 struct PrepareParams {
   PackMap map[2];
   PackFirstWeights first[2];
-  PackLineWeights line[3];
+  PackLineWeights line[4];
   int maps, firsts, lines;
 };
 

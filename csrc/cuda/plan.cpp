@@ -604,17 +604,24 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     return plan;
   }
   plan.tensor_cores = true;
-  if (first && wants_hopper(s, true, gpu)) {
-    plan.hopper.why_portable = plan_hopper_weight_grad(s, math, plan.source, gpu, plan.first, plan.hopper.weight_grad);
+  HopperInputGradPlan& dx_hopper = plan.hopper.input_grad;
+  if (wants_hopper(s, true, gpu)) {
+    if (wanted.x) add_reason(plan.hopper, plan_hopper_input_grad(s, math, gpu, plan.dx, dx_hopper));
+    if (first) {
+      add_reason(plan.hopper, plan_hopper_weight_grad(s, math, plan.source, gpu, plan.first, plan.hopper.weight_grad));
+    }
   }
+  if (dx_hopper.used) plan.dx.packed_bytes = 0;
   const bool packs_x = first && plan.source.packed;
   plan.x_at = take(bytes, packs_x ? padded_map_bytes(s, s.c, math) : 0);
   for (int i = 0; i < 2; ++i) plan.du_weights_at[i] = take(bytes, plan.du[i].packed_bytes);
   plan.dx_weights_at = take(bytes, plan.dx.packed_bytes);
+  for (int i = 0; i < 2; ++i) dx_hopper.weights_at[i] = take(bytes, dx_hopper.packed_bytes[i]);
   plan.first_partial_at = take(bytes, plan.first.partial_bytes);
   plan.second_partial_at = take(bytes, plan.second.partial_bytes);
 
-  const double packed = double(plan.du[0].packed_bytes + plan.du[1].packed_bytes + plan.dx.packed_bytes);
+  const double packed = double(plan.du[0].packed_bytes + plan.du[1].packed_bytes + plan.dx.packed_bytes +
+                               dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1]);
   Traffic prepare{packed + work.y_bytes, 0};
   prepare.leave(packed, gpu), prepare.leave(work.y_bytes, gpu);
   if (packs_x) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
@@ -623,7 +630,11 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
     note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
   }
-  if (wanted.x) {
+  if (dx_hopper.used) {
+    Traffic traffic{work.x_bytes, double(dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1])};
+    traffic.leave(double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), gpu);
+    note_hopper_input_grad(plan, dx_hopper, traffic, gpu);
+  } else if (wanted.x) {
     const LineConvPlan* dx_plan = &plan.dx;
     note_line_conv(plan, "line_conv dx", &dx_plan, 1, math, gpu);
   }

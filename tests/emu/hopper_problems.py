@@ -34,7 +34,10 @@ FORWARD = (
     EmulatedCase(SIXTEEN, "bfloat16", "channels_last", "hopper-1"),
 )
 
+#: So many channels of x that a block takes 256 of them.
+MANY = Case("many-channels", n=1, c=264, h=24, w=8, mid_l=7, mid_r=17, out=3, k=(5, 3, 9, 3))
 BACKWARD = (
+    EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",)),
     EmulatedCase(THREE_TILES, "bfloat16", "channels_last", "hopper-2"),
     EmulatedCase(OVERHANG, "half", "unaligned", "hopper"),
     EmulatedCase(WIDE, "half", "channels_last", "hopper-2"),

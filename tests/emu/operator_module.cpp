@@ -156,6 +156,14 @@ class Facts {
   }
   void add(const HopperPlan& h, const WeightGradPlan& g) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
+    if (h.input_grad.used) {
+      add("hopper input_grad of " + std::to_string(h.input_grad.outputs) + " channels");
+      add_if(h.input_grad.n_tiles > 1, "hopper input_grad tiles of channels");
+      for (int octets : h.input_grad.octets) {
+        add_if(octets > 1, "hopper input_grad pairs of octets");
+        add_if(octets % 2, "hopper input_grad single octet");
+      }
+    }
     if (!h.weight_grad.used) return;
     add("hopper weight_grad");
     add_if(g.splits > 1, "hopper weight_grad splits");

@@ -40,6 +40,8 @@ BRANCHES = {
     *(f"hopper first_stage of {n} column blocks" for n in (8, 16, 21)),
     *(f"hopper first_stage in clusters of {n}" for n in (1, 2)),
     *(f"hopper first_stage {what}" for what in ("splits", "block without a tile", "warpgroup without a group")),
+    *(f"hopper input_grad of {n} channels" for n in (128, 256)),
+    *(f"hopper input_grad {what}" for what in ("tiles of channels", "pairs of octets", "single octet")),
     "hopper weight_grad",
     *(f"hopper weight_grad {what}" for what in ("splits", "groups of octets", "groups of taps")),
     *(f"hopper first_stage {what}" for what in ("overhang", "whole lines", "several boxes", "one box")),

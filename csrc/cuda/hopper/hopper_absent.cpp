@@ -9,6 +9,8 @@ int hopper_first_stage(Math, int, const HopperFirstStage&, int, int, Stream) { r
 
 int hopper_weight_grad(Math, const HopperWeightGrad&, int, int, Stream) { return kNotSupported; }
 
+int hopper_input_grad(Math, int, const HopperInputGrad&, int, int, Stream) { return kNotSupported; }
+
 bool hopper_built() { return false; }
 
 }  // namespace gcn::cuda

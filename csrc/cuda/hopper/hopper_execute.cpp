@@ -60,4 +60,41 @@ HopperWeightGrad hopper_weight_grad_params(const BackwardPlan& plan, const Weigh
   return p;
 }
 
+PackLineWeights hopper_input_grad_weights(const BackwardPlan& plan, int axis, PackLineWeights of_both, void* workspace) {
+  const HopperInputGradPlan& h = plan.hopper.input_grad;
+  PackLineWeights p = of_both;
+  p.term[0] = of_both.term[axis], p.term[1] = {};
+  p.terms = 1;
+  p.to = static_cast<unsigned char*>(workspace) + h.weights_at[axis];
+  p.tile_outputs = h.outputs, p.n_tiles = h.n_tiles;
+  p.chunk = 2 * kOctet, p.phases = h.phases[axis], p.k_blocks = h.k_blocks[axis];
+  return p;
+}
+
+HopperInputGrad hopper_input_grad_params(const BackwardPlan& plan, const void* const (&du)[2], void* workspace, void* dx) {
+  const HopperInputGradPlan& h = plan.hopper.input_grad;
+  const Sizes& s = plan.sizes;
+  HopperInputGrad p{};
+  for (int i = 0; i < 2; ++i) {
+    const Taps& taps = plan.dx.terms[size_t(i)].taps;
+    p.weights[i] = static_cast<const unsigned char*>(workspace) + h.weights_at[i];
+    p.octets[i] = h.octets[i], p.taps[i] = taps.taps, p.radius[i] = taps.radius, p.k_blocks[i] = h.k_blocks[i];
+    p.window_h[i] = h.window_h[i], p.window_w[i] = h.window_w[i];
+    const uint64_t pixel = uint64_t(h.octets[i]) * kPieceBytes;
+    p.du[i] = {du[i],
+               element_bytes(plan.math),
+               4,
+               {uint64_t(h.octets[i] * kOctet), uint64_t(s.w), uint64_t(s.h), uint64_t(s.n)},
+               {pixel, pixel * s.w, pixel * s.w * s.h},
+               {kOctet, uint32_t(h.window_w[i]), uint32_t(h.window_h[i]), 1},
+               0};
+  }
+  p.windows_bytes = h.windows_bytes, p.zeros_bytes = h.zeros_bytes, p.stages = h.stages;
+  p.out = dx;
+  p.stride_n = plan.dx.out.n, p.stride_h = plan.dx.out.h, p.stride_w = plan.dx.out.w;
+  p.n = int(s.n), p.h = int(s.h), p.w = int(s.w), p.channels = int(s.c);
+  p.n_tiles = h.n_tiles, p.patches_h = h.patches_h, p.patches_w = h.patches_w;
+  return p;
+}
+
 }  // namespace gcn::cuda

@@ -14,6 +14,11 @@ int launch_hopper_weight_grad(const HopperWeightGrad&, int blocks, int shared_by
 extern template int launch_hopper_weight_grad<Half>(const HopperWeightGrad&, int, int, Stream);
 extern template int launch_hopper_weight_grad<BFloat16>(const HopperWeightGrad&, int, int, Stream);
 
+template <class M>
+int launch_hopper_input_grad(int outputs, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
+extern template int launch_hopper_input_grad<Half>(int, const HopperInputGrad&, int, int, Stream);
+extern template int launch_hopper_input_grad<BFloat16>(int, const HopperInputGrad&, int, int, Stream);
+
 int hopper_first_stage(Math math, int column_blocks, const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
   if (math == Math::kHalf) return launch_hopper_first_stage<Half>(column_blocks, p, blocks, shared_bytes, s);
   if (math == Math::kBFloat16) return launch_hopper_first_stage<BFloat16>(column_blocks, p, blocks, shared_bytes, s);
@@ -23,6 +28,12 @@ int hopper_first_stage(Math math, int column_blocks, const HopperFirstStage& p, 
 int hopper_weight_grad(Math math, const HopperWeightGrad& p, int blocks, int shared_bytes, Stream s) {
   if (math == Math::kHalf) return launch_hopper_weight_grad<Half>(p, blocks, shared_bytes, s);
   if (math == Math::kBFloat16) return launch_hopper_weight_grad<BFloat16>(p, blocks, shared_bytes, s);
+  return cudaErrorInvalidValue;
+}
+
+int hopper_input_grad(Math math, int outputs, const HopperInputGrad& p, int blocks, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_hopper_input_grad<Half>(outputs, p, blocks, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_hopper_input_grad<BFloat16>(outputs, p, blocks, shared_bytes, s);
   return cudaErrorInvalidValue;
 }
 

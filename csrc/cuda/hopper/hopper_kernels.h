@@ -27,6 +27,20 @@ struct HopperWeightGrad {
 
 int hopper_weight_grad(Math, const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
 
+// The gradient of x, written as channels_last.
+struct HopperInputGrad {
+  const void* weights[2];  // PackLineWeights::to, of one branch each: [n-tile][pair of octets][k-block][output][64 bytes]
+  TensorShape du[2];       // [N, H, W, channel]
+  int octets[2], taps[2], radius[2], k_blocks[2];
+  int window_h[2], window_w[2], windows_bytes, zeros_bytes;
+  void* out;
+  int64_t stride_n, stride_h, stride_w;
+  int n, h, w, channels, n_tiles, patches_h, patches_w;
+  int stages;  // of the ring of weights
+};
+
+int hopper_input_grad(Math, int outputs, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
+
 // Whether these kernels are part of this build.
 bool hopper_built();
 

@@ -19,4 +19,11 @@ void note_hopper_first_stage(Plan&, const FirstStagePlan&, const HopperFirstStag
 std::string plan_hopper_weight_grad(const Sizes&, Math, const SourcePlan&, const Gpu&, WeightGradPlan&, HopperWeightGradPlan&);
 void note_hopper_weight_grad(Plan&, const WeightGradPlan&, const HopperWeightGradPlan&, const Traffic&, const Gpu&);
 
+// The same of the gradient of x, whose portable plan stays as it is.
+std::string plan_hopper_input_grad(const Sizes&, Math, const Gpu&, const LineConvPlan&, HopperInputGradPlan&);
+void note_hopper_input_grad(Plan&, const HopperInputGradPlan&, const Traffic&, const Gpu&);
+
+// Adds a reason to those that the plan gives already.
+void add_reason(HopperPlan&, const std::string& why);
+
 }  // namespace gcn::cuda
