@@ -124,14 +124,18 @@ struct HopperInputGradBlock {
     for_each_k_block([&](int axis, int phase, int k_block, int count) {
       weights.wait_until_full();
       const uint64_t of_w = operand(shared_address(shared + weights.slot * kStageBytes), 0, 8 * kBlockBytes, Swizzle::k64);
+      const uint64_t first = window_operand(axis, phase, 2 * k_block, side);
+      const uint64_t second = window_operand(axis, phase, 2 * k_block + 1, side);
       wgmma_fence();
-      wgmma<kOutputs, false, false>(acc, window_operand(axis, phase, 2 * k_block, side), of_w, add, M{});
       if (count == 2) {
-        wgmma_fence();
-        wgmma<kOutputs, false, false>(acc, window_operand(axis, phase, 2 * k_block + 1, side), moved(of_w, 32), true, M{});
+        wgmma<kOutputs, false, false>(acc, first, of_w, add, M{});
+        wgmma<kOutputs, false, false>(acc, second, moved(of_w, 32), true, M{});
+        wgmma_commit();
+      } else {
+        wgmma<kOutputs, false, false>(acc, first, of_w, add, M{});
+        wgmma_commit();
       }
       add = true;
-      wgmma_commit();
       wgmma_wait<1>();
       if (before >= 0) weights.let_go(before, lane);
       before = weights.slot;

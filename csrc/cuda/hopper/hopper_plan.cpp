@@ -113,8 +113,8 @@ double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu
   for (int axis = 0; axis < 2; ++axis) {
     const int taps = axis == 0 ? h.window_h[0] - kGradPatchH + 1 : h.window_w[1] - kGradPatchW + 1;
     all_steps += steps(h, axis, taps);
-    bytes += double(h.packed_bytes[axis]) / h.n_tiles;
   }
+  bytes += all_steps * h.outputs * 32;
   const double output = double(kGradPatchH) * kGradPatchW * h.outputs * 2;
   const double tensor = kGradPatchH * kGradPatchW * 16.0 * h.outputs * all_steps / wgmma_fma_per_clock(gpu);
   const double shared = (2 * (64.0 + h.outputs) * 32 * all_steps + bytes) / 128;
