@@ -94,7 +94,8 @@ WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, con
   p.partial = static_cast<float*>(partial);
   for (int i = 0; i < 2; ++i) {
     const auto& b = g.branch[i];
-    p.branch[i] = {maps[i], b.channels, b.taps.taps, b.taps.radius, b.taps.axis, b.blocks, b.groups, b.first_block, b.octets};
+    p.branch[i] = {maps[i],  b.channels,    b.taps.taps, b.taps.radius, b.taps.axis, b.blocks,
+                   b.groups, b.first_block, b.octets,    b.by_columns,  b.inner_log2};
   }
   return p;
 }

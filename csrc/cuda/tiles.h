@@ -79,6 +79,7 @@ constexpr int kWeightGradStages = 2;
 constexpr int weight_grad_rows(bool narrow) { return narrow ? 32 : 128; }
 constexpr int patch_pixels(int element_bytes) { return 128 / element_bytes; }
 constexpr int weight_grad_a_bytes(bool narrow) { return weight_grad_rows(narrow) * 128; }
+constexpr int kWeightGradPlaceBytes = 8;  // what is kept of each pixel of a patch and of its window
 
 // Bytes from one pixel of a window in shared memory to the next: an odd number of units, so that eight neighbouring pixels fall
 // into eight different groups of banks.
