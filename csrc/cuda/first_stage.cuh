@@ -11,15 +11,20 @@
 // for k = 15) and one split of the channels; a warp has 32 pixels and all columns: 2 x 21 accumulator blocks of 16 x 8.
 //
 // Shared memory (two blocks on an SM): 3 stages of x [128 pixels][64 B] (or, from NCHW, [64 B / sizeof(E) channels][128 pixels])
-// and w [168 columns][64 B], 56832 bytes; after the main loop, one half of T at a time, transposed, [88][132] floats, and the
+// and w [168 columns][64 B], 56832 bytes, and which column blocks each fragment wants; after the main loop, one half of T at a time, transposed, [88][132] floats, and the
 // sums u [group_mid][extent].
 //
 // Pipeline: x and w arrive by cp.async two k-blocks ahead; one barrier a k-block.
 //
-// Cost of a step (32 bytes of depth, 16-bit): a warp issues 2 ldmatrix.x4 for x and 10 + 1 for w against 42 HMMA; the SM reads
-// 128 * 32 + 4 * 168 * 32 = 25.6 KB of shared memory in 336 clocks of HMMA at 1024 FMA a clock (76 B a clock of 128): bound by
-// the tensor cores. The epilogue writes and reads T once through shared memory: 2 x 86 KB, about 1.4 k clocks a tile next to 336
-// clocks for every 16 channels, meant to run under the other block's main loop.
+// Skipped: products of a fragment's 16 pixels with taps that lead out of all their lines. Columns of T are tap by tap, so these are
+// whole column blocks before and after the others; short lines alternate in a tile (`interleave`), so that 16 pixels have few
+// positions in them. Of 16 x 16 pixels at k = 15, 82 % of the column blocks are left, of 32 x 32 93 %.
+//
+// Cost of a step (32 bytes of depth, 16-bit): a warp issues 2 ldmatrix.x4 for x and 10 + 1 for w against up to 42 HMMA, and about
+// 230 instructions in all; the SM reads 128 * 32 + 4 * 168 * 32 = 25.6 KB of shared memory in 336 clocks of HMMA at 1024 FMA a clock
+// (76 B a clock of 128), and 9.5 KB from L2 (28 B a clock): bound by the tensor cores, L2 close behind. The epilogue writes and
+// reads T once through shared memory: 2 x 86 KB, about 1.4 k clocks a tile next to 336 clocks for every 16 channels, which run
+// under the other block's main loop.
 #pragma once
 
 #include <type_traits>

@@ -15,6 +15,7 @@ CHANNELS_LAST = EmulatedCase(CROP, "half", "channels_last", "tiny")
 SPLIT = EmulatedCase(CROP, "half", "nchw")
 SMALL = EmulatedCase(EIGHTS, "half", "nchw")
 WHOLE = EmulatedCase(WHOLE_LINES, "half", "nchw", "tiny")
+LINES = EmulatedCase(WHOLE_LINES, "half", "channels_last", "tiny")
 ODD = EmulatedCase(Case("odd", n=2, c=19, h=7, w=13, mid_l=5, mid_r=3, out=6, k=square(5)), "half", "nchw")
 BATCH = EmulatedCase(Case("batch", n=2, c=40, h=7, w=13, mid_l=5, mid_r=3, out=6, k=square(5)), "half", "channels_last")
 PACKED = EmulatedCase(EIGHTS, "half", "unaligned")
@@ -98,9 +99,30 @@ FIRST_STAGE = _of(
         SPLIT,
     ),
     (
+        "wanted-low",
+        "position + b.radius - b.length + 1, first_tap)",
+        "position + b.radius - b.length + 17, first_tap)",
+        "column blocks with a tap that counts are skipped",
+        LINES,
+    ),
+    (
+        "wanted-of-the-other-fragment",
+        "wanted[i] >> j & 3",
+        "wanted[1 - i] >> j & 3",
+        "each fragment skips what the other may skip",
+        LINES,
+    ),
+    (
+        "column-order",
+        "(t * mids + m) * kScratchRow",
+        "(m * taps + t) * kScratchRow",
+        "columns are summed as if they were channel by channel",
+        NCHW,
+    ),
+    (
         "scratch-reused-at-once",
-        "add_taps(0, scratch, sums, mids, first_tap, taps);\n    __syncthreads();",
-        "add_taps(0, scratch, sums, mids, first_tap, taps);",
+        "add_taps(0, scratch, sums);\n    __syncthreads();",
+        "add_taps(0, scratch, sums);",
         "the second half overwrites the first under other threads",
         NCHW,
     ),
@@ -245,9 +267,30 @@ WEIGHT_GRAD = _of(
         NCHW,
     ),
     (
+        "wanted-high",
+        "min(b.taps, length - first + b.radius) : 0",
+        "min(b.taps, length - last + b.radius - 2) : 0",
+        "column blocks with a tap that counts are skipped",
+        LINES,
+    ),
+    (
+        "place-in-the-patch",
+        "(row_of(pixel) * window_w + column_of(pixel))",
+        "(column_of(pixel) * window_w + row_of(pixel))",
+        "rows and columns of a patch change places",
+        CHANNELS_LAST,
+    ),
+    (
+        "places-no-barrier",
+        "__syncthreads();  // the places are there",
+        "",
+        "read before they are written",
+        NCHW,
+    ),
+    (
         "split-end",
-        "last = patches * (blockIdx.z + 1) / p.splits",
-        "last = patches * (blockIdx.z + 1) / p.splits - (blockIdx.z + 1 < unsigned(p.splits))",
+        "last = int(patches * (blockIdx.z + 1) / p.splits)",
+        "last = int(patches * (blockIdx.z + 1) / p.splits) - (blockIdx.z + 1 < unsigned(p.splits))",
         "splits leave a patch out",
         SPLIT,
     ),
