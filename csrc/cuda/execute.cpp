@@ -222,6 +222,7 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
 
   FirstStageParams p{};
   p.x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
+  p.x_given = !plan.source.packed;
   const Strides& pieces = plan.source.pieces;
   p.stride_n = uint32_t(pieces.n), p.stride_c = uint32_t(pieces.c), p.stride_h = uint32_t(pieces.h),
   p.stride_w = uint32_t(pieces.w);

@@ -87,6 +87,7 @@ struct FirstStageBranch {
 
 struct FirstStageParams {
   const void* x;
+  bool x_given;                                     // not made by the launch before
   uint32_t stride_n, stride_c, stride_h, stride_w;  // of x, in pieces; the contiguous dimension's is not used
   int n, c, h, w;
   int tiles, splits, k_blocks;

@@ -101,7 +101,8 @@ double wanted_column_blocks(const FirstStagePlan::Branch& b, int column_blocks) 
   int64_t wanted = 0;
   for (int fragment = 0; fragment < kFragments; ++fragment) {
     int low = b.taps.taps, high = 0;
-    for (int q = fragment * 16; q < fragment * 16 + 16; ++q) {  // in the first tile; where lines do not fit into tiles, others differ
+    for (int q = fragment * 16; q < fragment * 16 + 16;
+         ++q) {  // in the first tile; where lines do not fit into tiles, others differ
       const int position = q / b.interleave % b.length;
       low = std::min(low, std::max(0, position + b.taps.radius - b.length + 1));
       high = std::max(high, std::min(b.taps.taps, position + b.taps.radius + 1));
@@ -150,9 +151,9 @@ double partial_floats(const FirstStagePlan& f, int splits) {
   return floats;
 }
 
-// Neighbouring lines that alternate in a tile. NCHW has whole pieces of neighbouring columns. From channels_last any number will do:
-// as many as make a tile of whole lines, so that the 16 pixels of a fragment have few positions in their lines, and at the ends of
-// lines few taps that lead anywhere.
+// Neighbouring lines that alternate in a tile. NCHW has whole pieces of neighbouring columns. From channels_last any number will
+// do: as many as make a tile of whole lines, so that the 16 pixels of a fragment have few positions in their lines, and at the
+// ends of lines few taps that lead anywhere.
 int interleaved_lines(const Sizes& s, int axis, Math math, const SourcePlan& source) {
   if (!source.channels_last) return axis == 0 ? piece_elements(math) : 1;
   const int64_t length = axis == 0 ? s.h : s.w, lines = axis == 0 ? s.w : s.h;
@@ -243,8 +244,8 @@ int64_t window_pixels(const LineConvPlan& l) {
 int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
   const int64_t pixel = window_pixel_bytes(l.chunk / piece_elements(math), kPieceBytes);
-  const int64_t loop = kPieceBytes + int64_t(l.k_blocks) * kPieceBytes + kLineStages * line_stage_bytes(shape) +
-                       window_pixels(l) * pixel;
+  const int64_t loop =
+      kPieceBytes + int64_t(l.k_blocks) * kPieceBytes + kLineStages * line_stage_bytes(shape) + window_pixels(l) * pixel;
   const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
   const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
@@ -554,12 +555,12 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   prepare.leave(packed, gpu);
   if (plan.source.packed) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
   note_copy(plan, "prepare", prepare, gpu);
-  const double wanted =
-      wanted_column_blocks(f.branch[0], f.column_blocks) + wanted_column_blocks(f.branch[1], f.column_blocks);
+  const double wanted = wanted_column_blocks(f.branch[0], f.column_blocks) + wanted_column_blocks(f.branch[1], f.column_blocks);
   Traffic first{work.x_bytes, packed};
   first.leave(partial > 0 ? partial : u_bytes, gpu);
   note(plan,
-       {"first_stage", first_stage_blocks(f, f.splits), kThreads, f.shared_bytes, blocks_per_multiprocessor(f.shared_bytes, 2, gpu),
+       {"first_stage", first_stage_blocks(f, f.splits), kThreads, f.shared_bytes,
+        blocks_per_multiprocessor(f.shared_bytes, 2, gpu),
         2 * wanted * 8 * double(f.tiles) * kTilePixels * f.k_blocks * (kBlockBytes / element_bytes(math))},
        first_stage_clocks(f, math, gpu, f.splits), first, gpu);
   if (partial > 0) {

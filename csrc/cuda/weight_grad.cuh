@@ -11,17 +11,18 @@
 // have all channels and share the depth, and are summed at the end in their order.
 //
 // K-tiles are patches of 64 pixels (32 in 32 bits): A's tile [pixels][channels] (NHWC) or [channels][pixels] (NCHW), 16 KB, and
-// the window of B under the patch with its halo, (patch + halo) * (octets | 1) octets; behind the stages, where their pixels stand. A tap is a step of the address at which
-// ldmatrix reads the rows of B. Two stages by cp.async: while one is multiplied, the next arrives; two blocks share an SM.
+// the window of B under the patch with its halo, (patch + halo) * (octets | 1) octets; behind the stages, where their pixels
+// stand. A tap is a step of the address at which ldmatrix reads the rows of B. Two stages by cp.async: while one is multiplied,
+// the next arrives; two blocks share an SM.
 //
 // Skipped: column blocks whose tap leads from none of the step's pixels to another place in the map. The pixels of a patch follow
-// each other across the taps' axis, 8 at a time, so that a step has two positions along it: of 16 x 16 pixels at k = 15, 84 % of the
-// column blocks are left, of 32 x 32 92 %. From NCHW, where pieces lie along rows, only in the branch along columns.
+// each other across the taps' axis, 8 at a time, so that a step has two positions along it: of 16 x 16 pixels at k = 15, 84 % of
+// the column blocks are left, of 32 x 32 92 %. From NCHW, where pieces lie along rows, only in the branch along columns.
 //
-// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in about 140 instructions; 15 blocks of 8 columns are 15
-// taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to four steps. Bound by
-// the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Partial sums go to device memory in fp32,
-// [split][a][column], and are added in a fixed order by finish_weight_grad.
+// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in about 140 instructions; 15 blocks of 8 columns are
+// 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to four steps.
+// Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Partial sums go to device memory in
+// fp32, [split][a][column], and are added in a fixed order by finish_weight_grad.
 #pragma once
 
 #include <algorithm>
@@ -92,8 +93,8 @@ struct WeightGradBlock {
     return wanted;
   }
 
-  // Where a pixel of a patch, or of the window under it, stands relative to the patch's first pixel, and how far from it in memory:
-  // of A in pieces, of B in pixels. Kept in shared memory, because it takes divisions.
+  // Where a pixel of a patch, or of the window under it, stands relative to the patch's first pixel, and how far from it in
+  // memory: of A in pieces, of B in pixels. Kept in shared memory, because it takes divisions.
   struct Place {
     uint32_t offset;
     int16_t h, w;

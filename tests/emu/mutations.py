@@ -49,15 +49,15 @@ FIRST_STAGE = _of(
     ("lax-wait", "copy_wait<kFirstStageStages - 2>", "copy_wait<kFirstStageStages - 1>", "a group too many is in flight", NCHW),
     (
         "wrong-stage",
-        "multiply(acc, shared + (k_block - first)",
-        "multiply(acc, shared + (k_block - first + 1)",
+        "multiply(acc, stage_of(k_block))",
+        "multiply(acc, stage_of(k_block + 1))",
         "not landed yet",
         NCHW,
     ),
     (
         "loads-too-far",
-        "load(k_block + kFirstStageStages - 1);",
-        "load(k_block + kFirstStageStages);",
+        "load(k_block + kFirstStageStages - 1, true);",
+        "load(k_block + kFirstStageStages, true);",
         "refills what is read",
         NCHW,
     ),
@@ -67,6 +67,13 @@ FIRST_STAGE = _of(
         "",
         "weights are not packed yet",
         NCHW,
+    ),
+    (
+        "x-not-loaded",
+        "load(first + i, !p.x_given)",
+        "load(first + i, false)",
+        "a packed x does not arrive",
+        PACKED,
     ),
     (
         "swizzle-of-x",
