@@ -101,8 +101,7 @@ double wanted_column_blocks(const FirstStagePlan::Branch& b, int column_blocks) 
   int64_t wanted = 0;
   for (int fragment = 0; fragment < kFragments; ++fragment) {
     int low = b.taps.taps, high = 0;
-    for (int q = fragment * 16; q < fragment * 16 + 16;
-         ++q) {  // in the first tile; where lines do not fit into tiles, others differ
+    for (int q = fragment * 16; q < fragment * 16 + 16; ++q) {  // in the first tile; where lines do not fit into tiles, others differ
       const int position = q / b.interleave % b.length;
       low = std::min(low, std::max(0, position + b.taps.radius - b.length + 1));
       high = std::max(high, std::min(b.taps.taps, position + b.taps.radius + 1));
@@ -151,9 +150,9 @@ double partial_floats(const FirstStagePlan& f, int splits) {
   return floats;
 }
 
-// Neighbouring lines that alternate in a tile. NCHW has whole pieces of neighbouring columns. From channels_last any number will
-// do: as many as make a tile of whole lines, so that the 16 pixels of a fragment have few positions in their lines, and at the
-// ends of lines few taps that lead anywhere.
+// Neighbouring lines that alternate in a tile. NCHW has whole pieces of neighbouring columns. From channels_last any number will do:
+// as many as make a tile of whole lines, so that the 16 pixels of a fragment have few positions in their lines, and at the ends of
+// lines few taps that lead anywhere.
 int interleaved_lines(const Sizes& s, int axis, Math math, const SourcePlan& source) {
   if (!source.channels_last) return axis == 0 ? piece_elements(math) : 1;
   const int64_t length = axis == 0 ? s.h : s.w, lines = axis == 0 ? s.w : s.h;
