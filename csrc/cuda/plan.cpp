@@ -570,12 +570,12 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   prepare.leave(packed, gpu);
   if (plan.source.packed) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
   note_copy(plan, "prepare", prepare, gpu);
-  const double wanted = wanted_column_blocks(f.branch[0], f.column_blocks) + wanted_column_blocks(f.branch[1], f.column_blocks);
+  const double wanted =
+      wanted_column_blocks(f.branch[0], f.column_blocks) + wanted_column_blocks(f.branch[1], f.column_blocks);
   Traffic first{work.x_bytes, packed};
   first.leave(partial > 0 ? partial : u_bytes, gpu);
   note(plan,
-       {"first_stage", first_stage_blocks(f, f.splits), kThreads, f.shared_bytes,
-        blocks_per_multiprocessor(f.shared_bytes, 2, gpu),
+       {"first_stage", first_stage_blocks(f, f.splits), kThreads, f.shared_bytes, blocks_per_multiprocessor(f.shared_bytes, 2, gpu),
         2 * wanted * 8 * double(f.tiles) * kTilePixels * f.k_blocks * (kBlockBytes / element_bytes(math))},
        first_stage_clocks(f, math, gpu, f.splits), first, gpu);
   if (partial > 0) {
