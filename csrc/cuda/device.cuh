@@ -18,6 +18,8 @@
 //                                          round them with round_to_tf32 once, or lose half a bit and gain a bias
 //   load_shared, store_shared              2, 4, 8 or 16 bytes
 //   shuffle_xor, shuffle_down              over the full warp
+//   broadcast(value)                       lane 0's value; the compiler knows that it is the same in all lanes, so that what
+//                                          hangs on it is no divergence
 //   wait_for_dependencies(), launch_dependents()  programmatic dependent launch, sm_90 and newer; nothing before
 //   launch(kernel, Launch, arguments...)   host side
 #pragma once

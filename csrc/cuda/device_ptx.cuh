@@ -109,6 +109,11 @@ GCN_DEVICE T shuffle_down(T value, int delta) {
   return __shfl_down_sync(kFullWarp, value, static_cast<unsigned>(delta));
 }
 
+template <class T>
+GCN_DEVICE T broadcast(T value) {
+  return __shfl_sync(kFullWarp, value, 0);
+}
+
 GCN_DEVICE void wait_for_dependencies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

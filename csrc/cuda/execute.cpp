@@ -95,7 +95,8 @@ WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, con
   p.partial = static_cast<float*>(partial);
   for (int i = 0; i < 2; ++i) {
     const auto& b = g.branch[i];
-    p.branch[i] = {maps[i], b.channels, b.taps.taps, b.taps.radius, b.taps.axis, b.blocks, b.groups, b.first_block, b.octets};
+    p.branch[i] = {maps[i],  b.channels,    b.taps.taps, b.taps.radius, b.taps.axis, b.blocks,
+                   b.groups, b.first_block, b.octets,    b.by_columns,  b.inner_log2};
   }
   return p;
 }
@@ -222,6 +223,7 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
 
   FirstStageParams p{};
   p.x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
+  p.x_given = !plan.source.packed;
   const Strides& pieces = plan.source.pieces;
   p.stride_n = uint32_t(pieces.n), p.stride_c = uint32_t(pieces.c), p.stride_h = uint32_t(pieces.h),
   p.stride_w = uint32_t(pieces.w);

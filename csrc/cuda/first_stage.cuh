@@ -11,15 +11,20 @@
 // for k = 15) and one split of the channels; a warp has 32 pixels and all columns: 2 x 21 accumulator blocks of 16 x 8.
 //
 // Shared memory (two blocks on an SM): 3 stages of x [128 pixels][64 B] (or, from NCHW, [64 B / sizeof(E) channels][128 pixels])
-// and w [168 columns][64 B], 56832 bytes; after the main loop, one half of T at a time, transposed, [88][132] floats, and the
-// sums u [group_mid][extent].
+// and w [168 columns][64 B], 56832 bytes, and which column blocks each fragment wants; after the main loop, one half of T at a
+// time, transposed, [88][132] floats, and the sums u [group_mid][extent].
 //
 // Pipeline: x and w arrive by cp.async two k-blocks ahead; one barrier a k-block.
 //
-// Cost of a step (32 bytes of depth, 16-bit): a warp issues 2 ldmatrix.x4 for x and 10 + 1 for w against 42 HMMA; the SM reads
-// 128 * 32 + 4 * 168 * 32 = 25.6 KB of shared memory in 336 clocks of HMMA at 1024 FMA a clock (76 B a clock of 128): bound by
-// the tensor cores. The epilogue writes and reads T once through shared memory: 2 x 86 KB, about 1.4 k clocks a tile next to 336
-// clocks for every 16 channels, meant to run under the other block's main loop.
+// Skipped: products of a fragment's 16 pixels with taps that lead out of all their lines. Columns of T are tap by tap, so these
+// are whole column blocks before and after the others; short lines alternate in a tile (`interleave`), so that 16 pixels have few
+// positions in them. Of 16 x 16 pixels at k = 15, 82 % of the column blocks are left, of 32 x 32 93 %.
+//
+// Cost of a step (32 bytes of depth, 16-bit): a warp issues 2 ldmatrix.x4 for x and 10 + 1 for w against up to 42 HMMA, and about
+// 230 instructions in all; the SM reads 128 * 32 + 4 * 168 * 32 = 25.6 KB of shared memory in 336 clocks of HMMA at 1024 FMA a
+// clock (76 B a clock of 128), and 9.5 KB from L2 (28 B a clock): bound by the tensor cores, L2 close behind. The epilogue writes
+// and reads T once through shared memory: 2 x 86 KB, about 1.4 k clocks a tile next to 336 clocks for every 16 channels, which
+// run under the other block's main loop.
 #pragma once
 
 #include <type_traits>
@@ -85,9 +90,9 @@ struct FirstStage {
     return static_cast<const unsigned char*>(p.x) + uint64_t(offset) * kPieceBytes;
   }
 
-  // First pixel of fragment i of this warp. At the ends of lines fragments have less to do than in their middles: each warp has one
-  // of either kind where a tile is eight lines, and neighbouring tiles deal them out the other way round, because each warp has
-  // its own tensor core.
+  // First pixel of fragment i of this warp. At the ends of lines fragments have less to do than in their middles: each warp has
+  // one of either kind where a tile is eight lines, and neighbouring tiles deal them out the other way round, because each warp
+  // has its own tensor core.
   GCN_DEVICE int fragment_row(int i) const {
     const int place = warp ^ (tile & 1), odd = place & 1;
     return 16 * ((place >> 1) * 4 + (i == 0 ? odd : 3 - odd));
@@ -109,9 +114,7 @@ struct FirstStage {
     }
   }
 
-  GCN_DEVICE uint32_t* wanted() const {
-    return reinterpret_cast<uint32_t*>(shared + kFirstStageStages * kStageBytes) + warp * 2;
-  }
+  GCN_DEVICE uint32_t* wanted() const { return reinterpret_cast<uint32_t*>(shared + kFirstStageStages * kStageBytes) + warp * 2; }
 
   GCN_DEVICE void load_x(unsigned char* to, int k_block) const {
     const int tid = threadIdx.x;
@@ -252,22 +255,24 @@ struct FirstStage {
     const int used = (mids * taps + 7) / 8;  // column blocks with weights in them
     const int first = int(int64_t(p.k_blocks) * split / p.splits), last = int(int64_t(p.k_blocks) * (split + 1) / p.splits);
     float acc[2][kColumnBlocks][4] = {};
-    wait_for_dependencies();  // the packed weights, and maybe x
-
-    const auto load = [&](int k_block) {
+    const auto stage_of = [&](int k_block) { return shared + (k_block - first) % kFirstStageStages * kStageBytes; };
+    const auto load = [&](int k_block, bool with_x) {
       if (k_block < last) {
-        unsigned char* stage = shared + (k_block - first) % kFirstStageStages * kStageBytes;
-        load_x(stage, k_block);
-        load_weights(stage + kXBytes, k_block, used);
+        if (with_x) load_x(stage_of(k_block), k_block);
+        load_weights(stage_of(k_block) + kXBytes, k_block, used);
       }
       copy_commit();
     };
-    for (int i = 0; i < kFirstStageStages - 1; ++i) load(first + i);
+    // While the launch before packs the weights, x is already on its way, unless that launch packs x as well.
+    const int ahead = min(kFirstStageStages - 1, last - first);
+    for (int i = 0; i < ahead && p.x_given; ++i) load_x(stage_of(first + i), first + i);
+    wait_for_dependencies();  // the packed weights, and maybe x
+    for (int i = 0; i < kFirstStageStages - 1; ++i) load(first + i, !p.x_given);
     for (int k_block = first; k_block < last; ++k_block) {
       copy_wait<kFirstStageStages - 2>();
       __syncthreads();
-      load(k_block + kFirstStageStages - 1);
-      multiply(acc, shared + (k_block - first) % kFirstStageStages * kStageBytes);
+      load(k_block + kFirstStageStages - 1, true);
+      multiply(acc, stage_of(k_block));
     }
     copy_wait<0>();
     __syncthreads();

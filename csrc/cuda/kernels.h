@@ -87,6 +87,7 @@ struct FirstStageBranch {
 
 struct FirstStageParams {
   const void* x;
+  bool x_given;                                     // not made by the launch before
   uint32_t stride_n, stride_c, stride_h, stride_w;  // of x, in pieces; the contiguous dimension's is not used
   int n, c, h, w;
   int tiles, splits, k_blocks;
@@ -139,6 +140,8 @@ struct WeightGradBranch {
   int groups;       // thread blocks over them
   int first_block;  // where they stand in a row of `partial`
   int octets;       // octets of channels that one group may touch
+  bool by_columns;  // order of a patch's pixels: columns one after the other, else rows
+  int inner_log2;   // length of one of them
 };
 
 struct WeightGradParams {
@@ -146,7 +149,7 @@ struct WeightGradParams {
   uint32_t stride_n, stride_c, stride_h, stride_w;  // of a, in pieces
   int channels;                                     // of a
   int n, h, w;
-  int patch_h, patch_w, patches_h, patches_w;
+  int patch_h, patch_w, patches_h, patches_w;  // of a patch: powers of two
   int splits, blocks_per_row;
   float* partial;  // [split][channels][blocks_per_row][8]
   WeightGradBranch branch[2];

@@ -232,34 +232,80 @@ LineTile choose_line_tile(Math math, int64_t outputs, int64_t pixels, int jobs, 
   return wide ? LineTile::kWide : LineTile::kWideSmall;
 }
 
-// Of the windows of both terms.
-int64_t window_pixels(const LineConvPlan& l) {
-  int64_t pixels = 0;
+LinePatches patches_of(const LineConvPlan& l) { return line_patches(l.tile_h, l.tile_w, line_tile_shape(l.tile).warps_m); }
+
+// Of both terms.
+int64_t window_bytes(const LineConvPlan& l, Math math) {
+  const int pixel = window_pixel_bytes(l.chunk / piece_elements(math), kPieceBytes), patch_w = patches_of(l).w();
+  int64_t bytes = 0;
   for (const auto& t : l.terms) {
-    const int halo = 2 * t.taps.radius;
-    pixels += int64_t(l.tile_h + (t.taps.axis == 0 ? halo : 0)) * (l.tile_w + (t.taps.axis == 1 ? halo : 0));
+    const int halo = 2 * t.taps.radius, width = l.tile_w + (t.taps.axis == 1 ? halo : 0);
+    bytes += int64_t(l.tile_h + (t.taps.axis == 0 ? halo : 0)) * window_row_bytes(width, pixel, patch_w);
   }
-  return pixels;
+  return bytes;
 }
 
 int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
-  const int64_t pixel = window_pixel_bytes(l.chunk / piece_elements(math), kPieceBytes);
-  const int64_t loop =
-      kPieceBytes + int64_t(l.k_blocks) * kPieceBytes + kLineStages * line_stage_bytes(shape) + window_pixels(l) * pixel;
+  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks) + kLineStages * line_stage_bytes(shape) + window_bytes(l, math);
   const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
   const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
   return std::max({loop, tile, warps});
 }
 
-BlockCost line_block_cost(const LineConvPlan& l, Math math, const Gpu& gpu) {
+// Products of two pieces of the depth that groups of group_h x group_w pixels need, on average over the map: those whose taps
+// lead from any of their pixels to a place inside. The kernel's fragments are such groups.
+double line_products(const LineConvPlan& l, const Sizes& s, Math math, int group_h, int group_w) {
+  const double all_rows = double(l.tiles_h) * l.tile_h / group_h, all_columns = double(l.tiles_w) * l.tile_w / group_w;
+  const double rows = double(ceil_div(s.h, group_h)) / all_rows, columns = double(ceil_div(s.w, group_w)) / all_columns;
+  double products = 0;
+  for (int phase = 0; phase < l.phases; ++phase) {
+    int64_t begin = 0;
+    double last_needed = 0;  // share of the groups that need the last tap of the term before
+    for (const auto& t : l.terms) {
+      const int64_t per_tap = std::max(0, std::min(l.chunk, t.channels - phase * l.chunk)) / piece_elements(math);
+      if (per_tap == 0) continue;
+      const bool down = t.taps.axis == 0;
+      const int length = int(down ? s.h : s.w), group = down ? group_h : group_w;
+      int64_t sum = 0, with_first = 0, with_last = 0;
+      for (int position = 0; position < length; position += group) {
+        const TapRange taps = taps_inside(position, group, length, t.taps.taps, t.taps.radius);
+        if (taps.last < taps.first) continue;
+        sum += (begin + (taps.last + 1) * per_tap - 1) / 2 - (begin + taps.first * per_tap) / 2 + 1;
+        with_first += taps.first == 0, with_last += taps.last == t.taps.taps - 1;
+      }
+      const double all = down ? all_rows : all_columns, across = down ? columns : rows;
+      products += double(sum) / all * across;
+      if (begin % 2) products -= last_needed * double(with_first) / all;  // a product that both terms share
+      last_needed = double(with_last) / all;
+      begin += t.taps.taps * per_tap;
+    }
+  }
+  return products;
+}
+
+// Multiply-adds of a block, if all of its fragments need a product.
+double line_product_size(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
-  const double depth = double(l.k_blocks) * l.phases * kBlockBytes / element_bytes(math), bytes = depth * element_bytes(math);
+  return double(shape.pixels()) * shape.outputs() * kBlockBytes / 2 / element_bytes(math);
+}
+
+// The busiest warp decides: along the pixels, where patches are dealt out evenly by several rows or columns together only, and
+// along the depth, where the warps of a round have different taps, so that nothing is taken off.
+double busiest_warp_products(const LineConvPlan& l, const Sizes& s, Math math) {
+  if (line_tile_shape(l.tile).warps_k > 1) return 2.0 * l.k_blocks * l.phases;
+  const LinePatches p = patches_of(l);
+  return line_products(l, s, math, p.h() * p.even_rows(), p.w() * p.even_columns());
+}
+
+BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, const Gpu& gpu) {
+  const LineTileShape shape = line_tile_shape(l.tile);
+  const double bytes = double(l.k_blocks) * l.phases * kBlockBytes;
   BlockCost c{};
-  c.tensor = double(shape.pixels()) * shape.outputs() * depth / fma_per_clock(math, gpu);
+  c.tensor = line_product_size(l, math) * busiest_warp_products(l, s, math) / fma_per_clock(math, gpu);
   c.shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
-  c.l2 = bytes * shape.outputs() + double(l.phases) * double(window_pixels(l)) * l.chunk * element_bytes(math);
+  c.l2 = bytes * shape.outputs() + double(l.phases) * double(window_bytes(l, math));
   c.epilogue = 2.0 * shape.pixels() * shape.outputs() * element_bytes(math) / 128;
   return c;
 }
@@ -296,7 +342,7 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
         const int64_t bytes = line_shared_bytes(l, math);
         if (bytes > goal) continue;
         const bool scattered = out.c != 1 && l.tile_w < piece;  // stores would not be whole pieces
-        const BlockCost block = line_block_cost(l, math, gpu);
+        const BlockCost block = line_block_cost(l, s, math, gpu);
         const double loop = std::max(block.tensor, block.shared) + phases * (double(bytes) / 32 + 500);
         const double work = loop + (scattered ? 5000 : 0);
         const double cost = double(l.tiles_h) * l.tiles_w * work;
@@ -322,13 +368,15 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
 // --- weight gradient -----------------------------------------------------------------------------------------------------------
 
 int64_t weight_grad_shared_bytes(const WeightGradPlan& g, Math math) {
-  int64_t window = 0;
+  int64_t window = 0, places = 0;
   for (const auto& b : g.branch) {
+    if (!b.groups) continue;
     const int halo = 2 * b.taps.radius;
     const int64_t pixels = int64_t(g.patch_h + (b.taps.axis == 0 ? halo : 0)) * (g.patch_w + (b.taps.axis == 1 ? halo : 0));
-    if (b.groups) window = std::max(window, pixels * window_pixel_bytes(b.octets, kOctet * element_bytes(math)));
+    window = std::max(window, pixels * window_pixel_bytes(b.octets, kOctet * element_bytes(math)));
+    places = std::max(places, (pixels + patch_pixels(element_bytes(math))) * kWeightGradPlaceBytes);
   }
-  const int64_t loop = kWeightGradStages * (weight_grad_a_bytes(g.narrow) + window);
+  const int64_t loop = kWeightGradStages * (weight_grad_a_bytes(g.narrow) + window) + places;
   const int64_t warps = g.narrow ? int64_t(g.column_blocks) * 2 * 4 * 32 * 4 : 0;
   return std::max(loop, warps);
 }
@@ -342,20 +390,43 @@ int octets_of_groups(int blocks, int taps, int column_blocks) {
   return most;
 }
 
+// The share of its column blocks that a step multiplies, on average: those with a tap that leads from one of the step's pixels to
+// another place in the map, in pairs, as find_wanted() of weight_grad.cuh has them.
+double wanted_share(const WeightGradPlan& g, const Sizes& s, Math math) {
+  const int depth = 32 / element_bytes(math), steps = patch_pixels(element_bytes(math)) / depth;
+  int64_t wanted = 0, all = 0;
+  for (const auto& b : g.branch) {
+    const int length = int(b.taps.axis == 0 ? s.h : s.w), patches = b.taps.axis == 0 ? g.patches_h : g.patches_w;
+    const int patch = b.taps.axis == 0 ? g.patch_h : g.patch_w;
+    const bool across = b.by_columns == (b.taps.axis == 1);
+    const int width = across ? ((depth - 1) >> b.inner_log2) + 1 : patch;
+    for (int i = 0; i < patches * steps && b.groups; ++i) {
+      const int first = i / steps * patch + (across ? (i % steps * depth) >> b.inner_log2 : 0);
+      const int last = std::min(first + width, length) - 1;
+      const int low = std::max(0, b.taps.radius - last);
+      const int high = first <= last ? std::min(b.taps.taps, length - first + b.taps.radius) : low;
+      const int octets = b.channels / kOctet;
+      wanted += octets * std::min<int64_t>(2 * (ceil_div(high, 2) - low / 2), b.taps.taps);
+      all += octets * b.taps.taps;
+    }
+  }
+  return all ? double(wanted) / double(all) : 1;
+}
+
 // Of a block with this many patches.
-BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, Math math, const Gpu& gpu) {
+BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double share, Math math, const Gpu& gpu) {
   const double rows = weight_grad_rows(g.narrow), columns = 8.0 * g.column_blocks, depth = patch_pixels(element_bytes(math));
   BlockCost c{};
-  c.tensor = patches * rows * columns * depth / fma_per_clock(math, gpu);
-  c.shared = patches * depth * element_bytes(math) * (rows + columns * (g.narrow ? 1 : 4)) / 128;
+  c.tensor = patches * share * rows * columns * depth / fma_per_clock(math, gpu);
+  c.shared = patches * depth * element_bytes(math) * (rows + share * columns * (g.narrow ? 1 : 4)) / 128;
   c.l2 = patches * double(weight_grad_shared_bytes(g, math)) / kWeightGradStages;
   c.epilogue = rows * columns * 4 / 32;  // sums to memory
   return c;
 }
 
-double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, Math math, const Gpu& gpu) {
+double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, double share, Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
-  const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), math, gpu);
+  const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), share, math, gpu);
   const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
   return clocks_of((g.branch[0].groups + g.branch[1].groups) * tiles * splits, per_sm, cost, gpu);
 }
@@ -394,7 +465,7 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
     g.patches_h = int(ceil_div(s.h, g.patch_h)), g.patches_w = int(ceil_div(s.w, g.patch_w));
     const int64_t bytes = weight_grad_shared_bytes(g, math);
     if (bytes > gpu.shared_per_block) continue;
-    const BlockCost block = weight_grad_block_cost(g, 1, math, gpu);
+    const BlockCost block = weight_grad_block_cost(g, 1, 1, math, gpu);
     const double cost = double(g.patches_h) * g.patches_w * (std::max(block.tensor, block.shared) + double(bytes) / 64);
     if (cost < fewest) fewest = cost, best = g;
   }
@@ -402,13 +473,18 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
     throw TooLarge("the window of a weight gradient does not fit shared memory");
   g = best;
   g.shared_bytes = int(weight_grad_shared_bytes(g, math));
+  for (auto& b : g.branch) {
+    b.by_columns = channels_last && b.taps.axis == 1;
+    for (const int inner = b.by_columns ? g.patch_h : g.patch_w; 1 << b.inner_log2 < inner;) ++b.inner_log2;
+  }
 
   const int64_t patches = s.n * g.patches_h * g.patches_w;
+  const double share = wanted_share(g, s, math);
   constexpr int64_t kSplitsMax = 64;
   double quickest = std::numeric_limits<double>::infinity();
   for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
     const double partial = double(splits) * double(channels) * g.blocks_per_row * kOctet * 4;
-    const double seconds = weight_grad_clocks(g, s, splits, math, gpu) / gpu.clock + 2 * partial / gpu.l2;
+    const double seconds = weight_grad_clocks(g, s, splits, share, math, gpu) / gpu.clock + 2 * partial / gpu.l2;
     if (seconds < quickest) quickest = seconds, g.splits = int(splits);
   }
   g.partial_bytes = size_t(g.splits) * size_t(channels) * g.blocks_per_row * kOctet * 4;
@@ -425,10 +501,11 @@ void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* job
   for (int i = 0; i < count; ++i) {
     const LineConvPlan& l = *jobs[i];
     const int64_t own = s.n * l.tiles_h * l.tiles_w * l.n_tiles;
-    const BlockCost cost = line_block_cost(l, math, gpu);
+    const BlockCost cost = line_block_cost(l, s, math, gpu);
+    const LinePatches patches = patches_of(l);
     facts.blocks += own;
     facts.shared_bytes = std::max(facts.shared_bytes, l.shared_bytes);
-    facts.flops += 2 * double(own) * cost.tensor * fma_per_clock(math, gpu);
+    facts.flops += 2 * double(own) * line_product_size(l, math) * line_products(l, s, math, patches.h(), patches.w());
     if (cost.tensor > most.tensor) most = cost;
     traffic.leave(double(s.n * s.h * s.w) * l.outputs_written * element_bytes(math), gpu);
     for (const auto& t : l.terms) traffic.leave(double(s.n * s.h * s.w) * t.channels * element_bytes(math), gpu);
@@ -442,12 +519,13 @@ void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, dou
   const Sizes& s = plan.sizes;
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
   const int64_t groups = (g.branch[0].groups + g.branch[1].groups) * tiles;
-  const double macs = weight_grad_block_cost(g, double(patches), math, gpu).tensor * fma_per_clock(math, gpu);
+  const double share = wanted_share(g, s, math);
+  const double macs = weight_grad_block_cost(g, double(patches), share, math, gpu).tensor * fma_per_clock(math, gpu);
   Traffic traffic{a_bytes, 0};
   traffic.leave(double(g.partial_bytes), gpu);
   const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
   note(plan, {name, groups * g.splits, kThreads, g.shared_bytes, per_sm, 2 * macs * double(groups)},
-       weight_grad_clocks(g, s, g.splits, math, gpu), traffic, gpu);
+       weight_grad_clocks(g, s, g.splits, share, math, gpu), traffic, gpu);
 }
 
 void note_direct(Plan& plan, const Gpu& gpu, const char* name, double multiplications) {

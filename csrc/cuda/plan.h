@@ -79,7 +79,8 @@ struct WeightGradPlan {
   int column_blocks, channels, patch_h, patch_w, patches_h, patches_w, splits, blocks_per_row, shared_bytes;
   struct Branch {
     Taps taps;
-    int channels, blocks, groups, first_block, octets;
+    int channels, blocks, groups, first_block, octets, inner_log2;
+    bool by_columns;
   } branch[2];
   size_t partial_bytes;
 };

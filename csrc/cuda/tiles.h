@@ -62,9 +62,69 @@ constexpr LineTileShape line_tile_shape(LineTile tile) {
   return {};
 }
 
+constexpr GCN_HOST_TOO int log2_of(int power) {
+  int log = 0;
+  while (power >> log > 1) ++log;
+  return log;
+}
+
+// How the 16-pixel fragments lie in a block's rectangle, whose sides are powers of two: patches of 4 x 4 pixels where both sides
+// are that long, because a patch that is short along both axes needs few taps at the edges of the map. Patches are dealt out so
+// that any row of them, and any column, is spread evenly over the warps: each warp has its own tensor core, and what an edge
+// spares is a row or a column. Where a row has fewer patches than there are warps, that holds for `even_rows` rows together.
+struct LinePatches {
+  int log_h, log_w;           // of a patch, in pixels
+  int log_rows, log_columns;  // of patches
+  int log_warps;
+
+  constexpr GCN_HOST_TOO int h() const { return 1 << log_h; }
+  constexpr GCN_HOST_TOO int w() const { return 1 << log_w; }
+  constexpr GCN_HOST_TOO int even_rows() const { return 1 << (log_warps > log_columns ? log_warps - log_columns : 0); }
+  constexpr GCN_HOST_TOO int even_columns() const { return 1 << (log_warps > log_rows ? log_warps - log_rows : 0); }
+
+  // The number, row by row, of the patch that is fragment i of a warp.
+  constexpr GCN_HOST_TOO int patch(int warp, int i) const {
+    const int first = i << log_warps, turn = (first >> (log_columns > log_warps ? log_columns : log_warps)) * even_columns();
+    return first + ((warp - turn) & ((1 << log_warps) - 1));
+  }
+  // The first pixel of a patch.
+  constexpr GCN_HOST_TOO int top(int patch) const { return patch >> log_columns << log_h; }
+  constexpr GCN_HOST_TOO int left(int patch) const { return (patch & ((1 << log_columns) - 1)) << log_w; }
+};
+
+constexpr GCN_HOST_TOO LinePatches line_patches(int tile_h, int tile_w, int warps_m) {
+  const int log_tile_h = log2_of(tile_h), log_tile_w = log2_of(tile_w);
+  const int log_h = log_tile_w < 2 ? 4 - log_tile_w : log_tile_h < 2 ? log_tile_h : 2, log_w = 4 - log_h;
+  return {log_h, log_w, log_tile_h - log_h, log_tile_w - log_w, log2_of(warps_m)};
+}
+
+// The taps that lead from any of `count` neighbouring positions of a line to another place in it: first to last, or last < first.
+struct TapRange {
+  int first, last;
+};
+
+constexpr GCN_HOST_TOO TapRange taps_inside(int position, int count, int length, int taps, int radius) {
+  if (position >= length) return {0, -1};
+  const int end = position + count < length ? position + count : length, most = length - 1 - position + radius;
+  return {radius >= end ? radius - end + 1 : 0, most < taps - 1 ? most : taps - 1};
+}
+
+// From one row of a window to the next. The eight pixels that a row of ldmatrix addresses names are `patch_w` neighbours in each
+// of several rows: with this step they fall into eight different groups of banks.
+constexpr GCN_HOST_TOO int window_row_bytes(int width, int pixel_bytes, int patch_w) {
+  const int pieces = width * pixel_bytes / kPieceBytes;
+  return (pieces + (patch_w < 8 ? (patch_w - pieces) & 7 : 0)) * kPieceBytes;
+}
+
+// The steps of the depth, four entries a k-block, and for each of its two products the fragments that need it, a bit each.
+constexpr GCN_HOST_TOO int line_table_bytes(int k_blocks) {
+  return (k_blocks * 20 + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
+}
+
 constexpr bool line_conv_compiled(Math math, LineTile tile) { return math != Math::kFloat || tile != LineTile::kWide; }
 
-// As far as registers go: 222 for kWide, 150 or less for kMedium, 128 or less for the others.
+// As far as registers go: 255 for kWide, 168 for kMedium, 128 for the others. What makes one product out of three takes more: two
+// blocks there.
 constexpr int line_blocks_per_multiprocessor(LineTile tile) {
   return tile == LineTile::kWide ? 2 : tile == LineTile::kMedium ? 3 : 4;
 }
@@ -79,6 +139,7 @@ constexpr int kWeightGradStages = 2;
 constexpr int weight_grad_rows(bool narrow) { return narrow ? 32 : 128; }
 constexpr int patch_pixels(int element_bytes) { return 128 / element_bytes; }
 constexpr int weight_grad_a_bytes(bool narrow) { return weight_grad_rows(narrow) * 128; }
+constexpr int kWeightGradPlaceBytes = 8;  // what is kept of each pixel of a patch and of its window
 
 // Bytes from one pixel of a window in shared memory to the next: an odd number of units, so that eight neighbouring pixels fall
 // into eight different groups of banks.

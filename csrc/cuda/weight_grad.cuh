@@ -11,12 +11,18 @@
 // have all channels and share the depth, and are summed at the end in their order.
 //
 // K-tiles are patches of 64 pixels (32 in 32 bits): A's tile [pixels][channels] (NHWC) or [channels][pixels] (NCHW), 16 KB, and
-// the window of B under the patch with its halo, (patch + halo) * (octets | 1) octets. A tap is a step of the address at which
-// ldmatrix reads the rows of B. Two stages by cp.async: while one is multiplied, the next arrives; two blocks share an SM.
+// the window of B under the patch with its halo, (patch + halo) * (octets | 1) octets; behind the stages, where their pixels
+// stand. A tap is a step of the address at which ldmatrix reads the rows of B. Two stages by cp.async: while one is multiplied,
+// the next arrives; two blocks share an SM.
 //
-// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for 30 HMMA; 15 blocks of 8 columns are 15 taps of one octet, 87.5 % of
-// the columns useful at M = 21. Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21).
-// Partial sums go to device memory in fp32, [split][a][column], and are added in a fixed order by finish_weight_grad.
+// Skipped: column blocks whose tap leads from none of the step's pixels to another place in the map. The pixels of a patch follow
+// each other across the taps' axis, 8 at a time, so that a step has two positions along it: of 16 x 16 pixels at k = 15, 84 % of
+// the column blocks are left, of 32 x 32 92 %. From NCHW, where pieces lie along rows, only in the branch along columns.
+//
+// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in about 140 instructions; 15 blocks of 8 columns are
+// 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to four steps.
+// Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Partial sums go to device memory in
+// fp32, [split][a][column], and are added in a fixed order by finish_weight_grad.
 #pragma once
 
 #include <algorithm>
@@ -45,12 +51,14 @@ struct WeightGradBlock {
   unsigned char* shared;
   const int group, lane, warp;
   int first_channel = 0, first_octet = 0, octets = 0;
+  int first_column = 0;  // where the first octet's taps begin, counted from the group's columns: 0 or less
   int window_h = 0, window_w = 0, pixel_bytes = 0, stage_bytes = 0;
 
   GCN_DEVICE void find_block() {
     first_channel = int(blockIdx.y) * kRows;
     const int first = group * kColumnBlocks, last = min(first + kColumnBlocks, b.blocks) - 1;
     first_octet = first / b.taps, octets = last / b.taps - first_octet + 1;
+    first_column = first_octet * b.taps - first;
     window_h = p.patch_h + (b.axis == 0 ? 2 * b.radius : 0), window_w = p.patch_w + (b.axis == 1 ? 2 * b.radius : 0);
     pixel_bytes = window_pixel_bytes(octets, kOctetBytes);
     stage_bytes = kABytes + window_h * window_w * pixel_bytes;
@@ -59,45 +67,87 @@ struct WeightGradBlock {
   struct Patch {
     int n, h, w;
   };
-  GCN_DEVICE Patch patch_at(int64_t i) const {
-    const int in_map = int(i % (p.patches_h * p.patches_w));
-    return {int(i / (p.patches_h * p.patches_w)), in_map / p.patches_w * p.patch_h, in_map % p.patches_w * p.patch_w};
+  GCN_DEVICE Patch patch_at(int i) const {
+    const int per_map = p.patches_h * p.patches_w, in_map = i % per_map;
+    return {i / per_map, in_map / p.patches_w * p.patch_h, in_map % p.patches_w * p.patch_w};
+  }
+
+  // Where a pixel stands in its patch. The pixels of a patch follow each other across the taps' axis where the plan can have it
+  // (`by_columns`), so that the few of one step have few positions along it.
+  GCN_DEVICE int row_of(int pixel) const { return b.by_columns ? pixel & (p.patch_h - 1) : pixel >> b.inner_log2; }
+  GCN_DEVICE int column_of(int pixel) const { return b.by_columns ? pixel >> b.inner_log2 : pixel & (p.patch_w - 1); }
+
+  // The group's column blocks, a bit each, with a tap that leads from one of the step's pixels to another place in the map.
+  GCN_DEVICE uint32_t find_wanted(Patch patch, int step) const {
+    const bool across = b.by_columns == (b.axis == 1);  // else a step may have all positions of the patch
+    const int length = b.axis == 0 ? p.h : p.w, first_pixel = step * kDepth<E>;
+    const int in_patch = across ? first_pixel >> b.inner_log2 : 0;
+    const int width = across ? ((kDepth<E> - 1) >> b.inner_log2) + 1 : p.patch_w;  // positions
+    const int first = (b.axis == 0 ? patch.h : patch.w) + in_patch, last = min(first + width, length) - 1;
+    const int low = max(0, b.radius - last), high = first <= last ? min(b.taps, length - first + b.radius) : 0;
+    uint32_t wanted = 0;
+    for (int octet = first_column; octet < kColumnBlocks; octet += b.taps) {
+      const int from = max(octet + low, 0), to = min(octet + high, kColumnBlocks);
+      if (from < to) wanted |= ((1u << to) - 1) & ~((1u << from) - 1);
+    }
+    return wanted;
+  }
+
+  // Where a pixel of a patch, or of the window under it, stands relative to the patch's first pixel, and how far from it in
+  // memory: of A in pieces, of B in pixels. Kept in shared memory, because it takes divisions.
+  struct Place {
+    uint32_t offset;
+    int16_t h, w;
+  };
+  GCN_DEVICE Place* window_places() const { return reinterpret_cast<Place*>(shared + kWeightGradStages * stage_bytes); }
+  GCN_DEVICE Place* a_places() const { return window_places() + window_h * window_w; }
+  GCN_DEVICE void write_places() const {
+    for (int i = threadIdx.x; i < window_h * window_w; i += kThreads) {
+      const int h = i / window_w - (b.axis == 0 ? b.radius : 0), w = i % window_w - (b.axis == 1 ? b.radius : 0);
+      store_shared(window_places() + i, Place{uint32_t(h * p.w + w), int16_t(h), int16_t(w)});
+    }
+    for (int i = threadIdx.x; i < kPatch; i += kThreads) {
+      const int h = row_of(i), w = column_of(i);
+      const uint32_t offset = h * p.stride_h + (kChannelsLast ? w * p.stride_w : w / kPiece<E>);
+      store_shared(a_places() + i, Place{offset, int16_t(h), int16_t(w)});
+    }
   }
 
   GCN_DEVICE void load_a(unsigned char* to, Patch patch) const {
-    const unsigned char* base = static_cast<const unsigned char*>(p.a) + uint64_t(patch.n) * p.stride_n * kPieceBytes;
+    const unsigned char* map = static_cast<const unsigned char*>(p.a) + uint64_t(patch.n) * p.stride_n * kPieceBytes;
+    const uint32_t corner = patch.h * p.stride_h + (kChannelsLast ? patch.w * p.stride_w : patch.w / kPiece<E>);
     constexpr int kPieces = kABytes / kPieceBytes;
 #pragma unroll 4
     for (int i = threadIdx.x; i < kPieces; i += kThreads) {
       const int pixel = kChannelsLast ? i / kRowPieces : i % 8 * kPiece<E>;
       const int row = kChannelsLast ? i % kRowPieces * kPiece<E> : i / 8, channel = first_channel + row;
-      const int h = patch.h + pixel / p.patch_w, w = patch.w + pixel % p.patch_w;
-      const bool valid = h < p.h && w < p.w && channel < p.channels;
-      const uint32_t offset = kChannelsLast ? h * p.stride_h + w * p.stride_w + channel / kPiece<E>
-                                            : channel * p.stride_c + h * p.stride_h + w / kPiece<E>;
+      const Place place = load_shared(a_places() + pixel);
+      const bool valid = patch.h + place.h < p.h && patch.w + place.w < p.w && channel < p.channels;
+      const uint32_t offset = corner + place.offset + (kChannelsLast ? channel / kPiece<E> : channel * p.stride_c);
       const int at = kChannelsLast ? swizzle_columns<E>(pixel, i % kRowPieces, kRowPieces) : swizzle_rows_128(row, i % 8);
-      copy_async<16>(to + at * kPieceBytes, valid ? base + uint64_t(offset) * kPieceBytes : p.a, valid);
+      copy_async<16>(to + at * kPieceBytes, map + uint64_t(valid ? offset : 0) * kPieceBytes, valid);
     }
   }
 
   GCN_DEVICE void load_window(unsigned char* to, Patch patch) const {
-    const int first_h = patch.h - (b.axis == 0 ? b.radius : 0), first_w = patch.w - (b.axis == 1 ? b.radius : 0);
-    const int per_pixel = octets * (kOctet / kPiece<E>), count = window_h * window_w * per_pixel;
+    const int64_t corner = (int64_t(patch.n) * p.h + patch.h) * p.w + patch.w;
     const E* map = static_cast<const E*>(b.map) + first_octet * kOctet;
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int pixel = i / per_pixel, piece = i - pixel * per_pixel;
-      const int h = first_h + pixel / window_w, w = first_w + pixel % window_w;
-      const bool valid = h >= 0 && h < p.h && w >= 0 && w < p.w;
-      const int64_t from = ((int64_t(patch.n) * p.h + h) * p.w + w) * b.channels + piece * kPiece<E>;
-      copy_async<16>(to + pixel * pixel_bytes + piece * kPieceBytes, valid ? map + from : b.map, valid);
+    for (int i = threadIdx.x; i < window_h * window_w; i += kThreads) {
+      const Place place = load_shared(window_places() + i);
+      const bool valid = unsigned(patch.h + place.h) < unsigned(p.h) && unsigned(patch.w + place.w) < unsigned(p.w);
+      const E* from = map + (valid ? corner + int(place.offset) : 0) * b.channels;
+      for (int piece = 0; piece < octets * (kOctet / kPiece<E>); ++piece) {
+        copy_async<16>(to + i * pixel_bytes + piece * kPieceBytes, from + piece * kPiece<E>, valid);
+      }
     }
   }
 
   // A pixel's place in the window, for tap 0.
-  GCN_DEVICE int pixel_at(int pixel) const { return (pixel / p.patch_w * window_w + pixel % p.patch_w) * pixel_bytes; }
+  GCN_DEVICE int pixel_at(int pixel) const { return (row_of(pixel) * window_w + column_of(pixel)) * pixel_bytes; }
 
   // `column_at`: where the lane's column blocks lie from there.
-  GCN_DEVICE void multiply(Accumulators& acc, const unsigned char* stage, const int (&column_at)[kPlaces], int step) const {
+  GCN_DEVICE void multiply(Accumulators& acc, const unsigned char* stage, const int (&column_at)[kPlaces], int step,
+                           uint32_t wanted) const {
     const unsigned char* window = stage + kABytes;
     const int depth0 = step * kDepth<E>;
     uint32_t a[2][4];
@@ -116,6 +166,7 @@ struct WeightGradBlock {
       const int pixel = pixel_at(depth0 + b_half(lane) * 8 + (lane & 7));
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
+        if (!(wanted >> 2 * j & 3)) continue;
         if (2 * j + 1 < kColumnBlocks) {
           uint32_t w[4];
           ldmatrix_x4_trans(w, window + pixel + column_at[j]);
@@ -135,6 +186,7 @@ struct WeightGradBlock {
       const int low = pixel_at(depth0 + (lane & 3)), high = pixel_at(depth0 + 4 + (lane & 3)), channel = (lane >> 2) * 4;
 #pragma unroll
       for (int j = 0; j < kColumnBlocks; ++j) {
+        if (!(wanted >> j & 1)) continue;
         const unsigned char* column = window + column_at[j] + channel;
         uint32_t w[2] = {load_shared(reinterpret_cast<const uint32_t*>(column + low)),
                          load_shared(reinterpret_cast<const uint32_t*>(column + high))};
@@ -186,6 +238,7 @@ struct WeightGradBlock {
 
   GCN_DEVICE void run() {
     find_block();
+    write_places();
     int column_at[kPlaces];
     const int tap_bytes = (b.axis == 0 ? window_w : 1) * pixel_bytes;
 #pragma unroll
@@ -196,30 +249,33 @@ struct WeightGradBlock {
       column_at[j] = (block / b.taps - first_octet) * kOctetBytes + block % b.taps * tap_bytes;
     }
     const int64_t patches = int64_t(p.n) * p.patches_h * p.patches_w;
-    const int64_t first = patches * blockIdx.z / p.splits, last = patches * (blockIdx.z + 1) / p.splits;
+    const int first = int(patches * blockIdx.z / p.splits), last = int(patches * (blockIdx.z + 1) / p.splits);
     float acc[2][kColumnBlocks][4] = {};
     wait_for_dependencies();
+    __syncthreads();  // the places are there
 
-    const auto load = [&](int64_t i) {
+    const auto load = [&](int i) {
+      const Patch patch = patch_at(i);
       if (i < last) {
         unsigned char* stage = shared + (i - first) % kWeightGradStages * stage_bytes;
-        const Patch patch = patch_at(i);
         load_a(stage, patch);
         load_window(stage + kABytes, patch);
       }
       copy_commit();
+      return patch;
     };
-    load(first);
-    for (int64_t i = first; i < last; ++i) {
+    Patch patch, next = load(first);
+    for (int i = first; i < last; ++i) {
+      patch = next;
       copy_wait<0>();
       __syncthreads();
-      load(i + 1);
+      next = load(i + 1);
       const unsigned char* stage = shared + (i - first) % kWeightGradStages * stage_bytes;
       if constexpr (kNarrow) {
-        multiply(acc, stage, column_at, warp);  // four steps, four warps
+        multiply(acc, stage, column_at, warp, find_wanted(patch, warp));  // four steps, four warps
       } else {
 #pragma unroll 1
-        for (int step = 0; step < kSteps; ++step) multiply(acc, stage, column_at, step);
+        for (int step = 0; step < kSteps; ++step) multiply(acc, stage, column_at, step, find_wanted(patch, step));
       }
     }
     if constexpr (kNarrow) {

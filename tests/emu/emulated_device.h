@@ -128,6 +128,11 @@ T shuffle_down(T value, int delta) {
   return shuffle("shuffle_down", value, lane + delta < ::simt::kWarpSize ? lane + delta : lane);
 }
 
+template <class T>
+T broadcast(T value) {
+  return shuffle("broadcast", value, 0);
+}
+
 inline void wait_for_dependencies() { ::simt::wait_for_dependencies(); }
 inline void launch_dependents() {}
 

@@ -1,6 +1,6 @@
 """Faults in the Hopper kernels, each with a small problem that has to show it."""
 
-from hopper_problems import DEEP, OVERHANG, THREE_TILES
+from hopper_problems import DEEP, MANY, OVERHANG, THREE_TILES, WIDE
 from mutations import Mutation, _of
 from problems import EmulatedCase
 
@@ -8,6 +8,9 @@ from problems import EmulatedCase
 CLUSTER = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2")
 BOXES = EmulatedCase(OVERHANG, "half", "channels_last", "hopper-2")
 SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-l2")
+#: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
+GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
+INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 
 FIRST_STAGE = _of(
     "hopper/hopper_first_stage.cuh",
@@ -113,4 +116,94 @@ FIRST_STAGE = _of(
     ),
 )
 
-MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE,)
+WEIGHT_GRAD = _of(
+    "hopper/hopper_weight_grad.cuh",
+    (
+        "expects-too-little",
+        "ring.start_filling(2 * kXBytes + octets(u) * kWindowBytes)",
+        "ring.start_filling(2 * kXBytes)",
+        "full before the windows have come",
+        GRADIENTS,
+    ),
+    ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", GRADIENTS),
+    ("no-wait", "        ring.wait_until_full();\n", "", "nothing has come yet", GRADIENTS),
+    (
+        "depth-advance",
+        "step * 2 * row_bytes)",
+        "step * row_bytes)",
+        "the window moves by one row of the patch, x by two",
+        GRADIENTS,
+    ),
+    (
+        "tap-stride",
+        "along_rows ? kPixelBytes : row_bytes, Swizzle",
+        "along_rows ? row_bytes : row_bytes, Swizzle",
+        "taps along rows are rows of the window",
+        GRADIENTS,
+    ),
+    (
+        "swizzle-phase",
+        "8 * 128, Swizzle::k128",
+        "8 * 128, Swizzle::k64",
+        "units in another order than they were copied in",
+        GRADIENTS,
+    ),
+    (
+        "warpgroup-split",
+        "shared_address(stage() + side * kXBytes)",
+        "shared_address(stage())",
+        "both warpgroups multiply the first one's channels",
+        GRADIENTS,
+    ),
+    (
+        "tap-strip",
+        "h - b.radius + u.first_tap : h",
+        "h - b.radius : h",
+        "the second strip has the first one's windows",
+        GRADIENTS,
+    ),
+    (
+        "split-end",
+        "patches * (split + 1) / p().splits}",
+        "patches * (split + 1) / p().splits - (split == 0)}",
+        "a patch is left out",
+        GRADIENTS,
+    ),
+    (
+        "not-transposed",
+        "wgmma<kColumns, true, true>",
+        "wgmma<kColumns, true, false>",
+        "pixels and channels change places",
+        GRADIENTS,
+    ),
+)
+
+INPUT_GRAD = _of(
+    "hopper/hopper_input_grad.cuh",
+    ("no-fence-of-zeros", "    fence_async_proxy();  // wgmma reads them\n", "", "wgmma may not see the zeros yet", INPUT),
+    (
+        "no-zeros",
+        "2 * step + 1 < p().taps[axis] ? tap_bytes : shared_address(zeros()) - start",
+        "tap_bytes",
+        "a weight of zero times whatever lies behind the window",
+        INPUT,
+    ),
+    ("octet-stride", "pair ? plane : beside", "pair ? beside : beside", "the next tap instead of the next octet", INPUT),
+    ("one-tap-a-step", "(pair ? step : 2 * step) * tap_bytes", "step * tap_bytes", "single octets take each tap twice", INPUT),
+    ("warpgroup-split", "first + side * 8 * row_bytes", "first", "both warpgroups multiply the first one's pixels", INPUT),
+    ("weights-advance", "moved(of_w, 32), true", "moved(of_w, 16), true", "half a step of the depth", INPUT),
+    ("windows-not-let-go", "    windows.let_go(windows.slot, lane);\n", "", "the third unit's windows never come", INPUT),
+    ("windows-not-awaited", "    windows.wait_until_full();\n", "", "nothing has come yet", INPUT),
+    ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", INPUT),
+    (
+        "output-overwritten",
+        "group_barrier(1 + side, kGroupSize);  // before",
+        "// before",
+        "the next unit's output takes the place of what is still written out",
+        INPUT,
+    ),
+    ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
+    ("phase", "2 * phase * plane", "phase * plane", "the second phase starts at the second octet", INPUT),
+)
+
+MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *WEIGHT_GRAD, *INPUT_GRAD)

@@ -15,6 +15,7 @@ CHANNELS_LAST = EmulatedCase(CROP, "half", "channels_last", "tiny")
 SPLIT = EmulatedCase(CROP, "half", "nchw")
 SMALL = EmulatedCase(EIGHTS, "half", "nchw")
 WHOLE = EmulatedCase(WHOLE_LINES, "half", "nchw", "tiny")
+LINES = EmulatedCase(WHOLE_LINES, "half", "channels_last", "tiny")
 ODD = EmulatedCase(Case("odd", n=2, c=19, h=7, w=13, mid_l=5, mid_r=3, out=6, k=square(5)), "half", "nchw")
 BATCH = EmulatedCase(Case("batch", n=2, c=40, h=7, w=13, mid_l=5, mid_r=3, out=6, k=square(5)), "half", "channels_last")
 PACKED = EmulatedCase(EIGHTS, "half", "unaligned")
@@ -48,15 +49,15 @@ FIRST_STAGE = _of(
     ("lax-wait", "copy_wait<kFirstStageStages - 2>", "copy_wait<kFirstStageStages - 1>", "a group too many is in flight", NCHW),
     (
         "wrong-stage",
-        "multiply(acc, shared + (k_block - first)",
-        "multiply(acc, shared + (k_block - first + 1)",
+        "multiply(acc, stage_of(k_block))",
+        "multiply(acc, stage_of(k_block + 1))",
         "not landed yet",
         NCHW,
     ),
     (
         "loads-too-far",
-        "load(k_block + kFirstStageStages - 1);",
-        "load(k_block + kFirstStageStages);",
+        "load(k_block + kFirstStageStages - 1, true);",
+        "load(k_block + kFirstStageStages, true);",
         "refills what is read",
         NCHW,
     ),
@@ -66,6 +67,13 @@ FIRST_STAGE = _of(
         "",
         "weights are not packed yet",
         NCHW,
+    ),
+    (
+        "x-not-loaded",
+        "load(first + i, !p.x_given)",
+        "load(first + i, false)",
+        "a packed x does not arrive",
+        PACKED,
     ),
     (
         "swizzle-of-x",
@@ -98,9 +106,30 @@ FIRST_STAGE = _of(
         SPLIT,
     ),
     (
+        "wanted-low",
+        "position + b.radius - b.length + 1, first_tap)",
+        "position + b.radius - b.length + 17, first_tap)",
+        "column blocks with a tap that counts are skipped",
+        LINES,
+    ),
+    (
+        "wanted-of-the-other-fragment",
+        "wanted[i] >> j & 3",
+        "wanted[1 - i] >> j & 3",
+        "each fragment skips what the other may skip",
+        LINES,
+    ),
+    (
+        "column-order",
+        "(t * mids + m) * kScratchRow",
+        "(m * taps + t) * kScratchRow",
+        "columns are summed as if they were channel by channel",
+        NCHW,
+    ),
+    (
         "scratch-reused-at-once",
-        "add_taps(0, scratch, sums, mids, first_tap, taps);\n    __syncthreads();",
-        "add_taps(0, scratch, sums, mids, first_tap, taps);",
+        "add_taps(0, scratch, sums);\n    __syncthreads();",
+        "add_taps(0, scratch, sums);",
         "the second half overwrites the first under other threads",
         NCHW,
     ),
@@ -200,7 +229,7 @@ LINE_CONV = _of(
         "weights of zero times whatever there is",
         SMALL,
     ),
-    ("tap-step", "(t.axis == 0 ? window_w(t) : 1) * pixel_bytes()", "pixel_bytes()", "taps run along rows in both terms", NCHW),
+    ("tap-step", "t.axis == 0 ? row_bytes(t) : pixel_bytes()", "pixel_bytes()", "taps run along rows in both terms", NCHW),
     (
         "warp-lost",
         "for (int k = 1; k < kShape.warps_k",
@@ -215,6 +244,35 @@ LINE_CONV = _of(
         "a_row(lane) / 8);\n      uint32_t a[",
         "halves of the depth and of the rows change places",
         NCHW,
+    ),
+    (
+        "needed-too-late",
+        "tap >= taps.first && tap",
+        "tap > taps.first && tap",
+        "the first tap that leads into the map is skipped",
+        WHOLE,
+    ),
+    ("needed-until", "tap <= taps.last", "tap < taps.last", "the last tap that leads into the map is skipped", WHOLE),
+    (
+        "needed-by-another",
+        "needed |= 1u << fragment",
+        "needed |= 1u << (fragment ^ 1)",
+        "fragments skip what their neighbours do not need",
+        WHOLE,
+    ),
+    (
+        "needed-piece",
+        "piece < min(i * 2 + 2, depth)",
+        "piece < min(i * 2 + 1, depth)",
+        "a product is left out although its second piece needs it",
+        WHOLE,
+    ),
+    (
+        "patch-order",
+        "pixel_of(major_at / 16, major_at % 16)",
+        "pixel_at(major_at)",
+        "pixels are written row by row, which they are not",
+        CHANNELS_LAST,
     ),
     ("bias", "b && o < p.outputs", "b && o < p.outputs - 1", "the last output has no bias", NCHW),
 )
@@ -232,22 +290,43 @@ WEIGHT_GRAD = _of(
     ("not-transposed", "ldmatrix_x4_trans(w, window", "ldmatrix_x4(w, window", "pixels and channels change places", NCHW),
     (
         "mask",
-        "h < p.h && w < p.w && channel < p.channels",
-        "h < p.h && channel < p.channels",
+        "patch.h + place.h < p.h && patch.w + place.w < p.w && channel",
+        "patch.h + place.h < p.h && channel",
         "pixels of the next row count twice",
         ODD,
     ),
     (
         "halo",
-        "first_w = patch.w - (b.axis == 1 ? b.radius : 0)",
-        "first_w = patch.w - (b.axis == 1 ? b.radius + 1 : 0)",
+        "w = i % window_w - (b.axis == 1 ? b.radius : 0)",
+        "w = i % window_w - (b.axis == 1 ? b.radius + 1 : 0)",
         "the window starts a column early",
         NCHW,
     ),
     (
+        "wanted-high",
+        "min(b.taps, length - first + b.radius) : 0",
+        "min(b.taps, length - last + b.radius - 2) : 0",
+        "column blocks with a tap that counts are skipped",
+        LINES,
+    ),
+    (
+        "place-in-the-patch",
+        "(row_of(pixel) * window_w + column_of(pixel))",
+        "(column_of(pixel) * window_w + row_of(pixel))",
+        "rows and columns of a patch change places",
+        CHANNELS_LAST,
+    ),
+    (
+        "places-no-barrier",
+        "__syncthreads();  // the places are there",
+        "",
+        "read before they are written",
+        NCHW,
+    ),
+    (
         "split-end",
-        "last = patches * (blockIdx.z + 1) / p.splits",
-        "last = patches * (blockIdx.z + 1) / p.splits - (blockIdx.z + 1 < unsigned(p.splits))",
+        "last = int(patches * (blockIdx.z + 1) / p.splits)",
+        "last = int(patches * (blockIdx.z + 1) / p.splits) - (blockIdx.z + 1 < unsigned(p.splits))",
         "splits leave a patch out",
         SPLIT,
     ),

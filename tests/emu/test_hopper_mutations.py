@@ -11,8 +11,7 @@ from mutations import Mutation
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
 
-KERNELS = ("first_stage",)
-COMPILED_IN = {f"hopper/hopper_{k}.cuh": (f"hopper/instances/hopper_{k}_half.cu",) for k in KERNELS}
+COMPILED_IN = {f"hopper/hopper_{k}.cuh": (f"hopper/instances/hopper_{k}_half.cu",) for k in emulator.HOPPER_KERNELS}
 
 
 @pytest.fixture(scope="module")

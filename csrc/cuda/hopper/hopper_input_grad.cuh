@@ -126,12 +126,13 @@ struct HopperInputGradBlock {
       const uint64_t of_w = operand(shared_address(shared + weights.slot * kStageBytes), 0, 8 * kBlockBytes, Swizzle::k64);
       const uint64_t first = window_operand(axis, phase, 2 * k_block, side);
       const uint64_t second = window_operand(axis, phase, 2 * k_block + 1, side);
-      wgmma_fence();
       if (count == 2) {
+        wgmma_fence();
         wgmma<kOutputs, false, false>(acc, first, of_w, add, M{});
         wgmma<kOutputs, false, false>(acc, second, moved(of_w, 32), true, M{});
         wgmma_commit();
       } else {
+        wgmma_fence();
         wgmma<kOutputs, false, false>(acc, first, of_w, add, M{});
         wgmma_commit();
       }
