@@ -132,7 +132,7 @@ def plan(
         raise ValueError(f"generation: expected portable or hopper, got {generation!r}")
     machine = list(gpu or ())
     if generation == "hopper":
-        machine = [*(machine or H100), 1]
+        machine = [*_numbers("gpu", machine or H100, 3), 1]
     math = "tf32" if dtype == torch.float32 and allow_tf32 else str(dtype).removeprefix("torch.")
     described = torch.ops.gcn_kernels.gpu_plan(sizes, math, channels_last, backward, machine)
     found: dict[str, Any] = json.loads(described)

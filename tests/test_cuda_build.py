@@ -59,6 +59,16 @@ def test_flags_for_nvcc() -> None:
     ]
 
 
+@pytest.mark.parametrize(("asked", "built"), [("8.0;9.0+PTX", True), ("9.0a", True), ("8.0;10.0", False)])
+def test_the_kernels_of_sm_90a_are_built_for_it_alone(tmp_path: Path, asked: str, built: bool) -> None:
+    environment = {**toolkit(tmp_path / "cuda", "13.0"), "TORCH_CUDA_ARCH_LIST": asked}
+    build = cuda_build.decide("2.14.1+cu130", "13.0", [], tmp_path, environment)
+    assert build.hopper == built
+    command = build.hopper_command("a.cu", tmp_path / "a.o")
+    assert [flag for flag in command if "gencode" in flag] == ["-gencode=arch=compute_90a,code=sm_90a"]
+    assert "-Xcompiler=-fPIC" in command
+
+
 def toolkit(folder: Path, release: str) -> dict[str, str]:
     """A folder with an nvcc that only answers questions, headers and the runtime; the environment that points at it."""
     for name in ("bin", "include", "lib64"):

@@ -8,11 +8,15 @@ enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor,
 };
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   *value = which == cudaDevAttrMultiProcessorCount            ? 6
            : which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024
+           : which == cudaDevAttrComputeCapabilityMajor       ? 8
+           : which == cudaDevAttrComputeCapabilityMinor       ? 6
                                                               : 100 * 1024;
   return cudaSuccess;
 }
