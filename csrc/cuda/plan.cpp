@@ -186,6 +186,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     if (first) note_direct(plan, gpu, "direct_weight_grad dw_l1 and dw_r1", work.first);
     if (second) note_direct(plan, gpu, "direct_weight_grad dw_l2 and dw_r2", work.second);
     note_copy(plan, "channel_sum", {work.y_bytes, 0}, gpu);
+    note_copy(plan, "finish", {}, gpu);
     return plan;
   }
   plan.tensor_cores = true;
@@ -211,16 +212,16 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   }
   if (first) note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
   if (second) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
-  if (first || second) {
-    Traffic sums;
-    sums.leave(double(plan.first.partial_bytes + plan.second.partial_bytes), gpu);
-    note_copy(plan, "finish_weight_grad", sums, gpu);
-  }
-  if (wanted.b_l1 || wanted.b_l2 || wanted.b_r1 || wanted.b_r2) {
+  const bool biases = wanted.b_l1 || wanted.b_l2 || wanted.b_r1 || wanted.b_r2;
+  if (biases) {
     Traffic maps;
     for (int i = 0; i < 3; ++i) maps.leave(work.y_bytes, gpu);
     note_copy(plan, "channel_sum", maps, gpu);
-    note_copy(plan, "finish_channel_sum", {}, gpu);
+  }
+  if (first || second || biases) {
+    Traffic parts;
+    parts.leave(double(plan.first.partial_bytes + plan.second.partial_bytes), gpu);
+    note_copy(plan, "finish", parts, gpu);
   }
   return plan;
 }
