@@ -57,16 +57,15 @@ double wanted_column_blocks(const FirstStagePlan::Branch& b, int column_blocks) 
   return double(wanted) / kFragments;
 }
 
-// A block's share of both branches' work.
-BlockCost first_stage_block_cost(const FirstStagePlan& f, Math math, const Gpu& gpu, int splits) {
-  const double items = f.branch[0].groups + f.branch[1].groups, k_blocks = double(ceil_div(f.k_blocks, splits));
-  const double depth = k_blocks * kBlockBytes / element_bytes(math);
+// A block's share of both branches' work on one k-block.
+BlockCost k_block_cost(const FirstStagePlan& f, Math math, const Gpu& gpu) {
+  const double items = f.branch[0].groups + f.branch[1].groups, depth = double(kBlockBytes) / element_bytes(math);
   BlockCost c{};
   for (const auto& b : f.branch) {
     const double columns = 8.0 * double(used_column_blocks(b)), rows = b.groups * double(kTilePixels);
     c.tensor += kTilePixels * 8 * wanted_column_blocks(b, f.column_blocks) * depth / fma_per_clock(math, gpu) / items;
-    c.shared += (rows + 4 * columns) * kBlockBytes * k_blocks / 128 / items;  // each of four warps reads all columns
-    c.l2 += (rows + columns) * kBlockBytes * k_blocks / items;
+    c.shared += (rows + 4 * columns) * kBlockBytes / 128 / items;  // each of four warps reads all columns
+    c.l2 += (rows + columns) * kBlockBytes / items;
     c.epilogue += 2 * columns * kTilePixels * 4 / 128 / items;  // T is written and read once
   }
   return c;
@@ -76,9 +75,10 @@ int64_t first_stage_blocks(const FirstStagePlan& f, int splits) {
   return int64_t(f.tiles) * (f.branch[0].groups + f.branch[1].groups) * splits;
 }
 
-double first_stage_clocks(const FirstStagePlan& f, Math math, const Gpu& gpu, int splits) {
-  const int per_sm = blocks_per_multiprocessor(f.shared_bytes, 2, gpu);
-  return clocks_of(first_stage_blocks(f, splits), per_sm, first_stage_block_cost(f, math, gpu, splits), gpu);
+double first_stage_clocks(const FirstStagePlan& f, const BlockCost& k_block, int splits, const Gpu& gpu) {
+  const double count = double(ceil_div(f.k_blocks, splits));
+  const BlockCost block{k_block.tensor * count, k_block.shared * count, k_block.l2 * count, k_block.epilogue};
+  return clocks_of(first_stage_blocks(f, splits), blocks_per_multiprocessor(f.shared_bytes, 2, gpu), block, gpu);
 }
 
 double partial_floats(const FirstStagePlan& f, int splits) {
@@ -143,10 +143,11 @@ FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& sou
 
   // Splits of the channels: small maps would leave multiprocessors idle, but sums have to be completed.
   constexpr int kSplitsMax = 32;
+  const BlockCost k_block = k_block_cost(f, math, gpu);
   double best = std::numeric_limits<double>::infinity();
   for (int splits = 1; splits <= std::min(kSplitsMax, f.k_blocks); ++splits) {
     const double completing = 8 * partial_floats(f, splits) / gpu.l2 + (partial_floats(f, splits) > 0 ? gpu.dependent_launch : 0);
-    const double seconds = first_stage_clocks(f, math, gpu, splits) / gpu.clock + completing;
+    const double seconds = first_stage_clocks(f, k_block, splits, gpu) / gpu.clock + completing;
     if (seconds < best) best = seconds, f.splits = splits;
   }
   for (auto& b : f.branch) {
@@ -164,7 +165,7 @@ void note_first_stage(Plan& plan, const FirstStagePlan& f, const Traffic& traffi
   note(plan,
        {"first_stage", first_stage_blocks(f, f.splits), kThreads, f.shared_bytes,
         blocks_per_multiprocessor(f.shared_bytes, 2, gpu), 2 * wanted * 8 * double(f.tiles) * kTilePixels * depth},
-       first_stage_clocks(f, math, gpu, f.splits), traffic, gpu);
+       first_stage_clocks(f, k_block_cost(f, math, gpu), f.splits, gpu), traffic, gpu);
 }
 
 }  // namespace gcn::cuda
