@@ -21,7 +21,15 @@ import cuda_build
 #: The LibTorch stable ABI this is compiled for (2.11): the libraries load in that PyTorch and every later one.
 STABLE_ABI = "0x020b000000000000"
 #: What plans CUDA launches needs no CUDA, so that plans can be looked at anywhere.
-PLAN_SOURCES = ["csrc/cuda/plan.cpp", "csrc/cuda/cost.cpp", "csrc/cuda/describe.cpp", "csrc/cuda/hopper/hopper_plan.cpp"]
+PLAN_SOURCES = [
+    "csrc/cuda/plan.cpp",
+    "csrc/cuda/plan_first_stage.cpp",
+    "csrc/cuda/plan_line_conv.cpp",
+    "csrc/cuda/plan_weight_grad.cpp",
+    "csrc/cuda/cost.cpp",
+    "csrc/cuda/describe.cpp",
+    "csrc/cuda/hopper/hopper_plan.cpp",
+]
 CPU_SOURCES = [
     "csrc/ops.cpp",
     *sorted(glob("csrc/cpu/*.cpp") + glob("csrc/cpu/fft/*.cpp")),

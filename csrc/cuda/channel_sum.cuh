@@ -1,12 +1,10 @@
 // Bias gradients: sums of padded maps over their pixels, in a fixed order.
 //
-//   partial[chunk][c] = sum over the chunk's pixels;   out[c] = sum over chunks
+//   partial[chunk][c] = sum over the chunk's pixels;   finish.cuh adds the chunks
 //
 // A block has one chunk of pixels; each thread adds up one channel of every (threads / channels)-th pixel, and the threads of a
 // channel are added in their order. Bound by reading the maps, which are 2 M + O channels wide.
 #pragma once
-
-#include <algorithm>
 
 #include "device.cuh"
 #include "kernels.h"
@@ -46,30 +44,9 @@ __global__ void __launch_bounds__(kSumThreads) channel_sum_kernel(GCN_PARAMS Cha
   }
 }
 
-// Grid: x = channels, y = map.
-template <class E>
-__global__ void __launch_bounds__(kSumThreads) finish_channel_sum_kernel(GCN_PARAMS ChannelSumParams p) {
-  using A = Accumulator<E>;
-  launch_dependents();
-  const ChannelSum& j = p.job[blockIdx.y];
-  const int channel = int(blockIdx.x) * kSumThreads + int(threadIdx.x);
-  wait_for_dependencies();
-  if (channel >= j.outputs) return;
-  A total = 0;
-  for (int chunk = 0; chunk < p.chunks; ++chunk) total += static_cast<const A*>(j.partial)[int64_t(chunk) * j.channels + channel];
-  for (void* out : j.out) {
-    if (out) static_cast<E*>(out)[channel] = from_float<E>(total);
-  }
-}
-
 template <class E>
 int launch_channel_sum(const ChannelSumParams& p, Stream s) {
-  int most = 0;
-  for (int i = 0; i < p.jobs; ++i) most = std::max(most, p.job[i].outputs);
-  const Launch first{dim3(p.chunks, p.jobs), kSumThreads, kSumBytes, s.stream, s.dependent};
-  if (const int error = launch(channel_sum_kernel<E>, first, p)) return error;
-  const Launch second{dim3((most + kSumThreads - 1) / kSumThreads, p.jobs), kSumThreads, 0, s.stream, true};
-  return launch(finish_channel_sum_kernel<E>, second, p);
+  return launch(channel_sum_kernel<E>, Launch{dim3(p.chunks, p.jobs), kSumThreads, kSumBytes, s.stream, s.dependent}, p);
 }
 
 }  // namespace gcn::cuda

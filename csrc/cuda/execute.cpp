@@ -300,6 +300,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
   }
   chain.then([&](Stream q) { return prepare(plan.math, packs, kPrepareBlocks, q); });
 
+  FinishParams end{};
   if (plan.tensor_cores) {
     if (needs_du) {
       LineConvParams p{};
@@ -315,7 +316,6 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       p.job[0] = line_conv_job(s, plan.dx, du, at(workspace, plan.dx_weights_at), t.dx);
       chain.then([&](Stream q) { return line_conv(plan.math, plan.dx.tile, p, 1, plan.dx.shared_bytes, q); });
     }
-    FinishWeightGradParams finish{};
     if (first_weights) {
       const void* x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
       void* partial = at(workspace, plan.first_partial_at);
@@ -328,11 +328,11 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       const StridedMap a = strided(t.x, plan.x_strides);
       if (wanted.w_l1) {
         const FinishTo to{t.dw_l1, s.k1, s.c * s.k1, true};
-        finish.job[finish.jobs++] = finish_job(s, plan.first, 0, partial, a, strided(du[0], mid_strides[0]), s.m_l, to);
+        end.weight[end.weights++] = finish_job(s, plan.first, 0, partial, a, strided(du[0], mid_strides[0]), s.m_l, to);
       }
       if (wanted.w_r1) {
         const FinishTo to{t.dw_r1, s.k3, s.c * s.k3, true};
-        finish.job[finish.jobs++] = finish_job(s, plan.first, 1, partial, a, strided(du[1], mid_strides[1]), s.m_r, to);
+        end.weight[end.weights++] = finish_job(s, plan.first, 1, partial, a, strided(du[1], mid_strides[1]), s.m_r, to);
       }
     }
     if (second_weights) {
@@ -346,14 +346,13 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       const StridedMap a = strided(dy, own);
       if (wanted.w_l2) {
         const FinishTo to{t.dw_l2, s.m_l * s.k2, s.k2, false};
-        finish.job[finish.jobs++] = finish_job(s, plan.second, 0, partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
+        end.weight[end.weights++] = finish_job(s, plan.second, 0, partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
       }
       if (wanted.w_r2) {
         const FinishTo to{t.dw_r2, s.m_r * s.k4, s.k4, false};
-        finish.job[finish.jobs++] = finish_job(s, plan.second, 1, partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
+        end.weight[end.weights++] = finish_job(s, plan.second, 1, partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
       }
     }
-    if (finish.jobs) chain.then([&](Stream q) { return finish_weight_grad(plan.math, finish, q); });
   } else {
     const StridedMap dy_map = strided(dy, padded_strides(s, padded(s.o)));
     const int64_t mid[2] = {s.m_l, s.m_r}, second_k[2] = {s.k2, s.k4}, first_k[2] = {s.k1, s.k3};
@@ -371,7 +370,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
     direct_weight_grads(plan, t, dy, du, chain);
   }
 
-  ChannelSumParams sums{};
+  ChannelSumParams& sums = end.sums;
   sums.chunks = plan.sum_chunks;
   sums.pixels = s.n * s.h * s.w;
   const auto add_sum = [&](int i, const void* map, int64_t channels, void* a, void* b) {
@@ -381,6 +380,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
   add_sum(1, du[0], s.m_l, wanted.b_l1 ? t.db_l1 : nullptr, nullptr);
   add_sum(2, du[1], s.m_r, wanted.b_r1 ? t.db_r1 : nullptr, nullptr);
   if (sums.jobs) chain.then([&](Stream q) { return channel_sum(plan.math, sums, q); });
+  if (end.weights || sums.jobs) chain.then([&](Stream q) { return finish(plan.math, end, q); });
   return chain.error();
 }
 

@@ -20,11 +20,11 @@
 // are whole column blocks before and after the others; short lines alternate in a tile (`interleave`), so that 16 pixels have few
 // positions in them. Of 16 x 16 pixels at k = 15, 82 % of the column blocks are left, of 32 x 32 93 %.
 //
-// Cost of a step (32 bytes of depth, 16-bit): a warp issues 2 ldmatrix.x4 for x and 10 + 1 for w against up to 42 HMMA, and about
-// 230 instructions in all; the SM reads 128 * 32 + 4 * 168 * 32 = 25.6 KB of shared memory in 336 clocks of HMMA at 1024 FMA a
-// clock (76 B a clock of 128), and 9.5 KB from L2 (28 B a clock): bound by the tensor cores, L2 close behind. The epilogue writes
-// and reads T once through shared memory: 2 x 86 KB, about 1.4 k clocks a tile next to 336 clocks for every 16 channels, which
-// run under the other block's main loop.
+// Cost of a step (32 bytes of depth, 16-bit): a warp issues 2 ldmatrix.x4 for x and 10 + 1 for w against up to 42 HMMA, in about
+// 150 instructions, and 110 a k-block besides; the SM reads 128 * 32 + 4 * 168 * 32 = 25.6 KB of shared memory
+// in 336 clocks of HMMA at 1024 FMA a clock (76 B a clock of 128), and 9.5 KB from L2 (28 B a clock): bound by the tensor cores,
+// L2 close behind. The epilogue writes and reads T once through shared memory: 2 x 86 KB, about 1.4 k clocks a tile next to 336
+// clocks for every 16 channels, which run under the other block's main loop.
 #pragma once
 
 #include <type_traits>
@@ -145,9 +145,9 @@ struct FirstStage {
 
   GCN_DEVICE void multiply(float (&acc)[2][kColumnBlocks][4], const unsigned char* stage) const {
     const unsigned char* weights = stage + kXBytes;
-#pragma unroll
+    const uint32_t wanted[2] = {broadcast(load_shared(this->wanted())), broadcast(load_shared(this->wanted() + 1))};
+#pragma unroll 1  // what both steps have to keep at a time would not fit the registers
     for (int step = 0; step < 2; ++step) {
-      const uint32_t wanted[2] = {load_shared(this->wanted()), load_shared(this->wanted() + 1)};
       uint32_t a[2][4];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {

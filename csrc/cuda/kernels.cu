@@ -3,6 +3,7 @@
 #include "channel_sum.cuh"
 #include "combine.cuh"
 #include "direct.cuh"
+#include "finish.cuh"
 #include "line_conv.cuh"
 #include "prepare.cuh"
 #include "weight_grad.cuh"
@@ -71,12 +72,12 @@ int weight_grad(Math math, bool narrow, bool channels_last, int column_blocks, c
       math, [&](auto m) { return launch_weight_grad<decltype(m)>(narrow, channels_last, column_blocks, p, shared_bytes, s); });
 }
 
-int finish_weight_grad(Math math, const FinishWeightGradParams& p, Stream s) {
-  return with_math(math, [&](auto m) { return launch_finish_weight_grad<Element<decltype(m)>>(p, s); });
-}
-
 int channel_sum(Math math, const ChannelSumParams& p, Stream s) {
   return with_element(math, [&](auto e) { return launch_channel_sum<decltype(e)>(p, s); });
+}
+
+int finish(Math math, const FinishParams& p, Stream s) {
+  return with_element(math, [&](auto e) { return launch_finish<decltype(e)>(p, s); });
 }
 
 int direct_conv(Math math, const DirectConv& p, Stream s) {

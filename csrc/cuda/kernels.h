@@ -165,11 +165,6 @@ struct FinishWeightGrad {
   int axis, n, h, w;
 };
 
-struct FinishWeightGradParams {
-  FinishWeightGrad job[4];
-  int jobs;
-};
-
 // --- bias gradients --------------------------------------------------------------------------------------------------------
 
 struct ChannelSum {
@@ -183,6 +178,14 @@ struct ChannelSumParams {
   ChannelSum job[3];
   int jobs, chunks;
   int64_t pixels;
+};
+
+// --- the end of backward: adds what weight gradients and channel sums left in parts --------------------------------------
+
+struct FinishParams {
+  FinishWeightGrad weight[4];
+  int weights;
+  ChannelSumParams sums;
 };
 
 // --- direct kernels: any size, any dtype, no tensor cores -----------------------------------------------------------------
@@ -223,8 +226,8 @@ int first_stage(Math, int column_blocks, bool channels_last, const FirstStagePar
 int combine(Math, const CombineParams&, Stream);
 int line_conv(Math, LineTile, const LineConvParams&, int jobs, int shared_bytes, Stream);
 int weight_grad(Math, bool narrow, bool channels_last, int column_blocks, const WeightGradParams&, int shared_bytes, Stream);
-int finish_weight_grad(Math, const FinishWeightGradParams&, Stream);
 int channel_sum(Math, const ChannelSumParams&, Stream);
+int finish(Math, const FinishParams&, Stream);
 int direct_conv(Math, const DirectConv&, Stream);
 int direct_weight_grad(Math, const DirectWeightGrad&, Stream);
 

@@ -22,13 +22,12 @@
 // Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in about 140 instructions; 15 blocks of 8 columns are
 // 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to four steps.
 // Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Partial sums go to device memory in
-// fp32, [split][a][column], and are added in a fixed order by finish_weight_grad.
+// fp32, [split][a][column], and are added in a fixed order by finish.cuh.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
-#include "direct.cuh"
 #include "fragment.cuh"
 #include "tiles.h"
 
@@ -297,58 +296,6 @@ __global__ void __launch_bounds__(kThreads) weight_grad_kernel(GCN_PARAMS Weight
       .run();
 }
 
-GCN_DEVICE bool is_finite(float x) {
-  constexpr float kLargest = 3.402823466e+38f;
-  return x <= kLargest && x >= -kLargest;
-}
-
-// One element of the gradient by its definition, without what lies outside the image. If no value of either map explains why
-// the products' sum was not finite, that sum stands.
-template <class E>
-GCN_DEVICE float sum_inside(const FinishWeightGrad& j, int a, int b, int tap, float products) {
-  const int shift_h = j.axis == 0 ? tap - j.kernel / 2 : 0, shift_w = j.axis == 1 ? tap - j.kernel / 2 : 0;
-  float sum = 0;
-  bool explained = false;
-  for (int64_t pixel = 0; pixel < int64_t(j.n) * j.h * j.w; ++pixel) {
-    const int w = int(pixel % j.w), h = int(pixel / j.w % j.h), other_w = w + shift_w, other_h = h + shift_h;
-    const int64_t n = pixel / j.w / j.h;
-    const float of_a = to_float(map_at<E>(j.a, n, h, w)[a * j.a.stride_c]);
-    explained = explained || !is_finite(of_a) || !is_finite(to_float(map_at<E>(j.b, n, h, w)[b * j.b.stride_c]));
-    if (other_h < 0 || other_h >= j.h || other_w < 0 || other_w >= j.w) continue;
-    sum += of_a * to_float(map_at<E>(j.b, n, other_h, other_w)[b * j.b.stride_c]);
-    if (sum != sum) return sum;  // and stays so
-  }
-  return explained ? sum : products;
-}
-
-// Adds the splits in their order and writes the weight's own layout and type. Neighbouring threads read neighbouring floats.
-// A value that is not finite has met zeros around the image, which is nan where a convolution has nothing: such sums are done
-// again.
-//
-// Grid: x = chunks of the largest job, y = job.
-template <class E>
-__global__ void __launch_bounds__(kThreads) finish_weight_grad_kernel(GCN_PARAMS FinishWeightGradParams p) {
-  launch_dependents();
-  const FinishWeightGrad& j = p.job[blockIdx.y];
-  const int octets = (j.channels_b + kOctet - 1) / kOctet;
-  const int64_t count = int64_t(j.channels_a) * octets * j.kernel * kOctet;
-  wait_for_dependencies();
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
-    const int tap = int(i / kOctet % j.kernel), octet = int(i / kOctet / j.kernel % octets);
-    const int a = int(i / kOctet / j.kernel / octets), b = octet * kOctet + int(i % kOctet), packed_tap = tap - j.skipped;
-    if (b >= j.channels_b) continue;
-    float sum = 0;  // taps that only ever touch the padding have no gradient
-    if (packed_tap >= 0 && packed_tap < j.taps) {
-      const int64_t block = j.first_block + int64_t(octet) * j.taps + packed_tap;
-      for (int split = 0; split < j.splits; ++split) {
-        sum += j.partial[((int64_t(split) * j.channels_a + a) * j.blocks_per_row + block) * kOctet + i % kOctet];
-      }
-      if (!is_finite(sum)) sum = sum_inside<E>(j, a, b, tap, sum);
-    }
-    static_cast<E*>(j.out)[a * j.stride_a + b * j.stride_b + (j.flip ? j.kernel - 1 - tap : tap)] = from_float<E>(sum);
-  }
-}
-
 template <class M, int kColumnBlocks>
 int launch_weight_grad(bool narrow, bool channels_last, const WeightGradParams& p, int shared_bytes, Stream s) {
   const int rows = weight_grad_rows(narrow);
@@ -367,17 +314,6 @@ int launch_weight_grad(bool narrow, bool channels_last, int column_blocks, const
     if (column_blocks == 21) return launch_weight_grad<M, 21>(narrow, channels_last, p, shared_bytes, s);
   }
   return cudaErrorInvalidValue;
-}
-
-template <class E>
-int launch_finish_weight_grad(const FinishWeightGradParams& p, Stream s) {
-  int64_t most = 0;
-  for (int i = 0; i < p.jobs; ++i) {
-    const FinishWeightGrad& j = p.job[i];
-    most = std::max(most, int64_t(j.channels_a) * ((j.channels_b + kOctet - 1) / kOctet) * kOctet * j.kernel);
-  }
-  const unsigned blocks = unsigned(std::min<int64_t>((most + kThreads - 1) / kThreads, 4096));
-  return launch(finish_weight_grad_kernel<E>, Launch{dim3(blocks, p.jobs), kThreads, 0, s.stream, s.dependent}, p);
 }
 
 }  // namespace gcn::cuda

@@ -146,7 +146,8 @@ OPERATOR = Build(
     "emu_operator",
     (
         "operator_module.cpp",
-        *("plan.cpp", "cost.cpp", "execute.cpp", "kernels.cu"),
+        *("plan.cpp", "plan_first_stage.cpp", "plan_line_conv.cpp", "plan_weight_grad.cpp", "cost.cpp"),
+        *("execute.cpp", "kernels.cu"),
         *(f"instances/{kernel}_{math}.cu" for kernel in ("first_stage", "line_conv", "weight_grad") for math in MATHS),
         *(f"hopper/{source}" for source in ("hopper_plan.cpp", "hopper_execute.cpp", "hopper_kernels.cu")),
         *(f"hopper/instances/hopper_{kernel}_{math}.cu" for kernel in HOPPER_KERNELS for math in ("half", "bfloat16")),

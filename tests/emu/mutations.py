@@ -337,15 +337,20 @@ WEIGHT_GRAD = _of(
         "read before they are written",
         NCHW,
     ),
-    ("finish-splits", "split < j.splits", "split < 1", "only the first split counts", SPLIT),
-    ("finish-flip", "(j.flip ? j.kernel - 1 - tap : tap)", "tap", "first weights have their taps backwards", NCHW),
+)
+
+FINISH = _of(
+    "finish.cuh",
+    ("splits", "split < j.splits", "split < 1", "only the first split counts", SPLIT),
+    ("flip", "(j.flip ? j.kernel - 1 - tap : tap)", "tap", "first weights have their taps backwards", NCHW),
     (
-        "finish-skipped",
+        "skipped",
         "packed_tap = tap - j.skipped",
         "packed_tap = tap",
         "gradients stand at taps that touch the padding only",
         SKIPS,
     ),
+    ("chunk-lost", "for (int chunk = 0;", "for (int chunk = 1;", "the first chunk is lost", NCHW),
 )
 
 CHANNEL_SUM = _of(
@@ -358,7 +363,6 @@ CHANNEL_SUM = _of(
         NCHW,
     ),
     ("row-lost", "for (int row = 0;", "for (int row = 1;", "a share of the pixels is lost", NCHW),
-    ("chunk-lost", "for (int chunk = 0;", "for (int chunk = 1;", "the first chunk is lost", NCHW),
 )
 
 DIRECT = _of(
@@ -385,4 +389,4 @@ SANITIZED = [
     )
 ]
 
-MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *WEIGHT_GRAD, *CHANNEL_SUM, *DIRECT, *SANITIZED)
+MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *WEIGHT_GRAD, *FINISH, *CHANNEL_SUM, *DIRECT, *SANITIZED)

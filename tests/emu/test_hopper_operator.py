@@ -17,19 +17,19 @@ def module() -> ModuleType:
     return emulator.OPERATOR.load()
 
 
-@pytest.mark.parametrize("order", ["ascending", "descending", "random"])
 @pytest.mark.parametrize("case", (*FORWARD, *(c for c in BACKWARD if c not in FORWARD)), ids=str)
-def test_obeys_the_rule(module: ModuleType, case: EmulatedCase, order: str) -> None:
-    module.set_schedule(order, seed=len(str(case)))
+def test_obeys_the_rule(module: ModuleType, case: EmulatedCase) -> None:
+    module.set_schedule("random", seed=len(str(case)))
     values, allowed = case.expected()
     assert not failures(run(module, case.problem()), values, allowed)
 
 
-def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType) -> None:
+@pytest.mark.parametrize("case", [FORWARD[1], BACKWARD[-2]], ids=str)
+def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, case: EmulatedCase) -> None:
     results = []
-    for order, seed in (("ascending", 0), ("descending", 0), ("random", 1), ("random", 2)):
+    for order, seed in (("ascending", 0), ("descending", 0), ("random", 1)):
         module.set_schedule(order, seed)
-        results.append(run(module, FORWARD[1].problem()))
+        results.append(run(module, case.problem()))
     for other in results[1:]:
         for name, expected in results[0].items():
             assert np.array_equal(other[name], expected), name

@@ -16,12 +16,11 @@ from mutations import MUTATIONS, Mutation
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
 
-#: Where the kernels of a header are compiled for 16-bit floats; those of all others are in kernels.cu. The end of a weight
-#: gradient is in there, too.
+#: Where the kernels of a header are compiled for 16-bit floats; those of all others are in kernels.cu.
 COMPILED_IN = {
     "first_stage.cuh": ("instances/first_stage_half.cu",),
     "line_conv.cuh": ("instances/line_conv_half.cu",),
-    "weight_grad.cuh": ("instances/weight_grad_half.cu", "kernels.cu"),
+    "weight_grad.cuh": ("instances/weight_grad_half.cu",),
 }
 
 

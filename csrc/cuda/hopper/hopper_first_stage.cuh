@@ -325,6 +325,7 @@ struct HopperFirstStageBlock {
     if (warpgroup == 0) {
       registers_give_up<kRegistersCopying>();
       if (threadIdx.x == 0) copy_all();
+      __syncwarp();
     } else {
       registers_take<kRegistersMultiplying>();
       multiply_all(warpgroup - 1);

@@ -5,7 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "../cost.h"
+#include "../plan_parts.h"
 #include "hopper_plan_rules.h"
 #include "hopper_tiles.h"
 
@@ -13,8 +13,6 @@ namespace gcn::cuda {
 namespace {
 
 constexpr const char* kNotHere = "the kernels of sm_90a are not in this build, or the GPU is another one";
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The share of its nominal rate that wgmma is taken to reach under load: cost.h's 16-bit rate is 60 % of what it reaches.
 double wgmma_fma_per_clock(const Gpu& gpu) { return gpu.fma_16bit / 0.6; }

@@ -41,8 +41,8 @@ GCN_DEVICE void barrier_wait(Barrier* b, uint32_t parity) {
       ".reg .pred done;\n"
       "AGAIN:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni DONE;\n"
-      "bra.uni AGAIN;\n"
+      "@done bra DONE;\n"
+      "bra AGAIN;\n"
       "DONE:\n"
       "}" ::"r"(shared_address(b)),
       "r"(parity)

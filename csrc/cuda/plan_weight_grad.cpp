@@ -1,0 +1,149 @@
+// Weight gradients: column blocks, patch of pixels, splits of the pixels.
+#include <algorithm>
+#include <limits>
+
+#include "plan_parts.h"
+
+namespace gcn::cuda {
+namespace {
+
+int64_t weight_grad_shared_bytes(const WeightGradPlan& g, Math math) {
+  int64_t window = 0, places = 0;
+  for (const auto& b : g.branch) {
+    if (!b.groups) continue;
+    const int halo = 2 * b.taps.radius;
+    const int64_t pixels = int64_t(g.patch_h + (b.taps.axis == 0 ? halo : 0)) * (g.patch_w + (b.taps.axis == 1 ? halo : 0));
+    window = std::max(window, pixels * window_pixel_bytes(b.octets, kOctet * element_bytes(math)));
+    places = std::max(places, (pixels + patch_pixels(element_bytes(math))) * kWeightGradPlaceBytes);
+  }
+  const int64_t loop = kWeightGradStages * (weight_grad_a_bytes(g.narrow) + window) + places;
+  const int64_t warps = g.narrow ? int64_t(g.column_blocks) * 2 * 4 * 32 * 4 : 0;
+  return std::max(loop, warps);
+}
+
+// The most octets of channels that one group of consecutive (octet, tap) blocks touches.
+int octets_of_groups(int blocks, int taps, int column_blocks) {
+  int most = 0;
+  for (int first = 0; first < blocks; first += column_blocks) {
+    most = std::max(most, (std::min(first + column_blocks, blocks) - 1) / taps - first / taps + 1);
+  }
+  return most;
+}
+
+// The share of its column blocks that a step multiplies, on average: those with a tap that leads from one of the step's pixels to
+// another place in the map, in pairs, as find_wanted() of weight_grad.cuh has them.
+double wanted_share(const WeightGradPlan& g, const Sizes& s, Math math) {
+  const int depth = 32 / element_bytes(math), steps = patch_pixels(element_bytes(math)) / depth;
+  int64_t wanted = 0, all = 0;
+  for (const auto& b : g.branch) {
+    const int length = int(b.taps.axis == 0 ? s.h : s.w), patches = b.taps.axis == 0 ? g.patches_h : g.patches_w;
+    const int patch = b.taps.axis == 0 ? g.patch_h : g.patch_w;
+    const bool across = b.by_columns == (b.taps.axis == 1);
+    const int width = across ? ((depth - 1) >> b.inner_log2) + 1 : patch;
+    for (int i = 0; i < patches * steps && b.groups; ++i) {
+      const int first = i / steps * patch + (across ? (i % steps * depth) >> b.inner_log2 : 0);
+      const int last = std::min(first + width, length) - 1;
+      const int low = std::max(0, b.taps.radius - last);
+      const int high = first <= last ? std::min(b.taps.taps, length - first + b.taps.radius) : low;
+      const int octets = b.channels / kOctet;
+      wanted += octets * std::min<int64_t>(2 * (ceil_div(high, 2) - low / 2), b.taps.taps);
+      all += octets * b.taps.taps;
+    }
+  }
+  return all ? double(wanted) / double(all) : 1;
+}
+
+// Of a block with this many patches.
+BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double share, Math math, const Gpu& gpu) {
+  const double rows = weight_grad_rows(g.narrow), columns = 8.0 * g.column_blocks, depth = patch_pixels(element_bytes(math));
+  BlockCost c{};
+  c.tensor = patches * share * rows * columns * depth / fma_per_clock(math, gpu);
+  c.shared = patches * depth * element_bytes(math) * (rows + share * columns * (g.narrow ? 1 : 4)) / 128;
+  c.l2 = patches * double(weight_grad_shared_bytes(g, math)) / kWeightGradStages;
+  c.epilogue = rows * columns * 4 / 32;  // sums to memory
+  return c;
+}
+
+double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, double share, Math math, const Gpu& gpu) {
+  const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
+  const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), share, math, gpu);
+  const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
+  return clocks_of((g.branch[0].groups + g.branch[1].groups) * tiles * splits, per_sm, cost, gpu);
+}
+
+}  // namespace
+
+WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, bool narrow, bool channels_last,
+                                const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2], const Gpu& gpu) {
+  WeightGradPlan g{};
+  g.narrow = narrow;
+  g.channels = int(channels);
+  for (int i = 0; i < 2; ++i) {
+    auto& b = g.branch[i];
+    b.taps = taps[i];
+    b.channels = padded(b_channels[i]);
+    b.blocks = wanted[i] ? b.channels / kOctet * b.taps.taps : 0;
+    b.first_block = g.blocks_per_row;
+    g.blocks_per_row += b.blocks;
+  }
+  double least = std::numeric_limits<double>::infinity();
+  for (int column_blocks : kWeightGradColumnBlocks) {
+    if (!weight_grad_compiled(math, column_blocks)) continue;
+    double cost = 0;
+    for (const auto& b : g.branch) cost += double(ceil_div(b.blocks, column_blocks)) * (column_blocks + 2);
+    if (cost < least) least = cost, g.column_blocks = column_blocks;
+  }
+  for (auto& b : g.branch) {
+    b.groups = int(ceil_div(b.blocks, g.column_blocks));
+    b.octets = octets_of_groups(b.blocks, b.taps.taps, g.column_blocks);
+  }
+
+  const int pixels = patch_pixels(element_bytes(math));
+  double fewest = std::numeric_limits<double>::infinity();
+  WeightGradPlan best = g;
+  for (g.patch_h = 1; g.patch_h <= pixels; g.patch_h *= 2) {
+    g.patch_w = pixels / g.patch_h;
+    if (!channels_last && g.patch_w < piece_elements(math)) continue;  // NCHW pieces are along a row
+    g.patches_h = int(ceil_div(s.h, g.patch_h)), g.patches_w = int(ceil_div(s.w, g.patch_w));
+    const int64_t bytes = weight_grad_shared_bytes(g, math);
+    if (bytes > gpu.shared_per_block) continue;
+    const BlockCost block = weight_grad_block_cost(g, 1, 1, math, gpu);
+    const double cost = double(g.patches_h) * g.patches_w * (std::max(block.tensor, block.shared) + double(bytes) / 64);
+    if (cost < fewest) fewest = cost, best = g;
+  }
+  if (fewest == std::numeric_limits<double>::infinity())
+    throw TooLarge("the window of a weight gradient does not fit shared memory");
+  g = best;
+  g.shared_bytes = int(weight_grad_shared_bytes(g, math));
+  for (auto& b : g.branch) {
+    b.by_columns = channels_last && b.taps.axis == 1;
+    for (const int inner = b.by_columns ? g.patch_h : g.patch_w; 1 << b.inner_log2 < inner;) ++b.inner_log2;
+  }
+
+  const int64_t patches = s.n * g.patches_h * g.patches_w;
+  const double share = wanted_share(g, s, math);
+  constexpr int64_t kSplitsMax = 64;
+  double quickest = std::numeric_limits<double>::infinity();
+  for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
+    const double partial = double(splits) * double(channels) * g.blocks_per_row * kOctet * 4;
+    const double seconds = weight_grad_clocks(g, s, splits, share, math, gpu) / gpu.clock + 2 * partial / gpu.l2;
+    if (seconds < quickest) quickest = seconds, g.splits = int(splits);
+  }
+  g.partial_bytes = size_t(g.splits) * size_t(channels) * g.blocks_per_row * kOctet * 4;
+  return g;
+}
+
+void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, double a_bytes, Math math, const Gpu& gpu) {
+  const Sizes& s = plan.sizes;
+  const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
+  const int64_t groups = (g.branch[0].groups + g.branch[1].groups) * tiles;
+  const double share = wanted_share(g, s, math);
+  const double macs = weight_grad_block_cost(g, double(patches), share, math, gpu).tensor * fma_per_clock(math, gpu);
+  Traffic traffic{a_bytes, 0};
+  traffic.leave(double(g.partial_bytes), gpu);
+  const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
+  note(plan, {name, groups * g.splits, kThreads, g.shared_bytes, per_sm, 2 * macs * double(groups)},
+       weight_grad_clocks(g, s, g.splits, share, math, gpu), traffic, gpu);
+}
+
+}  // namespace gcn::cuda
