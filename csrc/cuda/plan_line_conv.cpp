@@ -87,17 +87,24 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
 
 }  // namespace
 
-LineTile choose_line_tile(Math math, int64_t outputs, int64_t pixels, int jobs, const Gpu& gpu) {
-  const auto blocks = [&](LineTile tile) {
-    const LineTileShape shape = line_tile_shape(tile);
-    return ceil_div(pixels, shape.pixels()) * ceil_div(outputs, shape.outputs()) * jobs;
-  };
-  if (outputs <= line_tile_shape(LineTile::kNarrow).outputs()) {
-    return blocks(LineTile::kNarrow) >= gpu.multiprocessors ? LineTile::kNarrow : LineTile::kNarrowSmall;
+LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvPlan::Term>& terms, int64_t outputs,
+                          const Strides& out, int jobs, const Gpu& gpu) {
+  LineTile large = LineTile::kNarrow, small = LineTile::kNarrowSmall;
+  if (outputs > line_tile_shape(large).outputs()) {
+    if (outputs <= line_tile_shape(LineTile::kMedium).outputs()) return LineTile::kMedium;
+    large = LineTile::kWide, small = LineTile::kWideSmall;
+    if (!line_conv_compiled(math, large)) return small;
   }
-  if (outputs <= line_tile_shape(LineTile::kMedium).outputs()) return LineTile::kMedium;
-  const bool wide = line_conv_compiled(math, LineTile::kWide) && blocks(LineTile::kWide) >= gpu.multiprocessors;
-  return wide ? LineTile::kWide : LineTile::kWideSmall;
+  const auto clocks = [&](LineTile tile) {
+    const LineConvPlan l = plan_line_conv(s, math, tile, terms, outputs, outputs, out, false, gpu);
+    const int per_sm = blocks_per_multiprocessor(l.shared_bytes, line_blocks_per_multiprocessor(tile), gpu);
+    return clocks_of(jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles, per_sm, line_block_cost(l, s, math, gpu), gpu);
+  };
+  try {
+    return clocks(large) <= clocks(small) ? large : small;
+  } catch (const TooLarge&) {
+    return small;
+  }
 }
 
 LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,
