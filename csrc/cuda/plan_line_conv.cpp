@@ -22,7 +22,8 @@ int64_t window_bytes(const LineConvPlan& l, Math math) {
 
 int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
-  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks) + kLineStages * line_stage_bytes(shape) + window_bytes(l, math);
+  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks, shape.pixels() / 16) + kLineStages * line_stage_bytes(shape) +
+                       window_bytes(l, math);
   const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
   const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
