@@ -19,8 +19,8 @@
 //
 // Shared memory: windows of both terms, (tile + halo) * (pieces | 1) * 16 bytes and what window_row_bytes() adds; one piece of
 // zeros, which pads the depth (a real zero: a padding weight times NaN would not be one); the table of steps, 4 bytes a piece and
-// 2 a product; 3 stages of weights [outputs][64 B], times 4 where the warps share the depth. After the loop the output tile takes
-// the windows' place.
+// 2 a product, and 8 bytes a fragment; 3 stages of weights [outputs][64 B], times 4 where the warps share the depth. After the
+// loop the output tile takes the windows' place.
 //
 // Cost of a product, 16-bit, kWide: 4 + 4 ldmatrix.x4 for 32 HMMA, each under a predicate, in runs of eight: what is left out
 // costs a place in the warp's instructions each; of about 250 instructions of two products, 64 are HMMA. For k = 15, M = 21 the
@@ -76,7 +76,7 @@ struct LineConvBlock {
     patches = line_patches(p.tile_h, p.tile_w, kShape.warps_m);
     zero_at = window_bytes(0) + window_bytes(1);
     table_at = zero_at + kPieceBytes;
-    stages_at = table_at + line_table_bytes(p.k_blocks);
+    stages_at = table_at + line_table_bytes(p.k_blocks, kFragments);
   }
 
   // The pixel that is row `row` of a fragment; the block's fragments are numbered warp by warp.
@@ -85,18 +85,24 @@ struct LineConvBlock {
     return {patches.top(patch) + (row >> patches.log_w), patches.left(patch) + (row & (patches.w() - 1))};
   }
 
-  // The fragments that a tap leads from to a place inside the map, from at least one pixel inside the map; a bit each.
-  GCN_DEVICE uint32_t fragments_of(const LineTerm& t, int tap) const {
-    uint32_t needed = 0;
-#pragma unroll 1  // registers are for the accumulators
-    for (int fragment = 0; fragment < kFragments; ++fragment) {
+  // For each fragment and term, the taps that lead from at least one pixel inside the map to a place inside the map.
+  struct Taps {
+    int16_t first, last;
+  };
+  GCN_DEVICE Taps* taps_at(int fragment, int term) const {
+    return reinterpret_cast<Taps*>(shared + table_at + line_steps_bytes(p.k_blocks)) + fragment * 2 + term;
+  }
+  GCN_DEVICE void write_taps() const {
+    for (int i = threadIdx.x; i < kFragments * p.terms; i += kThreads) {
+      const int fragment = i % kFragments, term = i / kFragments;
+      const LineTerm& t = p.term[term];
       const Pixel first = pixel_of(fragment, 0);
       const int h = h0 + first.h, w = w0 + first.w;
-      const TapRange taps =
+      TapRange taps =
           t.axis == 0 ? taps_inside(h, patches.h(), p.h, t.taps, t.radius) : taps_inside(w, patches.w(), p.w, t.taps, t.radius);
-      if (h < p.h && w < p.w && tap >= taps.first && tap <= taps.last) needed |= 1u << fragment;
+      if (h >= p.h || w >= p.w) taps = {0, -1};
+      store_shared(taps_at(fragment, term), Taps{int16_t(taps.first), int16_t(taps.last)});
     }
-    return needed;
   }
 
   // Piece i of a phase's depth.
@@ -112,6 +118,7 @@ struct LineConvBlock {
   // The table names, for each piece of the depth, the step from a pixel's place in the window: bytes * 2 + term. After it, for
   // each product of two pieces, the fragments that need it.
   GCN_DEVICE void write_table(int phase, int k_blocks, int depth) const {
+    write_taps();
     uint32_t* table = reinterpret_cast<uint32_t*>(shared + table_at);
     for (int i = threadIdx.x; i < k_blocks * 4; i += kThreads) {
       uint32_t entry = kPadding;
@@ -123,12 +130,17 @@ struct LineConvBlock {
       }
       store_shared(table + i, entry);
     }
+    __syncthreads();  // the fragments' taps are there
     for (int i = threadIdx.x; i < k_blocks * 2; i += kThreads) {
       uint32_t needed = 0;
 #pragma unroll 1
       for (int piece = i * 2; piece < min(i * 2 + 2, depth); ++piece) {
         const Place at = place_of(piece, phase);
-        needed |= fragments_of(p.term[at.term], at.tap);
+#pragma unroll 4
+        for (int fragment = 0; fragment < kFragments; ++fragment) {
+          const Taps taps = load_shared(taps_at(fragment, at.term));
+          if (at.tap >= taps.first && at.tap <= taps.last) needed |= 1u << fragment;
+        }
       }
       store_shared(reinterpret_cast<uint16_t*>(table + p.k_blocks * 4) + i, uint16_t(needed));
     }

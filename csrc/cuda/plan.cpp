@@ -97,7 +97,7 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     plan.first = plan_first_stage(s, math, plan.source, gpu);
     const std::vector<LineConvPlan::Term> terms = {{clip_taps(s.k2, s.w, 1), padded(s.m_l)},
                                                    {clip_taps(s.k4, s.h, 0), padded(s.m_r)}};
-    const LineTile tile = choose_line_tile(math, s.o, s.n * s.h * s.w, 1, gpu);
+    const LineTile tile = choose_line_tile(s, math, terms, s.o, y, 1, gpu);
     plan.second = plan_line_conv(s, math, tile, terms, s.o, s.o, y, y_aligned, gpu);
   } catch (const TooLarge& reason) {
     plan.why_direct = reason.what();
@@ -169,7 +169,9 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     const Taps second_taps[2] = {clip_taps(s.k2, s.w, 1), clip_taps(s.k4, s.h, 0)};
     plan.source = plan_source(s, math, x);
     if (pixels > std::numeric_limits<int32_t>::max() - 2 * kTilePixels) throw TooLarge("x has more than 2^31 pixels");
-    const LineTile du_tile = choose_line_tile(math, std::max(s.m_l, s.m_r), pixels, 2, gpu);
+    const int64_t most = std::max(s.m_l, s.m_r);
+    const LineTile du_tile =
+        choose_line_tile(s, math, {{second_taps[0], padded(s.o)}}, most, padded_strides(s, padded(most)), 2, gpu);
     for (int i = 0; i < 2 && du; ++i) {
       const int width = padded(mid[i]);
       plan.du[i] =
@@ -177,7 +179,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     }
     if (wanted.x) {
       const std::vector<LineConvPlan::Term> terms = {{first_taps[0], padded(s.m_l)}, {first_taps[1], padded(s.m_r)}};
-      plan.dx = plan_line_conv(s, math, choose_line_tile(math, s.c, pixels, 1, gpu), terms, s.c, s.c, dx, true, gpu);
+      plan.dx = plan_line_conv(s, math, choose_line_tile(s, math, terms, s.c, dx, 1, gpu), terms, s.c, s.c, dx, true, gpu);
     }
     if (first) {
       plan.first =

@@ -22,7 +22,8 @@ int64_t window_bytes(const LineConvPlan& l, Math math) {
 
 int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
-  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks) + kLineStages * line_stage_bytes(shape) + window_bytes(l, math);
+  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks, shape.pixels() / 16) + kLineStages * line_stage_bytes(shape) +
+                       window_bytes(l, math);
   const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
   const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
@@ -87,17 +88,24 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
 
 }  // namespace
 
-LineTile choose_line_tile(Math math, int64_t outputs, int64_t pixels, int jobs, const Gpu& gpu) {
-  const auto blocks = [&](LineTile tile) {
-    const LineTileShape shape = line_tile_shape(tile);
-    return ceil_div(pixels, shape.pixels()) * ceil_div(outputs, shape.outputs()) * jobs;
-  };
-  if (outputs <= line_tile_shape(LineTile::kNarrow).outputs()) {
-    return blocks(LineTile::kNarrow) >= gpu.multiprocessors ? LineTile::kNarrow : LineTile::kNarrowSmall;
+LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvPlan::Term>& terms, int64_t outputs,
+                          const Strides& out, int jobs, const Gpu& gpu) {
+  LineTile large = LineTile::kNarrow, small = LineTile::kNarrowSmall;
+  if (outputs > line_tile_shape(large).outputs()) {
+    if (outputs <= line_tile_shape(LineTile::kMedium).outputs()) return LineTile::kMedium;
+    large = LineTile::kWide, small = LineTile::kWideSmall;
+    if (!line_conv_compiled(math, large)) return small;
   }
-  if (outputs <= line_tile_shape(LineTile::kMedium).outputs()) return LineTile::kMedium;
-  const bool wide = line_conv_compiled(math, LineTile::kWide) && blocks(LineTile::kWide) >= gpu.multiprocessors;
-  return wide ? LineTile::kWide : LineTile::kWideSmall;
+  const auto clocks = [&](LineTile tile) {
+    const LineConvPlan l = plan_line_conv(s, math, tile, terms, outputs, outputs, out, false, gpu);
+    const int per_sm = blocks_per_multiprocessor(l.shared_bytes, line_blocks_per_multiprocessor(tile), gpu);
+    return clocks_of(jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles, per_sm, line_block_cost(l, s, math, gpu), gpu);
+  };
+  try {
+    return clocks(large) <= clocks(small) ? large : small;
+  } catch (const TooLarge&) {
+    return small;
+  }
 }
 
 LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,

@@ -34,7 +34,8 @@ FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& sou
 void note_first_stage(Plan& plan, const FirstStagePlan& f, const Traffic& traffic, Math math, const Gpu& gpu);
 
 // Line convolutions. Jobs of one launch have the same tile.
-LineTile choose_line_tile(Math math, int64_t outputs, int64_t pixels, int jobs, const Gpu& gpu);
+LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvPlan::Term>& terms, int64_t outputs,
+                          const Strides& out, int jobs, const Gpu& gpu);
 LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,
                             int64_t outputs, int64_t outputs_written, const Strides& out, bool out_aligned, const Gpu& gpu);
 void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu);

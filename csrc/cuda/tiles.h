@@ -116,9 +116,13 @@ constexpr GCN_HOST_TOO int window_row_bytes(int width, int pixel_bytes, int patc
   return (pieces + (patch_w < 8 ? (patch_w - pieces) & 7 : 0)) * kPieceBytes;
 }
 
-// The steps of the depth, four entries a k-block, and for each of its two products the fragments that need it, a bit each.
-constexpr GCN_HOST_TOO int line_table_bytes(int k_blocks) {
+// The steps of the depth, four entries a k-block, and for each of its two products the fragments that need it, a bit each; then
+// the taps that each fragment needs of either term.
+constexpr GCN_HOST_TOO int line_steps_bytes(int k_blocks) {
   return (k_blocks * 20 + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
+}
+constexpr GCN_HOST_TOO int line_table_bytes(int k_blocks, int fragments) {
+  return line_steps_bytes(k_blocks) + (fragments * 8 + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
 }
 
 constexpr bool line_conv_compiled(Math math, LineTile tile) { return math != Math::kFloat || tile != LineTile::kWide; }

@@ -247,12 +247,12 @@ LINE_CONV = _of(
     ),
     (
         "needed-too-late",
-        "tap >= taps.first && tap",
-        "tap > taps.first && tap",
+        "at.tap >= taps.first && at.tap",
+        "at.tap > taps.first && at.tap",
         "the first tap that leads into the map is skipped",
         WHOLE,
     ),
-    ("needed-until", "tap <= taps.last", "tap < taps.last", "the last tap that leads into the map is skipped", WHOLE),
+    ("needed-until", "at.tap <= taps.last", "at.tap < taps.last", "the last tap that leads into the map is skipped", WHOLE),
     (
         "needed-by-another",
         "needed |= 1u << fragment",
@@ -260,6 +260,7 @@ LINE_CONV = _of(
         "fragments skip what their neighbours do not need",
         WHOLE,
     ),
+    ("taps-no-barrier", "__syncthreads();  // the fragments' taps are there", "", "read before they are written", WHOLE),
     (
         "needed-piece",
         "piece < min(i * 2 + 2, depth)",
