@@ -157,8 +157,8 @@ WEIGHT_GRAD = _of(
     ),
     (
         "tap-strip",
-        "h - b.radius + u.first_tap : h",
-        "h - b.radius : h",
+        "w - b.radius + u.first_tap : w",
+        "w - b.radius : w",
         "the second strip has the first one's windows",
         GRADIENTS,
     ),

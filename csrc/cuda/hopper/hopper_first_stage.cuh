@@ -219,7 +219,10 @@ struct HopperFirstStageBlock {
   GCN_DEVICE void add_taps(int pass, const float* scratch, float* sums, const Consumer& c, const Unit& u, const Group& g) const {
     const FirstStageBranch& b = p().stage.branch[u.axis];
     const int total = p().stage.n * p().stage.h * p().stage.w, extent = kTilePixels + 2 * b.overhang, step = b.interleave;
-    const int first_column = pass * kPassColumns;
+    // Column t * mids + m is in this pass from a tap on, or one later for the first of the m, and until another.
+    const int first_column = pass * kPassColumns, end_column = first_column + kPassColumns;
+    const int first_tap = first_column / g.mids, first_later = first_column % g.mids;
+    const int end_tap = end_column / g.mids, end_later = end_column % g.mids;
     for (int e = c.thread - b.overhang; e < kTilePixels + b.overhang; e += kGroupSize) {
       const int q = u.tile * kTilePixels + e;
       if (q < 0 || q >= total) continue;
@@ -229,9 +232,7 @@ struct HopperFirstStageBlock {
       const int high = min(b.length - position + b.radius, b.radius + floor_div(kTilePixels - 1 - e, step) + 1) - g.first_tap;
       const float* source = scratch + e + step * (g.first_tap - b.radius) - first_column * kScratchRow;
       for (int m = 0; m < g.mids; ++m) {
-        // Column t * mids + m lies in this pass.
-        const int from = max(low, (max(first_column - m, 0) + g.mids - 1) / g.mids);
-        const int to = min(min(high, g.taps), (max(first_column + kPassColumns - m, 0) + g.mids - 1) / g.mids);
+        const int from = max(low, first_tap + (m < first_later)), to = min(min(high, g.taps), end_tap + (m < end_later));
         float sum = load_shared(sums + m * extent + e + b.overhang);
         for (int t = from; t < to; ++t) sum += load_shared(source + (t * g.mids + m) * kScratchRow + t * step);
         store_shared(sums + m * extent + e + b.overhang, sum);
