@@ -22,7 +22,8 @@ OPTIONS = f"{{Checks: '-*,{CHECK}', CheckOptions: {{{CHECK}.IgnoreConstantIntExp
 #: Headers that clang expects of CUDA and that CUDA 13 has no more; nothing here uses them.
 GONE = ("curand_mtgp32_kernel.h", "texture_fetch_functions.h")
 #: What pointers into shared memory are called, and in load_weights() those into a tile of weights that goes there whole.
-BOUNDED = {"shared", "stage", "weights", "scratch", "source", "sums", "steps", "tile", "square", "slots", "to", "from"}
+BOUNDED = {"shared", "stage", "weights", "scratch", "source", "sums", "steps", "table", "tile", "square", "slots"}
+BOUNDED |= {"own", "to", "from"}
 #: The same in the Hopper kernels.
 BOUNDED |= {"ring", "stages", "rows", "barriers"}
 #: Functions that write device memory through a pointer of such a name; there it is not bounded.
