@@ -345,13 +345,10 @@ struct LineConvBlock {
   }
 };
 
-// What registers are shared out for. Three products in place of one need more of them.
-template <class M, LineTile kTile>
-constexpr int kLineBlocks = std::is_same_v<M, Fp32> ? 2 : line_blocks_per_multiprocessor(kTile);
-
 // Grid: x = rectangle of pixels, y = tile of output channels, z = job.
 template <class M, LineTile kTile>
-__global__ void __launch_bounds__(kThreads, kLineBlocks<M, kTile>) line_conv_kernel(GCN_PARAMS LineConvParams p) {
+__global__ void __launch_bounds__(kThreads, line_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, kTile))
+    line_conv_kernel(GCN_PARAMS LineConvParams p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   using Block = LineConvBlock<M, kTile>;

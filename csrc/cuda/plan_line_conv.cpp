@@ -98,7 +98,7 @@ LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvP
   }
   const auto clocks = [&](LineTile tile) {
     const LineConvPlan l = plan_line_conv(s, math, tile, terms, outputs, outputs, out, false, gpu);
-    const int per_sm = blocks_per_multiprocessor(l.shared_bytes, line_blocks_per_multiprocessor(tile), gpu);
+    const int per_sm = blocks_per_multiprocessor(l.shared_bytes, line_blocks_per_multiprocessor(math == Math::kFloat, tile), gpu);
     return clocks_of(jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles, per_sm, line_block_cost(l, s, math, gpu), gpu);
   };
   try {
@@ -181,7 +181,7 @@ void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* job
     for (const auto& t : l.terms) traffic.leave(double(s.n * s.h * s.w) * t.channels * element_bytes(math), gpu);
   }
   facts.blocks_per_multiprocessor =
-      blocks_per_multiprocessor(facts.shared_bytes, line_blocks_per_multiprocessor(jobs[0]->tile), gpu);
+      blocks_per_multiprocessor(facts.shared_bytes, line_blocks_per_multiprocessor(math == Math::kFloat, jobs[0]->tile), gpu);
   note(plan, facts, clocks_of(facts.blocks, facts.blocks_per_multiprocessor, most, gpu), traffic, gpu);
 }
 

@@ -127,9 +127,10 @@ constexpr GCN_HOST_TOO int line_table_bytes(int k_blocks, int fragments) {
 
 constexpr bool line_conv_compiled(Math math, LineTile tile) { return math != Math::kFloat || tile != LineTile::kWide; }
 
-// As far as registers go: 255 for kWide, 168 for kMedium, 128 for the others. What makes one product out of three takes more: two
-// blocks there.
-constexpr int line_blocks_per_multiprocessor(LineTile tile) {
+// As far as registers go: 255 for kWide, 168 for kMedium, 128 for the others. What makes one product out of three (true float32)
+// takes more.
+constexpr int line_blocks_per_multiprocessor(bool three_products, LineTile tile) {
+  if (three_products) return 2;
   return tile == LineTile::kWide ? 2 : tile == LineTile::kMedium ? 3 : 4;
 }
 
