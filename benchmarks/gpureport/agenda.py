@@ -30,7 +30,7 @@ GPU_TESTS = (
     "test_forward.py",
 )
 #: How the names of the kernels begin.
-OURS = "prepare|first_stage|combine|line_conv|weight_grad|finish|channel_sum|direct"
+OURS = "prepare|first_stage|combine|line_conv|weight_grad|finish|channel_sum|direct|hopper"
 #: Seconds that all steps together take at most, and with them their limits below.
 SECONDS = 525.0
 
@@ -56,6 +56,12 @@ def _no_calibration() -> str | None:
     if not torch.cuda.is_available():
         return "no GPU that this PyTorch can use"
     return None if shutil.which("nvcc") else "nvcc is not installed"
+
+
+def _no_hopper() -> str | None:
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
+        return None
+    return "no GPU of compute capability 9.0"
 
 
 def build_step() -> Step:
@@ -87,11 +93,16 @@ def steps(out: Path, seconds: float, why_not: str | None) -> list[Step]:
         options = ["--out", out / f"benchmark-{dtype}.json", "--seconds", 0.8 * limit * scale, "--dtype", dtype]
         return kernels(f"benchmark-{dtype}", what, limit, module("timing", *options, "--backends", *running, *more))
 
+    def hopper(name: str, what: str, limit: float, command: list[str]) -> Step:
+        asked_for = ["env", "GCN_KERNELS_GENERATION=hopper", *command]
+        return Step(f"hopper-{name}", what, asked_for, limit * scale, why_not or _no_hopper())
+
     def sanitizer(tool: str, what: str) -> Step:
         command = ["compute-sanitizer", "--error-exitcode", "9", "--tool", tool]
         return kernels(tool, what, 40, [*command, *module("exercise")], command[0])
 
     correctness = ["--out", out / "correctness.jsonl", "--seconds", 90 * scale, "--backends", *running]
+    correctness_hopper = ["--out", out / "hopper-correctness.jsonl", "--seconds", 25 * scale, "--backends", "cuda"]
     calibration = [sys.executable, str(TESTS / "emu" / "calibration.py"), "--out", str(out / "calibration")]
     files = [str(TESTS / name) for name in GPU_TESTS if (TESTS / name).is_file()]
     pytest = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
@@ -99,12 +110,14 @@ def steps(out: Path, seconds: float, why_not: str | None) -> list[Step]:
     ncu = ["ncu", "--set", "basic", "--csv", "--log-file", str(out / "ncu.csv"), "-k", f"regex:^({OURS})"]
     return [
         Step("info", "what is installed", [sys.executable, "-m", "gcn_kernels.info"], 20 * scale),
-        kernels("correctness", "every problem of the tests against float64", 100, module("correctness", *correctness)),
+        kernels("correctness", "every problem of the tests against float64", 95, module("correctness", *correctness)),
         Step("calibration", "wrappers of the device layer with fixed inputs", calibration, 35 * scale, _no_calibration()),
-        benchmark("bfloat16", "paper's maps, bfloat16", 150),
-        kernels("kernels", "every kernel against its floor", 35, module("kernels", "--out", out / "kernels.json")),
-        kernels("tests", "tests that need a GPU", 50, [*pytest, *files]),
-        benchmark("float32", "paper's maps, tf32", 55, "--no-compile"),
+        benchmark("bfloat16", "paper's maps, bfloat16", 115),
+        kernels("kernels", "every kernel against its floor", 30, module("kernels", "--out", out / "kernels.json")),
+        hopper("correctness", "the kernels of sm_90a, asked for", 30, module("correctness", *correctness_hopper)),
+        hopper("kernels", "the same against their floors", 30, module("kernels", "--out", out / "hopper-kernels.json")),
+        kernels("tests", "tests that need a GPU", 40, [*pytest, *files]),
+        benchmark("float32", "paper's maps, tf32", 50, "--no-compile"),
         sanitizer("memcheck", "accesses out of bounds"),
         sanitizer("racecheck", "races in shared memory"),
         kernels("ncu", "profile of every kernel", 30, [*ncu, *module("exercise", "--paper")], "ncu"),

@@ -1,11 +1,13 @@
 """Program: the time of every kernel of the paper's maps against its floor and the plan's prediction.
 
 PyTorch's profiler gives the kernels' times, L2 cold before each call. The floor of a launch is the larger of its issued
-operations at the matrix rate and its bytes at the copy rate, both measured in the same run.
+operations at the matrix rate and its bytes at the copy rate, both measured in the same run. The environment variable
+GCN_KERNELS_GENERATION says whose kernels, as it does everywhere.
 """
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -118,6 +120,7 @@ def main() -> int:
                         channels_last=layout == "channels_last",
                         backward=backward,
                         gpu=sizes,
+                        generation=os.environ.get("GCN_KERNELS_GENERATION", "portable"),
                     )
                     found = measure(laid_out, flush, backward=backward)
                     place = {"map": m.label, "batch": batch, "layout": layout, "pass": "backward" if backward else "forward"}

@@ -46,6 +46,9 @@ def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome]) ->
         *_speed(benchmarks),
         "## Kernels against their floors",
         *_kernels(kernels),
+        "## The kernels of sm_90a, asked for",
+        *_correctness(correctness.read(out / "hopper-correctness.jsonl")),
+        *_kernels(_load(out / "hopper-kernels.json") or []),
     ]
     (out / "README.md").write_text("\n".join(parts) + "\n")
 
