@@ -73,3 +73,23 @@ def test_three_products_to_each_load_of_fragments(kernels: tuple[Kernel, ...]) -
     bulk = [k for k in kernels if is_bulk(k)]
     assert {k.name for k in bulk} == set(BLOCKS)
     assert not [f"{k}: {k.loop['HMMA']} to {k.loop['LDSM']}" for k in bulk if k.loop["HMMA"] < 3 * k.loop["LDSM"]]
+
+
+#: What the kernels' headers say of a step of the main loops that do the bulk of the work: products, loads of fragments, and
+#: instructions at most. A step of the line convolution's is a k-block.
+MIX = {
+    ("first_stage_kernel", (21, 1)): (42, 13, 190),
+    ("weight_grad_kernel", (0, 1, 15)): (30, 10, 200),
+    ("line_conv_kernel", (WIDE,)): (64, 16, 300),
+}
+
+
+@needs_nvdisasm
+@pytest.mark.parametrize("math", ["half", "bfloat16"])
+def test_main_loops_are_what_the_headers_say(kernels: tuple[Kernel, ...], math: str) -> None:
+    found = {(k.name, k.numbers): k for k in kernels if k.math == math}
+    for which, (products, loads, most) in MIX.items():
+        kernel = found[which]
+        assert (kernel.loop["HMMA"], kernel.loop["LDSM"]) == (products, loads), str(kernel)
+        assert sum(kernel.loop.values()) <= most, str(kernel)
+        assert not kernel.loop["LDL"] and not kernel.loop["STL"]

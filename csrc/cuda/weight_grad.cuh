@@ -19,10 +19,10 @@
 // each other across the taps' axis, 8 at a time, so that a step has two positions along it: of 16 x 16 pixels at k = 15, 84 % of
 // the column blocks are left, of 32 x 32 92 %. From NCHW, where pieces lie along rows, only in the branch along columns.
 //
-// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in about 140 instructions; 15 blocks of 8 columns are
-// 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to four steps.
-// Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Partial sums go to device memory in
-// fp32, [split][a][column], and are added in a fixed order by finish.cuh.
+// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 140 instructions, 185 on sm_120; 15 blocks of 8
+// columns are 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to
+// four steps. Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Partial sums go to device
+// memory in fp32, [split][a][column], and are added in a fixed order by finish.cuh.
 #pragma once
 
 #include <algorithm>
