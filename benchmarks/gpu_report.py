@@ -8,9 +8,10 @@ Usage::
 
 The steps, the most valuable first: what is installed; every problem of the tests against float64; every wrapper of the
 device layer with fixed inputs; the benchmark in bfloat16; every kernel against its floor; on a Hopper GPU the kernels of
-sm_90a, checked and measured the same way; the tests that need a GPU; the benchmark in tf32; compute-sanitizer; ncu. Each is a program with a time limit; one that fails or is stopped is recorded
-with its log, and the next goes on. The folder then holds ``README.md`` (the summary), ``report.json``, CSV files, the
-steps' own JSON, pictures if matplotlib is installed, and ``logs/``: small enough to be committed.
+sm_90a, checked and measured the same way; the tests that need a GPU; the benchmark in tf32; compute-sanitizer; ncu. Each
+is a program with a time limit; one that fails or is stopped is recorded with its log, and the next goes on. The folder
+then holds ``README.md`` (the summary), ``report.json``, CSV files, the steps' own JSON, pictures if matplotlib is
+installed, and ``logs/``: small enough to be committed.
 
 Without a GPU everything that needs one is skipped and the summary says why.
 
