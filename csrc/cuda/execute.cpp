@@ -79,8 +79,7 @@ LineConv line_conv_job(const Sizes& s, const LineConvPlan& l, const void* const*
   return j;
 }
 
-// --- weight gradients
-// ------------------------------------------------------------------------------------------------------------
+// --- weight gradients ----------------------------------------------------------------------------
 
 WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, const void* a, const Strides& pieces,
                                     const void* const (&maps)[2], void* partial) {
@@ -123,8 +122,7 @@ FinishWeightGrad finish_job(const Sizes& s, const WeightGradPlan& g, int branch,
   return j;
 }
 
-// --- the direct kernels
-// ----------------------------------------------------------------------------------------------------------
+// --- the direct kernels --------------------------------------------------------------------------
 
 DirectConv direct_conv_params(const Sizes& s, void* out, const Strides& strides, int64_t outputs, int64_t outputs_written) {
   DirectConv d{};
