@@ -28,7 +28,7 @@ PLAN_SOURCES = [
     "csrc/cuda/plan_weight_grad.cpp",
     "csrc/cuda/cost.cpp",
     "csrc/cuda/describe.cpp",
-    "csrc/cuda/hopper/hopper_plan.cpp",
+    *sorted(glob("csrc/cuda/hopper/hopper_plan*.cpp")),
 ]
 CPU_SOURCES = [
     "csrc/ops.cpp",

@@ -8,6 +8,11 @@
 
 namespace gcn::cuda {
 
+constexpr const char* kNotHere = "the kernels of sm_90a are not in this build, or the GPU is another one";
+
+// The share of its nominal rate that wgmma is taken to reach under load: cost.h's 16-bit rate is 60 % of what it reaches.
+inline double wgmma_fma_per_clock(const Gpu& gpu) { return gpu.fma_16bit / 0.6; }
+
 // Asked for, or measured to be faster.
 bool wants_hopper(const Sizes&, bool backward, const Gpu&);
 
