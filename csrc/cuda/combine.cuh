@@ -20,14 +20,14 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(GCN_PARAMS Com
   const int octets_l = p.u[0] ? p.branch[0].mid_padded / kOctet : 0;
   const int axis = int(blockIdx.y) >= octets_l, first_mid = (int(blockIdx.y) - axis * octets_l) * kOctet;
   const FirstStageBranch& b = p.branch[axis];
-  const int q = int(blockIdx.x) * kCombineThreads + int(threadIdx.x), total = p.n * p.h * p.w;
+  const int q = int(blockIdx.x) * kCombineThreads + int(threadIdx.x);
   wait_for_dependencies();
-  if (q >= total) return;
+  const Position at = line_position(q, axis, b.interleave, p.h, p.w);
+  if (at.n >= p.n || at.h >= p.h || at.w >= p.w) return;
 
   const int line = b.length * b.interleave, reach = b.radius * b.interleave, extent = kTilePixels + 2 * b.overhang;
   const int line_first = q / line * line, line_last = line_first + line - 1;
   const int first_tile = max(q - reach, line_first) / kTilePixels, last_tile = min(q + reach, line_last) / kTilePixels;
-  const Position at = line_position(q, axis, b.interleave, p.h, p.w);
   E* u = static_cast<E*>(p.u[axis]) + ((int64_t(at.n) * p.h + at.h) * p.w + at.w) * b.mid_padded + first_mid;
   for (int i = 0; i < kOctet; ++i) {
     const int m = first_mid + i;
@@ -49,8 +49,8 @@ template <class E>
 int launch_combine(const CombineParams& p, Stream s) {
   int octets = 0;
   for (int i = 0; i < 2; ++i) octets += p.u[i] ? p.branch[i].mid_padded / kOctet : 0;
-  const unsigned blocks = unsigned((int64_t(p.n) * p.h * p.w + kCombineThreads - 1) / kCombineThreads);
-  return launch(combine_kernel<E>, Launch{dim3(blocks, octets), kCombineThreads, 0, s.stream, s.dependent}, p);
+  static_assert(kCombineThreads == kTilePixels);
+  return launch(combine_kernel<E>, Launch{dim3(p.tiles, octets), kCombineThreads, 0, s.stream, s.dependent}, p);
 }
 
 }  // namespace gcn::cuda

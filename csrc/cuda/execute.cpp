@@ -213,7 +213,8 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
                                    b.tap_groups,
                                    b.groups,
                                    b.taps.taps,
-                                   f.k_blocks};
+                                   f.k_blocks,
+                                   plan.hopper.first.used};
   }
   const LineWeights second[2] = {{t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}};
   packs.line[packs.lines++] = pack_line_weights(plan.second, second, at(workspace, plan.second_at));
@@ -253,9 +254,8 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   }
   chain.then([&](Stream q) {
     const HopperFirstStagePlan& h = plan.hopper.first;
-    return h.used
-               ? hopper_first_stage(plan.math, f.column_blocks, hopper_first_stage_params(plan, p), h.blocks, h.shared_bytes, q)
-               : first_stage(plan.math, f.column_blocks, plan.source.channels_last, p, f.shared_bytes, q);
+    return h.used ? hopper_first_stage(plan.math, hopper_first_stage_params(plan, p), h.blocks, h.shared_bytes, q)
+                  : first_stage(plan.math, f.column_blocks, plan.source.channels_last, p, f.shared_bytes, q);
   });
   if (c.u[0] || c.u[1]) chain.then([&](Stream q) { return combine(plan.math, c, q); });
 

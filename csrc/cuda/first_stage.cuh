@@ -38,9 +38,11 @@ struct Position {
   int n, h, w;
 };
 
-// The pixel with number q along the lines of an axis, of which `interleave` neighbours alternate.
+// The pixel with number q along the lines of an axis, of which `interleave` neighbours alternate. The last ones may be outside of
+// the map, if the plan lets them.
 GCN_DEVICE Position line_position(int q, int axis, int interleave, int height, int width) {
-  const int length = axis == 0 ? height : width, bundles = (axis == 0 ? width : height) / interleave;
+  const int length = axis == 0 ? height : width, lines = axis == 0 ? width : height;
+  const int bundles = (lines + interleave - 1) / interleave;
   const int inner = q % interleave, position = q / interleave % length, bundle = q / interleave / length;
   const int line = bundle % bundles * interleave + inner;
   return {bundle / bundles, axis == 0 ? position : line, axis == 0 ? line : position};

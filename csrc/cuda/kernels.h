@@ -46,6 +46,7 @@ struct PackFirstWeights {
   int columns;                                          // of one group, with padding
   int group_mid, group_taps, tap_groups, groups, taps;  // as in FirstStageBranch
   int k_blocks;
+  bool overlap;  // all groups of taps have group_taps, so that the last may begin before the one before it ends
 };
 
 // Weights of a line convolution -> [n-tile][phase][k-block][output channel of the tile][64 bytes].

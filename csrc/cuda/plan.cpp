@@ -107,7 +107,7 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   }
   plan.tensor_cores = true;
   if (wants_hopper(s, false, gpu)) {
-    add_reason(plan.hopper, plan_hopper_first_stage(math, plan.source, gpu, plan.first, plan.hopper.first));
+    add_reason(plan.hopper, plan_hopper_first_stage(s, math, plan.source, gpu, plan.first, plan.hopper.first));
   }
 
   size_t& bytes = plan.workspace_bytes;

@@ -64,9 +64,12 @@ GCN_DEVICE void pack_first_weights(const PackFirstWeights& j, int64_t first, int
     const int at = int(i % j.columns), piece = int(i / j.columns % 4);
     const int64_t block = i / j.columns / 4;
     const int k_block = int(block % j.k_blocks), group = int(block / j.k_blocks);
-    const int first_mid = group / j.tap_groups * j.group_mid, first_tap = group % j.tap_groups * j.group_taps;
+    const int first_mid = group / j.tap_groups * j.group_mid, own_tap = group % j.tap_groups * j.group_taps;
+    const int first_tap = j.overlap ? min(own_tap, j.taps - j.group_taps) : own_tap;
     const int taps = min(j.group_taps, j.taps - first_tap), mids = min(j.group_mid, j.mid - first_mid);
     const bool used = at < mids * taps;
+    // What two groups have is halved, which loses nothing but the last bit of a float16 that is nearly zero.
+    const int shared_from = j.taps - j.group_taps, shared_to = j.overlap ? (j.tap_groups - 1) * j.group_taps : 0;
     const int column = used ? at % taps * mids + at / taps : at, m = first_mid + at / taps, tap = first_tap + at % taps;
     E* to = static_cast<E*>(j.to) + (block * j.columns * 4 + swizzle_rows(column, piece)) * kPiece<E>;
     for (int k = 0; k < kPiece<E>; ++k) {
@@ -74,6 +77,7 @@ GCN_DEVICE void pack_first_weights(const PackFirstWeights& j, int64_t first, int
       E value = from_float<E>(0);
       if (used && channel < j.channels) {
         value = static_cast<const E*>(j.from)[(int64_t(m) * j.channels + channel) * j.kernel + j.skipped + tap];
+        if (tap >= shared_from && tap < shared_to) value = from_float<E>(0.5f * to_float(value));
       }
       to[k] = as_operand<M>(value);
     }

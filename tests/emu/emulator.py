@@ -152,6 +152,7 @@ OPERATOR = Build(
         *(f"hopper/hopper_plan{part}.cpp" for part in ("", "_first_stage", "_input_grad", "_weight_grad")),
         *("hopper/hopper_execute.cpp", "hopper/hopper_kernels.cu"),
         *(f"hopper/instances/hopper_{kernel}_{math}.cu" for kernel in HOPPER_KERNELS for math in ("half", "bfloat16")),
+        "hopper/instances/hopper_first_stage_tf32.cu",
     ),
 )
 

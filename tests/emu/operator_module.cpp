@@ -139,20 +139,23 @@ class Facts {
     add_if(g.splits > 1, "weight_grad splits");
     for (const auto& b : g.branch) add_if(b.octets > 1, "weight_grad several octets");
   }
-  void add(const HopperPlan& h, const FirstStagePlan& f) {
+  void add(const HopperPlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
     if (!h.first.used) return;
-    add("hopper first_stage of " + std::to_string(f.column_blocks) + " column blocks");
-    add_if(f.splits > 1, "hopper first_stage splits");
     add("hopper first_stage in clusters of " + std::to_string(h.first.cluster));
-    add_if(f.tiles % h.first.cluster, "hopper first_stage block without a tile");
+    add("hopper first_stage of " + std::to_string(h.first.positions) + " positions");
+    add_if(f.splits > 1, "hopper first_stage splits");
+    int64_t items[2];
     for (int axis = 0; axis < 2; ++axis) {
       const auto& b = f.branch[axis];
-      add_if(b.groups % 2, "hopper first_stage warpgroup without a group");
-      add(b.overhang ? "hopper first_stage overhang" : "hopper first_stage whole lines");
-      add(h.first.box_lines[axis] * h.first.box_positions[axis] < kTilePixels ? "hopper first_stage several boxes"
-                                                                              : "hopper first_stage one box");
+      items[axis] = sizes.n * h.first.bundles[axis] * h.first.segments[axis];
+      add_if(items[axis] % 2, "hopper first_stage warpgroup without an item");
+      add_if((items[axis] + 1) / 2 % h.first.cluster, "hopper first_stage block without items");
+      add_if(h.first.segments[axis] > 1, "hopper first_stage segments of lines");
+      add_if(b.taps.taps % b.group_taps, "hopper first_stage groups of taps that overlap");
+      add_if(b.groups > b.tap_groups, "hopper first_stage groups of middle channels");
     }
+    add_if((items[0] + 1) / 2 != (items[1] + 1) / 2, "hopper first_stage unequal axes");
   }
   void add(const HopperPlan& h, const WeightGradPlan& g) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
@@ -189,7 +192,7 @@ py::list forward_facts(const std::vector<int64_t>& sizes, const std::string& mat
   Facts facts;
   if (plan.tensor_cores) {
     facts.add(plan.source), facts.add(plan.first), facts.add(plan.second);
-    facts.add(plan.hopper, plan.first);
+    facts.add(plan.hopper, plan.first, plan.sizes);
   } else {
     facts.add("direct: " + plan.why_direct);
   }

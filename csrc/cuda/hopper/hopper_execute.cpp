@@ -15,9 +15,11 @@ HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstS
   const int bytes = element_bytes(plan.math);
   HopperFirstStage p{};
   p.stage = stage;
-  p.stages = h.stages, p.sums = h.sums, p.cluster = h.cluster;
+  p.window_bytes = h.window_bytes, p.windows = h.windows, p.stages = h.stages, p.ahead = h.ahead;
+  p.sums = h.sums, p.cluster = h.cluster;
   for (int axis = 0; axis < 2; ++axis) {
-    p.box_lines[axis] = h.box_lines[axis], p.box_positions[axis] = h.box_positions[axis];
+    p.bundles[axis] = h.bundles[axis], p.segments[axis] = h.segments[axis], p.outputs[axis] = h.outputs[axis];
+    p.window_positions[axis] = h.window_positions[axis];
     const Strides& pieces = plan.source.pieces;
     const int64_t line = axis == 0 ? pieces.w : pieces.h, position = axis == 0 ? pieces.h : pieces.w;
     const int64_t lines = axis == 0 ? s.w : s.h, positions = axis == 0 ? s.h : s.w;
@@ -26,7 +28,7 @@ HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstS
                  4,
                  {uint64_t(s.c), uint64_t(lines), uint64_t(positions), uint64_t(s.n)},
                  {stride_bytes(line), stride_bytes(position), stride_bytes(pieces.n)},
-                 {uint32_t(kBlockBytes / bytes), uint32_t(h.box_lines[axis]), uint32_t(h.box_positions[axis]), 1},
+                 {uint32_t(kBlockBytes / bytes), kBundle, uint32_t(h.window_positions[axis]), 1},
                  kBlockBytes};
   }
   return p;

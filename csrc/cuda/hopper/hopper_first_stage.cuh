@@ -1,36 +1,45 @@
-// First stage of the block for Hopper: the portable kernel's product, weights and results (first_stage.cuh), by wgmma on what the
-// copy engine brings.
+// First stage of the block for Hopper, from channels_last x: both middle maps by wgmma on what the copy engine brings, with the
+// shift over the taps on both sides of the product.
 //
-//   T[p, (t, m)] = sum_c x[p, c] w[m, c, t],   u[p, m] = b[m] + sum_t T[p + (t - radius) positions of its line, (t, m)]
+//   T_j[s, m] = sum_i sum_c x[s + b_i - radius, c] w[m, c, b_i + j]        j = 0 ... g - 1, b_i = 0, g, 2 g ...
+//   u[p, m]   = b[m] + sum_j T_j[p + j, m]                                 positions p and s along the line
 //
-// Who owns what: blocks are persistent, one to an SM. A unit of work is a tile of 128 pixels, one branch, two groups of middle
-// channels (168 columns each for k = 15) and a split of the channels. Warpgroup 0 copies (one thread); warpgroups 1 and 2 have
-// one group of middle channels each, all 128 pixels of it: two wgmma of 64 x 168 in 168 registers a thread. So neither needs the
-// other for its sums over taps, and they may be at different places.
+// A matrix product on the tensor cores has 64 rows: here they are g taps of up to 32 middle channels, 3 of 21 for the paper's.
+// Which x a group of taps meets is a step of the address (the input side), and only g taps are left to be added up when the
+// product is done (the output side). So T is g columns wide instead of k, nearly all rows are useful (63 of 64), and every unit
+// of x in shared memory feeds 64 rows. The last group starts at b = k - g and may overlap the one before: of a tap that both
+// have, each has half of the weight (a weight of zero times an infinity would not be nothing).
+//
+// Pixels. Eight neighbouring lines are a bundle, and x lies in shared memory as [position][8 lines][64 bytes of channels]: a step
+// along the lines is 512 bytes, which the permutation of 64-byte rows does not notice. Work comes in items, a bundle and up to
+// 35 - g positions of it: D is [64 rows][34 positions x 8 lines] in 136 registers a thread, low (18 positions) and high (16).
+// The line ends in zeros, which the copy engine writes; products of x with what lies in front of or behind all of it are left
+// out, some positions at a time (cut_of()): at k = 15 lines of 16, 32, 64 positions need 84, 92, 99 % of the products.
+//
+// Who owns what: blocks are persistent, one to an SM. A unit of work is a branch, 64 rows, two items and a split of the channels.
+// Warpgroup 0 copies (one thread); warpgroups 1 and 2 have an item each and share the weights.
 //
 // Shared memory, from an address that is a multiple of 1024:
-//   ring of stages, each a k-block of 64 bytes: x [128 pixels][64 B], then w [168 columns][64 B] of either group, 29696 bytes;
-//   for each multiplying warpgroup 32 columns of T, transposed, [32][132] floats, and the sums u [group_mid][extent];
-//   barriers: full and empty of each stage, and one for the lag.
-// x is copied through a tensor map with rows of 64 bytes, the permutation of which is that of the packed weights: both are
-// K-major operands with 64-byte rows, 512 bytes from eight rows to the next, and a step of the depth is 32 bytes.
+//   ring of windows, each of one k-block (64 bytes of channels), [2 items][positions + k - g][8][64 B]; 94208 bytes for two;
+//   ring of weights, each of one k-block and one group of taps, [64 rows][64 B], 4096 bytes;
+//   for each item the sums u [positions][group_mid][8 lines] in floats, 21504 bytes; barriers.
 //
-// Pipeline: a stage is full when all its bytes have come, and empty when every warp that multiplies has read it, in both blocks
-// of a cluster. One product group stays in flight while the next is issued. At the start warpgroup 2 lags half the ring behind
-// warpgroup 1 and keeps that distance: while one adds up its taps, the other has the tensor cores, and the stages for the next
-// unit arrive meanwhile.
+// Pipeline: a stage is full when all its bytes have come, and empty when every warp that multiplies has read it. One product
+// group stays in flight while the next is issued. Warpgroup 2 starts half a ring of weights behind warpgroup 1 and keeps that
+// distance: while one adds up its taps and writes, the other has the tensor cores.
 //
-// Clusters: two blocks with neighbouring tiles need the same weights at the same time. Each loads one group's and sends them to
-// both, so that a stage costs 8192 + 10752 bytes of L2 traffic instead of 29696.
+// Clusters: two blocks with neighbouring items need the same weights at the same time. Each loads 32 rows and sends them to both.
 //
-// Cost of a k-block, 16-bit: 128 x 336 x 32 products are 672 clocks at 2048 a clock; wgmma reads 4 x (64 + 168) x 32 x 2 bytes of
-// shared memory for each group, 59 KB or 464 clocks. The epilogue writes and reads T once, 2 x 172 KB in all or 2700 clocks of
-// shared memory: it runs beside the other group's products as long as those of a unit take longer, from C = 256 on.
+// Cost of a k-block in 16 bits, k = 15, M = 21, lines longer than 64: 5 groups x 64 x 544 x 32 products are 2720 clocks at 2048 a
+// clock; wgmma reads 20 x (2 x 64 + 272) x 32 bytes of shared memory, 2000 clocks, and 66 KB are written into it, 520 clocks; as
+// many come from L2 but for the zeros, 24 B a clock, or 20 in clusters. The end of an item moves its sums five times, 1000
+// clocks.
 #pragma once
 
 #include "../first_stage.cuh"
 #include "hopper_device.cuh"
 #include "hopper_kernels.h"
+#include "hopper_ring.cuh"
 #include "hopper_tiles.h"
 
 namespace gcn::cuda {
@@ -40,283 +49,299 @@ struct HopperFirstStageArguments {
   TensorMap x[2];
 };
 
-template <class M, int kColumnBlocks>
+template <class M>
 struct HopperFirstStageBlock {
   using E = Element<M>;
-  static constexpr int kColumns = 8 * kColumnBlocks, kHalf = kColumns / 2;  // accumulators of 64 pixels, in each thread
-  static constexpr int kXBytes = kTilePixels * kBlockBytes, kWeightBytes = kColumns * kBlockBytes;
-  static constexpr int kStageBytes = kXBytes + 2 * kWeightBytes;
-  static constexpr int kBlockDepth = kBlockBytes / int(sizeof(E));
-  static constexpr int kPassColumns = 8 * kPassBlocks, kPasses = (kColumnBlocks + kPassBlocks - 1) / kPassBlocks;
-  static constexpr uint32_t kEightRows = 8 * kBlockBytes, kStepBytes = 32;
-  static constexpr int kWarps = kGroupSize / 32;
+  static constexpr int kBlockDepth = kBlockBytes / int(sizeof(E)), kWarps = kGroupSize / 32;
+  static constexpr uint32_t kStepBytes = 32;
 
   const HopperFirstStageArguments& arguments;
-  unsigned char* ring;
+  unsigned char* shared;
   const int rank;
+  Ring weights, windows;
 
   GCN_DEVICE const HopperFirstStage& p() const { return arguments.p; }
+  GCN_DEVICE const FirstStageBranch& branch(int axis) const { return p().stage.branch[axis]; }
 
   // --- shared memory
-  GCN_DEVICE unsigned char* stage_at(int slot) const { return ring + slot * kStageBytes; }
-  GCN_DEVICE float* scratch_of(int side) const {
-    return reinterpret_cast<float*>(ring + p().stages * kStageBytes) + side * (kPassColumns * kScratchRow + p().sums);
-  }
-  GCN_DEVICE Barrier* full(int slot) const { return reinterpret_cast<Barrier*>(scratch_of(2)) + slot; }
-  GCN_DEVICE Barrier* empty(int slot) const { return full(kHopperStagesMost) + slot; }
-  GCN_DEVICE Barrier* lag() const { return empty(kHopperStagesMost); }
+  GCN_DEVICE unsigned char* window_at(int slot, int side) const { return shared + (2 * slot + side) * p().window_bytes; }
+  GCN_DEVICE unsigned char* weights_at(int slot) const { return window_at(p().windows, 0) + slot * kRowBlockBytes; }
+  GCN_DEVICE float* sums_of(int side) const { return reinterpret_cast<float*>(weights_at(p().stages)) + side * p().sums; }
+  GCN_DEVICE Barrier* lag() const { return windows.empty + p().windows; }
 
   // --- units of work
   struct Unit {
-    int tile, axis, pair, split, first, last;  // k-blocks
+    int axis, group, pair, split, first, last;  // k-blocks
   };
-  GCN_DEVICE int pairs(int axis) const { return (p().stage.branch[axis].groups + 1) / 2; }
-  GCN_DEVICE int tile_groups() const { return (p().stage.tiles + p().cluster - 1) / p().cluster; }
-  GCN_DEVICE int units() const { return tile_groups() * (pairs(0) + pairs(1)) * p().stage.splits; }
-  GCN_DEVICE Unit unit_at(int i) const {
-    const int which = i % (pairs(0) + pairs(1));
-    i /= pairs(0) + pairs(1);
-    const int axis = which >= pairs(0), split = i / tile_groups(), tile = i % tile_groups() * p().cluster + rank;
-    const auto start = [&](int s) { return int(int64_t(p().stage.k_blocks) * s / p().stage.splits); };
-    return {tile, axis, which - axis * pairs(0), split, start(split), start(split + 1)};
-  }
+  GCN_DEVICE int items(int axis) const { return p().stage.n * p().bundles[axis] * p().segments[axis]; }
+  GCN_DEVICE int pairs(int axis) const { return (items(axis) + 1) / 2; }
+  GCN_DEVICE int mid_groups(int axis) const { return branch(axis).groups / branch(axis).tap_groups; }
+
+  // Neighbouring units have the same pixels. Where an axis has fewer pairs of items than the other, units of its are left out.
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
-    const int step = int(gridDim.x) / p().cluster;
-    for (int i = int(blockIdx.x) / p().cluster; i < units(); i += step) work(unit_at(i));
+    const int groups = mid_groups(0) + mid_groups(1), clusters = int(gridDim.x) / p().cluster;
+    const int pair_groups = (max(pairs(0), pairs(1)) + p().cluster - 1) / p().cluster;
+    const auto start = [&](int split) { return int(int64_t(p().stage.k_blocks) * split / p().stage.splits); };
+    for (int i = int(blockIdx.x) / p().cluster; i < groups * pair_groups * p().stage.splits; i += clusters) {
+      const int which = i % groups, axis = which >= mid_groups(0), at = i / groups;
+      const int split = at / pair_groups, first_pair = at % pair_groups * p().cluster;
+      if (first_pair >= pairs(axis)) continue;
+      work(Unit{axis, which - axis * mid_groups(0), first_pair + rank, split, start(split), start(split + 1)});
+    }
   }
+
+  struct Item {
+    int n, line, first, outputs;  // map, first line of the bundle, first position, and how many
+    bool valid;
+  };
+  GCN_DEVICE Item item_of(const Unit& u, int side) const {
+    const int i = u.pair * 2 + side, segments = p().segments[u.axis], bundles = p().bundles[u.axis];
+    const int first = i % segments * p().outputs[u.axis];
+    return {i / segments / bundles, i / segments % bundles * kBundle, first,
+            min(p().outputs[u.axis], branch(u.axis).length - first), i < items(u.axis)};
+  }
+
+  // Where group `step` of the taps starts.
+  GCN_DEVICE int base_of(const FirstStageBranch& b, int step) const { return min(step * b.group_taps, b.taps - b.group_taps); }
 
   // --- the warpgroup that copies: one thread
 
-  GCN_DEVICE void copy_x(const Unit& u, int k_block, int slot) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const int pixels = p().box_lines[u.axis] * p().box_positions[u.axis];
-    for (int first = 0; first < kTilePixels; first += pixels) {
-      const Position at = line_position(u.tile * kTilePixels + first, u.axis, b.interleave, p().stage.h, p().stage.w);
-      copy_tensor_4d(stage_at(slot) + first * kBlockBytes, &arguments.x[u.axis], k_block * kBlockDepth, u.axis == 0 ? at.w : at.h,
-                     u.axis == 0 ? at.h : at.w, at.n, full(slot));
+  GCN_DEVICE void copy_windows(const Unit& u, int k_block) {
+    const Item item[2] = {item_of(u, 0), item_of(u, 1)};
+    windows.start_filling((item[0].valid + item[1].valid) * p().window_positions[u.axis] * kPositionBytes);
+    for (int side = 0; side < 2; ++side) {
+      if (!item[side].valid) continue;
+      copy_tensor_4d(window_at(windows.slot, side), &arguments.x[u.axis], k_block * kBlockDepth, item[side].line,
+                     item[side].first - branch(u.axis).radius, item[side].n, windows.full + windows.slot);
     }
+    windows.next();
   }
 
-  GCN_DEVICE void copy_weights(const Unit& u, int group_of_pair, int k_block, int slot) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const int64_t block = int64_t(u.pair * 2 + group_of_pair) * p().stage.k_blocks + k_block;
-    const unsigned char* from = static_cast<const unsigned char*>(b.weights) + block * kWeightBytes;
-    unsigned char* to = stage_at(slot) + kXBytes + group_of_pair * kWeightBytes;
+  GCN_DEVICE void copy_weights(const Unit& u, int k_block, int step) {
+    const FirstStageBranch& b = branch(u.axis);
+    const int64_t block = (int64_t(u.group) * b.tap_groups + step) * p().stage.k_blocks + k_block;
+    const unsigned char* from = static_cast<const unsigned char*>(b.weights) + block * kRowBlockBytes;
+    weights.start_filling(kRowBlockBytes);
     if (p().cluster == 1) {
-      copy_bulk(to, from, kWeightBytes, full(slot));
-    } else if (group_of_pair == rank) {
-      copy_bulk_multicast(to, from, kWeightBytes, full(slot), 3);
+      copy_bulk(weights_at(weights.slot), from, kRowBlockBytes, weights.full + weights.slot);
+    } else {
+      const int half = rank * (kRowBlockBytes / 2);
+      copy_bulk_multicast(weights_at(weights.slot) + half, from + half, kRowBlockBytes / 2, weights.full + weights.slot, 3);
     }
+    weights.next();
   }
 
-  GCN_DEVICE void copy_all() const {
-    int slot = 0;
-    uint32_t parity = 1;  // of the phase before: the ring is empty
+  GCN_DEVICE void copy_all() {
     for_each_unit([&](const Unit& u) {
-      const int groups = min(2, p().stage.branch[u.axis].groups - u.pair * 2);
       for (int k_block = u.first; k_block < u.last; ++k_block) {
-        barrier_wait(empty(slot), parity);
-        barrier_expect(full(slot), kXBytes + groups * kWeightBytes);
-        copy_x(u, k_block, slot);
-        for (int g = 0; g < groups; ++g) copy_weights(u, g, k_block, slot);
-        if (++slot == p().stages) slot = 0, parity ^= 1;
+        copy_windows(u, k_block);
+        for (int step = 0; step < branch(u.axis).tap_groups; ++step) copy_weights(u, k_block, step);
       }
     });
   }
 
   // --- a warpgroup that multiplies
 
+  // D, four numbers a position. `early` is what groups of taps that start in front of the line add to its first positions.
+  struct Sums {
+    float low[4 * kLowPositions] = {}, high[4 * kHighPositions] = {}, early[4 * kEarlyPositions] = {};
+  };
+
   struct Consumer {
     int side, thread, lane, warp;  // of the two warpgroups; within the warpgroup
-    int slot = 0, steps = 0;
-    uint32_t parity = 0;
+    int steps = 0;
+    int window_before = -1, weights_before = -1;  // slots whose products are in flight
   };
 
-  // A stage is free when all warps have said so, in every block of the cluster.
-  GCN_DEVICE void let_go(const Consumer& c, int slot) const {
-    if (c.lane < p().cluster) barrier_arrive_at(empty(slot), c.lane);
+  // A stage of weights is free when all warps have said so, in every block of the cluster.
+  GCN_DEVICE void let_go_of_weights(const Consumer& c, int slot) const {
+    if (c.lane < p().cluster) barrier_arrive_at(weights.empty + slot, c.lane);
   }
 
-  // Warpgroup 1 says when it is half a ring ahead, or has no further to go; warpgroup 2 starts then.
-  GCN_DEVICE void tell_lag(const Consumer& c, bool last) const {
-    const int ahead = p().stages / 2;
-    if (c.side == 0 && (c.steps == ahead || (last && c.steps < ahead)) && c.lane == 0) barrier_arrive(lag());
+  // Warpgroup 1 says when it is far enough ahead, or has no further to go; warpgroup 2 starts then.
+  GCN_DEVICE void tell_lag(Consumer& c, bool ends) const {
+    const bool now = ends ? c.steps < p().ahead : ++c.steps == p().ahead;
+    if (c.side == 0 && c.lane == 0 && now) barrier_arrive(lag());
   }
 
-  GCN_DEVICE void multiply(float (&low)[kHalf], float (&high)[kHalf], const Consumer& c, bool add) const {
-    const uint32_t x = shared_address(stage_at(c.slot)), w = x + kXBytes + c.side * kWeightBytes;
-    const uint64_t of_x = operand(x, 0, kEightRows, Swizzle::k64), of_w = operand(w, 0, kEightRows, Swizzle::k64);
+  // The first kCount positions of a part += rows of weights times as many positions of a window.
+  template <int kCount, int kSize>
+  GCN_DEVICE void product(float (&part)[kSize], uint32_t w, uint32_t x) const {
+    auto& d = reinterpret_cast<float (&)[4 * kCount]>(part);
+    const uint64_t of_w = operand(w, 0, kPositionBytes, Swizzle::k64), of_x = operand(x, 0, kPositionBytes, Swizzle::k64);
+    wgmma_fence();
 #pragma unroll
     for (uint32_t step = 0; step < kBlockBytes / kStepBytes; ++step) {
-      const uint64_t of_high = moved(of_x, kTilePixels / 2 * kBlockBytes + step * kStepBytes);
-      const bool onto = add || step > 0;
-      wgmma<kColumns, false, false>(low, moved(of_x, step * kStepBytes), moved(of_w, step * kStepBytes), onto, M{});
-      wgmma<kColumns, false, false>(high, of_high, moved(of_w, step * kStepBytes), onto, M{});
+      wgmma<kBundle * kCount, false, false>(d, moved(of_w, step * kStepBytes), moved(of_x, step * kStepBytes), true, M{});
     }
   }
 
-  GCN_DEVICE void next_step(Consumer& c, bool last) const {
-    ++c.steps;
-    tell_lag(c, last);
-    if (++c.slot == p().stages) c.slot = 0, c.parity ^= 1;
+  // Of the positions in the range, and of some beside it. ptxas takes parts of a register array only from its start.
+  GCN_DEVICE void multiply(Sums& d, PositionRange range, uint32_t w, uint32_t x) const {
+    const uint32_t x_early = x + kEarlyFrom * kPositionBytes, x_high = x + kLowPositions * kPositionBytes;
+    const int low = kLowPositions - range.to, high = kLowPositions + kHighPositions - range.to;  // that may be left out behind
+    if (range.to <= range.from) return;
+    if (range.from >= kLowPositions) {
+      // nothing
+    } else if (range.from >= kEarlyFrom) {
+      product<kEarlyPositions>(d.early, w, x_early);
+    } else if (low < 4) {
+      product<kLowPositions>(d.low, w, x);
+    } else if (low < 7) {
+      product<kLowPositions - 4>(d.low, w, x);
+    } else {
+      product<kLowPositions - 7>(d.low, w, x);
+    }
+    if (range.to <= kLowPositions) return;
+    if (high < 4) {
+      product<kHighPositions>(d.high, w, x_high);
+    } else if (high < 7) {
+      product<kHighPositions - 4>(d.high, w, x_high);
+    } else {
+      product<kHighPositions - 7>(d.high, w, x_high);
+    }
   }
 
-  // The product of a unit. `ends`: there is no further unit.
-  GCN_DEVICE void product(float (&low)[kHalf], float (&high)[kHalf], Consumer& c, const Unit& u, bool ends) const {
-    int before = -1;  // the slot whose products are in flight
+  // The products of a unit; of an item that is none, what comes by is only let go of.
+  GCN_DEVICE void product_of_unit(Sums& d, Consumer& c, const Unit& u, const Item& item) {
+    const FirstStageBranch& b = branch(u.axis);
+    const int positions = item.valid ? item.outputs + b.group_taps - 1 : 0;
     for (int k_block = u.first; k_block < u.last; ++k_block) {
-      barrier_wait(full(c.slot), c.parity);
-      wgmma_fence();
-      multiply(low, high, c, k_block > u.first);
-      wgmma_commit();
-      wgmma_wait<1>();
-      if (before >= 0) let_go(c, before);
-      before = c.slot;
-      next_step(c, ends && k_block + 1 == u.last);
+      windows.wait_until_full();
+      const uint32_t x = shared_address(window_at(windows.slot, c.side));
+      for (int step = 0; step < b.tap_groups; ++step) {
+        weights.wait_until_full();
+        const int base = base_of(b, step);
+        multiply(d, positions_inside(item.first, positions, base, b.length, b.radius), shared_address(weights_at(weights.slot)),
+                 x + base * kPositionBytes);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (c.weights_before >= 0) let_go_of_weights(c, c.weights_before);
+        c.weights_before = weights.slot;
+        if (c.window_before >= 0) windows.let_go(c.window_before, c.lane), c.window_before = -1;
+        weights.next();
+        tell_lag(c, false);
+      }
+      c.window_before = windows.slot;
+      windows.next();
     }
     wgmma_wait<0>();
-    wgmma_results(low);
-    wgmma_results(high);
-    let_go(c, before);
+    wgmma_results(d.low);
+    wgmma_results(d.high);
+    wgmma_results(d.early);
+    let_go_of_weights(c, c.weights_before);
+    windows.let_go(c.window_before, c.lane);
+    c.weights_before = c.window_before = -1;
   }
 
-  // Of a unit with one group, the other warpgroup only lets go of what comes by.
-  GCN_DEVICE void pass_over(Consumer& c, const Unit& u, bool ends) const {
-    for (int k_block = u.first; k_block < u.last; ++k_block) {
-      barrier_wait(full(c.slot), c.parity);
-      let_go(c, c.slot);
-      next_step(c, ends && k_block + 1 == u.last);
-    }
-  }
+  // --- the sums over the taps of a group, [position][middle channel][line]
 
-  struct Group {  // of middle channels
-    int first_mid, mids, first_tap, taps, slot;
+  struct Rows {
+    int first_mid, mids;
   };
-  GCN_DEVICE Group group_of(const Unit& u, int index) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const int first_mid = index / b.tap_groups * b.group_mid, tap_group = index % b.tap_groups;
-    const int first_tap = tap_group * b.group_taps;
-    return {first_mid, min(b.group_mid, b.mid - first_mid), first_tap, min(b.group_taps, b.taps - first_tap),
-            u.split * b.tap_groups + tap_group};
-  }
 
-  // Columns pass * 32 ... of T, transposed: scratch[column][pixel].
-  template <int kPass>
-  GCN_DEVICE void store_pass(const float (&low)[kHalf], const float (&high)[kHalf], float* scratch, const Consumer& c) const {
+  // Those of a part whose first position is kFirst, for one tap. `first`: there is nothing yet to add to.
+  template <int kFirst, int kSize>
+  GCN_DEVICE void add_part(const float (&part)[kSize], float* sums, const Consumer& c, int tap, const Rows& r, int outputs,
+                           bool first) const {
 #pragma unroll
-    for (int j = kPass * kPassBlocks; j < kColumnBlocks && j < (kPass + 1) * kPassBlocks; ++j) {
+    for (int half = 0; half < 2; ++half) {
+      const int row = c.warp * 16 + c_row(c.lane, 2 * half), m = row - tap * r.mids;
+      if (m < 0 || m >= r.mids) continue;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int column = (j - kPass * kPassBlocks) * 8 + c_column(c.lane, i), row = c.warp * 16 + c_row(c.lane, i);
-        store_shared(scratch + column * kScratchRow + row, low[j * 4 + i]);
-        store_shared(scratch + column * kScratchRow + row + kTilePixels / 2, high[j * 4 + i]);
+      for (int i = 0; i < kSize / 4; ++i) {
+        const int position = kFirst + i - tap;
+        if (position < 0 || position >= outputs) continue;
+        float2* to = reinterpret_cast<float2*>(sums + (position * r.mids + m) * kBundle + c_column(c.lane, 0));
+        float2 value = make_float2(part[4 * i + 2 * half], part[4 * i + 2 * half + 1]);
+        if (!first) {
+          const float2 before = load_shared(to);
+          value = make_float2(before.x + value.x, before.y + value.y);
+        }
+        store_shared(to, value);
       }
     }
   }
 
-  // Adds the taps whose columns are in this pass. Each thread has its own positions, in every pass the same.
-  GCN_DEVICE void add_taps(int pass, const float* scratch, float* sums, const Consumer& c, const Unit& u, const Group& g) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const int total = p().stage.n * p().stage.h * p().stage.w, extent = kTilePixels + 2 * b.overhang, step = b.interleave;
-    // Column t * mids + m is in this pass from a tap on, or one later for the first of the m, and until another.
-    const int first_column = pass * kPassColumns, end_column = first_column + kPassColumns;
-    const int first_tap = first_column / g.mids, first_later = first_column % g.mids;
-    const int end_tap = end_column / g.mids, end_later = end_column % g.mids;
-    for (int e = c.thread - b.overhang; e < kTilePixels + b.overhang; e += kGroupSize) {
-      const int q = u.tile * kTilePixels + e;
-      if (q < 0 || q >= total) continue;
-      // Taps whose source is in this position's line and in this tile.
-      const int position = position_in_line(q, b);
-      const int low = max(b.radius - position, b.radius - floor_div(e, step)) - g.first_tap;
-      const int high = min(b.length - position + b.radius, b.radius + floor_div(kTilePixels - 1 - e, step) + 1) - g.first_tap;
-      const float* source = scratch + e + step * (g.first_tap - b.radius) - first_column * kScratchRow;
-      for (int m = 0; m < g.mids; ++m) {
-        const int from = max(low, first_tap + (m < first_later)), to = min(min(high, g.taps), end_tap + (m < end_later));
-        float sum = load_shared(sums + m * extent + e + b.overhang);
-        for (int t = from; t < to; ++t) sum += load_shared(source + (t * g.mids + m) * kScratchRow + t * step);
-        store_shared(sums + m * extent + e + b.overhang, sum);
+  GCN_DEVICE void write_u(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r) const {
+    struct alignas(kPieceBytes) Piece {
+      E of[kPiece<E>];
+    };
+    const FirstStageBranch& b = branch(u.axis);
+    const int lines = u.axis == 0 ? p().stage.w : p().stage.h, pixels = item.outputs * kBundle;
+    const int pieces = (r.mids + kOctet - 1) / kOctet * (kOctet / kPiece<E>);
+    for (int i = c.thread; i < pixels * pieces; i += kGroupSize) {
+      const int pixel = i % pixels, first = i / pixels * kPiece<E>;
+      const int position = item.first + pixel / kBundle, line = item.line + pixel % kBundle;
+      if (line >= lines) continue;
+      const int h = u.axis == 0 ? position : line, w = u.axis == 0 ? line : position;
+      Piece piece;
+#pragma unroll
+      for (int k = 0; k < kPiece<E>; ++k) {
+        const int m = first + k;
+        float value = 0;
+        if (m < r.mids) {
+          value = load_shared(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
+          if (b.bias) value += to_float(static_cast<const E*>(b.bias)[r.first_mid + m]);
+        }
+        piece.of[k] = from_float<E>(value);
       }
+      const int64_t at = ((int64_t(item.n) * p().stage.h + h) * p().stage.w + w) * b.mid_padded + r.first_mid + first;
+      *reinterpret_cast<Piece*>(static_cast<E*>(b.u) + at) = piece;
     }
   }
 
-  template <int kPass>
-  GCN_DEVICE void passes(const float (&low)[kHalf], const float (&high)[kHalf], float* scratch, float* sums, const Consumer& c,
-                         const Unit& u, const Group& g) const {
-    if constexpr (kPass < kPasses) {
-      store_pass<kPass>(low, high, scratch, c);
+  // Pixels are numbered along the lines of a bundle, as combine.cuh reads them.
+  GCN_DEVICE void write_partial(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r) const {
+    const FirstStageBranch& b = branch(u.axis);
+    const int pixels = item.outputs * kBundle;
+    const int64_t bundle = int64_t(item.n) * p().bundles[u.axis] + item.line / kBundle;
+    const int64_t first = (bundle * b.length + item.first) * kBundle;
+    for (int i = c.thread; i < pixels * r.mids; i += kGroupSize) {
+      const int pixel = i % pixels, m = i / pixels;
+      const int64_t q = first + pixel, row = (u.split * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid + m;
+      b.partial[row * kTilePixels + q % kTilePixels] =
+          load_shared(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
+    }
+  }
+
+  GCN_DEVICE void finish(const Sums& d, const Consumer& c, const Unit& u, const Item& item) const {
+    const FirstStageBranch& b = branch(u.axis);
+    const int first_mid = u.group * b.group_mid;
+    const Rows r{first_mid, min(b.group_mid, b.mid - first_mid)};
+    float* sums = sums_of(c.side);
+    for (int tap = 0; tap < b.group_taps; ++tap) {
+      add_part<0>(d.low, sums, c, tap, r, item.outputs, tap == 0);
+      add_part<kLowPositions>(d.high, sums, c, tap, r, item.outputs, tap == 0);
+      add_part<kEarlyFrom>(d.early, sums, c, tap, r, item.outputs, false);
       group_barrier(1 + c.side, kGroupSize);
-      add_taps(kPass, scratch, sums, c, u, g);
-      group_barrier(1 + c.side, kGroupSize);
-      passes<kPass + 1>(low, high, scratch, sums, c, u, g);
     }
-  }
-
-  GCN_DEVICE void write_u(const float* sums, const Consumer& c, const Unit& u, const Group& g) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const int total = p().stage.n * p().stage.h * p().stage.w;
-    const int width = g.first_mid + g.mids == b.mid ? b.mid_padded - g.first_mid : g.mids;
-    for (int i = c.thread; i < kTilePixels * width; i += kGroupSize) {
-      const int m = i % width, e = i / width, q = u.tile * kTilePixels + e;
-      if (q >= total) break;
-      const Position at = line_position(q, u.axis, b.interleave, p().stage.h, p().stage.w);
-      const int64_t pixel = (int64_t(at.n) * p().stage.h + at.h) * p().stage.w + at.w;
-      float value = 0;
-      if (m < g.mids) {
-        value = load_shared(sums + m * kTilePixels + e);
-        if (b.bias) value += to_float(static_cast<const E*>(b.bias)[g.first_mid + m]);
-      }
-      static_cast<E*>(b.u)[pixel * b.mid_padded + g.first_mid + m] = from_float<E>(value);
-    }
-  }
-
-  GCN_DEVICE void write_partial(const float* sums, const Consumer& c, const Unit& u, const Group& g) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const int extent = kTilePixels + 2 * b.overhang;
-    float* to = b.partial + ((int64_t(g.slot) * p().stage.tiles + u.tile) * b.mid + g.first_mid) * extent;
-    for (int i = c.thread; i < g.mids * extent; i += kGroupSize) to[i] = load_shared(sums + i);
-  }
-
-  GCN_DEVICE void finish(const float (&low)[kHalf], const float (&high)[kHalf], const Consumer& c, const Unit& u) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const Group g = group_of(u, u.pair * 2 + c.side);
-    float *scratch = scratch_of(c.side), *sums = scratch + kPassColumns * kScratchRow;
-    for (int i = c.thread; i < g.mids * (kTilePixels + 2 * b.overhang); i += kGroupSize) store_shared(sums + i, 0.0f);
-    passes<0>(low, high, scratch, sums, c, u, g);
-    if (u.tile >= p().stage.tiles) {
-      // The second block of the last cluster may have no tile.
-    } else if (b.u) {
-      write_u(sums, c, u, g);
+    if (b.u) {
+      write_u(sums, c, u, item, r);
     } else {
-      write_partial(sums, c, u, g);
+      write_partial(sums, c, u, item, r);
     }
-    group_barrier(1 + c.side, kGroupSize);  // before the sums are cleared for the next unit
+    group_barrier(1 + c.side, kGroupSize);  // before the next item's sums take the place
   }
 
-  GCN_DEVICE void multiply_all(int side) const {
+  GCN_DEVICE void multiply_all(int side) {
     const int thread = int(threadIdx.x) % kGroupSize;
     Consumer c{side, thread, thread % 32, thread / 32};
     if (side == 1) barrier_wait(lag(), 0);
-    const int step = int(gridDim.x) / p().cluster;
-    for (int i = int(blockIdx.x) / p().cluster; i < units(); i += step) {
-      const Unit u = unit_at(i);
-      const bool ends = i + step >= units();
-      if (u.pair * 2 + side < p().stage.branch[u.axis].groups) {
-        float low[kHalf], high[kHalf];
-        product(low, high, c, u, ends);
-        finish(low, high, c, u);
-      } else {
-        pass_over(c, u, ends);
-      }
-    }
+    for_each_unit([&](const Unit& u) {
+      Sums d;
+      const Item item = item_of(u, side);
+      product_of_unit(d, c, u, item);
+      if (item.valid) finish(d, c, u, item);
+    });
+    tell_lag(c, true);
   }
 
-  GCN_DEVICE void run() const {
+  GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
-      for (int slot = 0; slot < p().stages; ++slot) {
-        barrier_init(full(slot), 1);
-        barrier_init(empty(slot), 2 * kWarps * p().cluster);
-      }
+      weights.make(2 * kWarps * p().cluster);
+      windows.make(2 * kWarps);
       barrier_init(lag(), kWarps);
       fence_barrier_init();
     }
@@ -335,32 +360,27 @@ struct HopperFirstStageBlock {
   }
 };
 
-template <class M, int kColumnBlocks>
+template <class M>
 __global__ void __launch_bounds__(kHopperThreads, 1) hopper_first_stage_kernel(GCN_PARAMS HopperFirstStageArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
-  unsigned char* ring = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
-  HopperFirstStageBlock<M, kColumnBlocks>{arguments, ring, cluster_rank()}.run();
+  unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
+  const HopperFirstStage& p = arguments.p;
+  Barrier* barriers =
+      reinterpret_cast<Barrier*>(aligned + hopper_first_stage_barriers_at(p.windows, p.window_bytes, p.stages, p.sums));
+  HopperFirstStageBlock<M>{arguments, aligned, cluster_rank(), Ring{barriers, barriers + p.stages, p.stages},
+                           Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + p.windows, p.windows}}
+      .run();
 }
 
 template <class M>
-int launch_hopper_first_stage(int column_blocks, const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
+int launch_hopper_first_stage(const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
   HopperFirstStageArguments arguments{p, {}};
   for (int axis = 0; axis < 2; ++axis) {
     if (const cudaError_t error = encode(p.x[axis], &arguments.x[axis])) return error;
   }
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
-  switch (column_blocks) {
-    case 8:
-      return launch_cluster(hopper_first_stage_kernel<M, 8>, how, p.cluster, arguments);
-    case 16:
-      return launch_cluster(hopper_first_stage_kernel<M, 16>, how, p.cluster, arguments);
-    case 21:
-      return launch_cluster(hopper_first_stage_kernel<M, 21>, how, p.cluster, arguments);
-    case 22:
-      return launch_cluster(hopper_first_stage_kernel<M, 22>, how, p.cluster, arguments);
-  }
-  return cudaErrorInvalidValue;
+  return launch_cluster(hopper_first_stage_kernel<M>, how, p.cluster, arguments);
 }
 
 }  // namespace gcn::cuda

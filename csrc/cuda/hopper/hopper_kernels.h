@@ -6,17 +6,20 @@
 
 namespace gcn::cuda {
 
-// The first stage, with the portable one's weights and results. A tile's pixels are copied as boxes of neighbouring lines.
+// The first stage of channels_last x, with the portable one's results. Work comes in items: some positions of eight lines.
 struct HopperFirstStage {
-  FirstStageParams stage;
-  TensorShape x[2];  // [N, position in the line, line, channel] of either branch
-  int box_lines[2], box_positions[2];
-  int stages;   // of the ring
-  int sums;     // floats of one warpgroup's sums over taps
-  int cluster;  // blocks that share the weights they load: 1 or 2, of neighbouring tiles
+  FirstStageParams stage;       // its branches' groups of taps overlap: PackFirstWeights::overlap
+  TensorShape x[2];             // [N, position in the line, line, channel] of either branch
+  int bundles[2];               // of eight lines, in a map
+  int segments[2], outputs[2];  // items of a bundle, and positions of an item
+  int window_positions[2];
+  int window_bytes, windows;  // of one item, and how many stages their ring has
+  int stages, ahead;          // of the ring of weights, and how far one warpgroup starts before the other
+  int sums;                   // floats of one item's sums
+  int cluster;                // blocks that share the weights they load: 1 or 2, of neighbouring items
 };
 
-int hopper_first_stage(Math, int column_blocks, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
+int hopper_first_stage(Math, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
 
 // The gradients of the first weights, into the portable kernel's workspace.
 struct HopperWeightGrad {

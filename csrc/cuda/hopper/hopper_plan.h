@@ -13,7 +13,9 @@ enum class Generation { kPortable, kHopper };
 
 struct HopperFirstStagePlan {
   bool used = false;
-  int box_lines[2] = {}, box_positions[2] = {}, stages = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
+  int positions = 0;  // of an item, with those that only the sums over taps need
+  int bundles[2] = {}, segments[2] = {}, outputs[2] = {}, window_positions[2] = {};
+  int window_bytes = 0, windows = 0, stages = 0, ahead = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
 };
 
 struct HopperWeightGradPlan {

@@ -1,7 +1,6 @@
-// The first stage with the Hopper kernel: sizes, splits, clusters, and how long it should take.
+// The first stage of channels_last x with the Hopper kernel: rows, items, rings, clusters, splits, and how long it should take.
 #include <algorithm>
 #include <limits>
-#include <numeric>
 
 #include "../plan_parts.h"
 #include "hopper_plan_rules.h"
@@ -10,94 +9,191 @@
 namespace gcn::cuda {
 namespace {
 
-int pairs(const FirstStagePlan& f) { return (f.branch[0].groups + 1) / 2 + (f.branch[1].groups + 1) / 2; }
+using Branch = FirstStagePlan::Branch;
 
-int64_t units(const FirstStagePlan& f, int cluster, int splits) { return ceil_div(f.tiles, cluster) * pairs(f) * splits; }
+// Rows of a product: all middle channels, or as many as leave the tensor cores least to do, times taps; in groups of whole
+// octets, so that a piece of u has one writer.
+void group_rows(Branch& b) {
+  const int most = std::min(b.mid, kGroupMidMax);
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int mids = b.mid <= most ? b.mid : kOctet; mids <= most; mids = mids == b.mid ? most + 1 : mids + kOctet) {
+    const int taps = std::min(b.taps.taps, kRowBlock / mids), steps = int(ceil_div(b.taps.taps, taps));
+    const int64_t products = ceil_div(b.mid, mids) * steps;
+    if (products < least) least = products, b.group_mid = mids, b.group_taps = taps, b.tap_groups = steps;
+  }
+  b.groups = int(ceil_div(b.mid, b.group_mid)) * b.tap_groups;
+}
 
-// The epilogue of one warpgroup: its 168 columns of T through shared memory once, and twice that for the latencies of four warps.
-double epilogue_clocks(const FirstStagePlan& f) { return 2 * 2.0 * 8 * f.column_blocks * kTilePixels * 4 / 128; }
+int mid_groups(const Branch& b) { return b.groups / b.tap_groups; }
+int64_t items(const Sizes& s, const HopperFirstStagePlan& h, int axis) { return s.n * h.bundles[axis] * h.segments[axis]; }
 
-// Clocks of the busiest multiprocessor. While one warpgroup adds up its taps, the other multiplies: a unit takes as long as both
-// products, or one product and one epilogue, or what shared memory or L2 needs for it.
-double first_stage_clocks(const FirstStagePlan& f, const Gpu& gpu, int cluster, int splits) {
+// Units of the axis that has more of them, which are what the blocks are given.
+int64_t units(const Sizes& s, const FirstStagePlan& f, const HopperFirstStagePlan& h, int splits) {
+  const int64_t most = std::max(items(s, h, 0), items(s, h, 1));
+  return ceil_div(ceil_div(most, 2), h.cluster) * (mid_groups(f.branch[0]) + mid_groups(f.branch[1])) * splits;
+}
+
+// What one k-block of an item asks for, on average over the items of a bundle: the kernel's own choice of products.
+struct ItemCost {
+  double positions = 0;  // of eight lines, multiplied by 64 rows
+  double read = 0;       // bytes of shared memory that wgmma reads
+  double window = 0;     // bytes that are copied from x, without the zeros around the map
+};
+
+ItemCost item_cost(const Branch& b, const HopperFirstStagePlan& h, int axis) {
+  ItemCost cost;
+  const auto product = [&](int positions) {
+    if (positions <= 0) return;
+    cost.positions += positions;
+    cost.read += (kRowBlock + positions * kBundle) * kBlockBytes;
+  };
+  const auto without = [](int positions, int behind) { return positions - (behind >= 7 ? 7 : behind >= 4 ? 4 : 0); };
+  for (int segment = 0; segment < h.segments[axis]; ++segment) {
+    const int first = segment * h.outputs[axis], outputs = std::min(h.outputs[axis], b.length - first);
+    for (int step = 0; step < b.tap_groups; ++step) {
+      const int base = std::min(step * b.group_taps, b.taps.taps - b.group_taps);
+      const PositionRange r = positions_inside(first, outputs + b.group_taps - 1, base, b.length, b.taps.radius);
+      if (r.to <= r.from) continue;
+      if (r.from < kLowPositions) {
+        product(r.from >= kEarlyFrom ? kEarlyPositions : without(kLowPositions, kLowPositions - r.to));
+      }
+      if (r.to > kLowPositions) product(without(kHighPositions, kLowPositions + kHighPositions - r.to));
+    }
+    const int from = first - b.taps.radius, to = from + h.window_positions[axis];
+    cost.window += double(std::min(to, b.length) - std::max(from, 0)) * kPositionBytes;
+  }
+  cost.positions /= h.segments[axis], cost.read /= h.segments[axis], cost.window /= h.segments[axis];
+  return cost;
+}
+
+// Clocks of one item's end: a warp writes the sums of its rows, once for the first tap of a group, and reads and writes them for
+// each other tap; what is read once more goes to memory. Twice that for the latencies of four warps.
+double epilogue_clocks(const Branch& b, const HopperFirstStagePlan& h, int axis) {
+  const double floats = double(b.group_mid) * kBundle * h.outputs[axis];
+  return 2 * floats * 4 * (2 * b.group_taps + 2) / 128;
+}
+
+// Of the busiest multiprocessor. While one warpgroup is at the end of its item, the other multiplies: a unit takes as long as
+// both products, or one product and one end, or what shared memory or L2 needs for it.
+double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, const HopperFirstStagePlan& h, const Gpu& gpu,
+                          int splits) {
   constexpr double kStartClocks = 2500;
-  const double columns = 2 * 8.0 * f.column_blocks, steps = double(ceil_div(f.k_blocks, splits)), depth = 32 * steps;
-  const double tensor = kTilePixels * columns * depth / wgmma_fma_per_clock(gpu);
-  // Both warpgroups read all of x and their weights once for each half of the pixels.
-  const double read = 2 * (kTilePixels + columns) * kBlockBytes * steps;
-  const double written = (kTilePixels + columns) * kBlockBytes * steps;
-  const double taps = 2 * columns * kTilePixels * 4;
-  const double l2 = (kTilePixels + columns / cluster) * kBlockBytes * steps / (gpu.l2 / gpu.clock / gpu.multiprocessors);
-  const double unit = std::max({tensor, tensor / 2 + epilogue_clocks(f), (read + written + taps) / 128, l2});
-  const int64_t clusters = std::min<int64_t>(gpu.multiprocessors / cluster, units(f, cluster, splits));
-  return kStartClocks + double(ceil_div(units(f, cluster, splits), clusters)) * unit + epilogue_clocks(f);
+  const double rate = wgmma_fma_per_clock(gpu) / (math == Math::kTf32 ? 2 : 1);
+  const double k_blocks = double(ceil_div(f.k_blocks, splits)), depth = kBlockBytes / double(element_bytes(math));
+  double clocks = 0, last = 0;
+  for (int axis = 0; axis < 2; ++axis) {
+    const Branch& b = f.branch[axis];
+    const ItemCost item = item_cost(b, h, axis);
+    const double tensor = 2 * item.positions * kBundle * kRowBlock * depth * k_blocks / rate;
+    const double weights = double(b.tap_groups) * kRowBlockBytes, epilogue = epilogue_clocks(b, h, axis);
+    const double written = 2.0 * h.window_positions[axis] * kPositionBytes + weights;
+    const double shared = ((2 * item.read + written) * k_blocks + 128 * epilogue) / 128;
+    const double l2 = (2 * item.window + weights / h.cluster) * k_blocks / (gpu.l2 / gpu.clock / gpu.multiprocessors);
+    const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2});
+    clocks += unit * mid_groups(b) * double(ceil_div(items(s, h, axis), 2));
+    last = std::max(last, epilogue);
+  }
+  // On average over the units that blocks are given, some of which may be empty.
+  const int64_t given = units(s, f, h, 1), clusters = gpu.multiprocessors / h.cluster;
+  const double mean = clocks / double(given * h.cluster);
+  return kStartClocks + double(ceil_div(given * splits, std::min(clusters, given * splits))) * mean + last;
+}
+
+// Of the partial sums, which have places for all lines of a bundle.
+int64_t tiles(const Sizes& s, const FirstStagePlan& f, const HopperFirstStagePlan& h) {
+  int64_t most = 0;
+  for (int axis = 0; axis < 2; ++axis) most = std::max(most, s.n * h.bundles[axis] * kBundle * f.branch[axis].length);
+  return ceil_div(most, kTilePixels);
 }
 
 double partial_floats(const FirstStagePlan& f, int splits) {
-  double floats = 0;
-  for (const auto& b : f.branch) {
-    if (splits * b.tap_groups > 1 || b.overhang)
-      floats += double(splits) * b.tap_groups * f.tiles * b.mid * (kTilePixels + 2 * b.overhang);
-  }
-  return floats;
+  return splits == 1 ? 0 : double(splits) * f.tiles * kTilePixels * (f.branch[0].mid + f.branch[1].mid);
 }
 
-// Pixels of a tile that follow each other in one bundle of lines, by which x is copied.
-std::string why_not_boxes(const FirstStagePlan& f, HopperFirstStagePlan& h) {
+// Items of this many positions, and rings that fit shared memory with them.
+bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gpu& gpu, HopperFirstStagePlan& h) {
+  constexpr int kBoxMost = 256;
+  h.positions = positions;
+  h.window_bytes = h.sums = 0;
+  int fewest_steps = std::numeric_limits<int>::max();
   for (int axis = 0; axis < 2; ++axis) {
-    const auto& b = f.branch[axis];
-    if (kTilePixels % b.interleave) return "lines alternate in a way that boxes do not";
-    h.box_lines[axis] = b.interleave;
-    h.box_positions[axis] = std::gcd(b.length, kTilePixels / b.interleave);
-    if (h.box_lines[axis] * h.box_positions[axis] < 8) {
-      return "x would be copied by fewer than 8 pixels: the map's height and width have to be multiples of 8";
+    const Branch& b = f.branch[axis];
+    const int most = positions - b.group_taps + 1;
+    if (most < 1) return false;
+    h.bundles[axis] = int(ceil_div(axis == 0 ? s.w : s.h, kBundle));
+    h.segments[axis] = int(ceil_div(b.length, most));
+    h.outputs[axis] = int(ceil_div(b.length, h.segments[axis]));
+    h.segments[axis] = int(ceil_div(b.length, h.outputs[axis]));
+    h.window_positions[axis] = positions + b.taps.taps - b.group_taps;
+    if (h.window_positions[axis] > kBoxMost) return false;
+    h.window_bytes = std::max(h.window_bytes, int(round_up(h.window_positions[axis] * kPositionBytes, kSwizzleAlignment)));
+    h.sums = std::max(h.sums, h.outputs[axis] * b.group_mid * kBundle);
+    fewest_steps = std::min(fewest_steps, b.tap_groups);
+  }
+  for (h.stages = kHopperStagesMost; h.stages >= kHopperStagesMost / 2; h.stages /= 2) {
+    for (h.windows = kWindowsMost; h.windows >= kWindowsLeast; --h.windows) {
+      h.shared_bytes = hopper_first_stage_shared_bytes(h.windows, h.window_bytes, h.stages, h.sums);
+      h.ahead = std::min(h.stages / 2, h.windows * fewest_steps);
+      if (h.shared_bytes <= gpu.shared_per_block) return true;
     }
   }
-  return "";
+  return false;
 }
 
 }  // namespace
 
-std::string plan_hopper_first_stage(Math math, const SourcePlan& source, const Gpu& gpu, FirstStagePlan& f,
+std::string plan_hopper_first_stage(const Sizes& s, Math math, const SourcePlan& source, const Gpu& gpu, FirstStagePlan& f,
                                     HopperFirstStagePlan& h) {
   if (!gpu.hopper) return kNotHere;
-  if (!hopper_first_stage_compiled(math, f.column_blocks)) return "the first stage takes bfloat16 and float16";
+  if (!hopper_first_stage_compiled(math)) return "the first stage takes bfloat16, float16 and tf32";
   if (!source.channels_last) return "the first stage takes channels_last";
-  if (const std::string why = why_not_boxes(f, h); !why.empty()) return why;
-  for (const auto& b : f.branch) h.sums = std::max(h.sums, b.group_mid * (kTilePixels + 2 * b.overhang));
-  h.stages = kHopperStagesMost;
-  while (h.stages > kHopperStagesLeast &&
-         hopper_first_stage_shared_bytes(f.column_blocks, h.sums, h.stages) > gpu.shared_per_block)
-    --h.stages;
-  h.shared_bytes = hopper_first_stage_shared_bytes(f.column_blocks, h.sums, h.stages);
-  if (h.shared_bytes > gpu.shared_per_block) return "the first stage's sums over taps leave too little shared memory";
+  FirstStagePlan lines = f;
+  lines.column_blocks = kRowBlock / 8;
+  for (Branch& b : lines.branch) {
+    b.interleave = kBundle;
+    b.overhang = 0;
+    group_rows(b);
+  }
 
   constexpr int kSplitsMax = 32;
   double best = std::numeric_limits<double>::infinity();
-  for (int cluster = 1; cluster <= 2; ++cluster) {
-    for (int splits = 1; splits <= std::min(kSplitsMax, f.k_blocks); ++splits) {
-      const double completing =
-          8 * partial_floats(f, splits) / gpu.l2 + (partial_floats(f, splits) > 0 ? gpu.dependent_launch : 0);
-      const double seconds = first_stage_clocks(f, gpu, cluster, splits) / gpu.clock + completing;
-      if (gpu.multiprocessors >= cluster && seconds < best) best = seconds, f.splits = splits, h.cluster = cluster;
+  HopperFirstStagePlan trial;
+  for (int positions : {kLowPositions + kHighPositions, kLowPositions}) {
+    if (!size_items(lines, s, positions, gpu, trial)) continue;
+    if (tiles(s, lines, trial) > std::numeric_limits<int32_t>::max() / kTilePixels)
+      return "the bundles of eight lines have too many pixels";
+    lines.tiles = int(tiles(s, lines, trial));
+    for (trial.cluster = 1; trial.cluster <= std::min(2, gpu.multiprocessors); ++trial.cluster) {
+      for (int splits = 1; splits <= std::min(kSplitsMax, lines.k_blocks); ++splits) {
+        const double floats = partial_floats(lines, splits);
+        const double completing = 8 * floats / gpu.l2 + (floats > 0 ? gpu.dependent_launch : 0);
+        const double seconds = first_stage_clocks(s, math, lines, trial, gpu, splits) / gpu.clock + completing;
+        if (seconds < best) best = seconds, lines.splits = splits, h = trial;
+      }
     }
   }
-  for (auto& b : f.branch) {
-    b.slots = f.splits * b.tap_groups;
-    b.complete = b.slots == 1 && b.overhang == 0;
-    b.partial_bytes = b.complete ? 0 : size_t(b.slots) * f.tiles * b.mid * (kTilePixels + 2 * b.overhang) * 4;
+  if (best == std::numeric_limits<double>::infinity()) return "the first stage's windows do not fit shared memory";
+  f = lines;
+  for (Branch& b : f.branch) {
+    b.slots = f.splits;
+    b.complete = f.splits == 1;
+    b.packed_bytes = size_t(b.groups) * f.k_blocks * kRowBlockBytes;
+    b.partial_bytes = b.complete ? 0 : size_t(b.slots) * f.tiles * b.mid * kTilePixels * 4;
   }
-  h.blocks = h.cluster * int(std::min<int64_t>(gpu.multiprocessors / h.cluster, units(f, h.cluster, f.splits)));
+  h.blocks = h.cluster * int(std::min<int64_t>(gpu.multiprocessors / h.cluster, units(s, f, h, f.splits)));
   h.used = true;
   return "";
 }
 
 void note_hopper_first_stage(Plan& plan, const FirstStagePlan& f, const HopperFirstStagePlan& h, const Traffic& traffic,
                              const Gpu& gpu) {
-  const double flops =
-      2.0 * double(units(f, h.cluster, 1)) * h.cluster * kTilePixels * 16 * f.column_blocks * f.k_blocks * (kBlockBytes / 2);
-  note(plan, {"hopper_first_stage", h.blocks, kHopperThreads, h.shared_bytes, 1, flops},
-       first_stage_clocks(f, gpu, h.cluster, f.splits), traffic, gpu);
+  double positions = 0;
+  for (int axis = 0; axis < 2; ++axis) {
+    positions += item_cost(f.branch[axis], h, axis).positions * double(items(plan.sizes, h, axis)) * mid_groups(f.branch[axis]);
+  }
+  const double depth = double(f.k_blocks) * kBlockBytes / element_bytes(plan.math);
+  note(plan, {"hopper_first_stage", h.blocks, kHopperThreads, h.shared_bytes, 1, 2 * positions * kBundle * kRowBlock * depth},
+       first_stage_clocks(plan.sizes, plan.math, f, h, gpu, f.splits), traffic, gpu);
 }
 
 }  // namespace gcn::cuda

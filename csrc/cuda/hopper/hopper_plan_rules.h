@@ -17,7 +17,7 @@ inline double wgmma_fma_per_clock(const Gpu& gpu) { return gpu.fma_16bit / 0.6; 
 bool wants_hopper(const Sizes&, bool backward, const Gpu&);
 
 // Changes the plan of the first stage to one that the Hopper kernel runs; or returns why that is not possible.
-std::string plan_hopper_first_stage(Math, const SourcePlan&, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
+std::string plan_hopper_first_stage(const Sizes&, Math, const SourcePlan&, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
 void note_hopper_first_stage(Plan&, const FirstStagePlan&, const HopperFirstStagePlan&, const Traffic&, const Gpu&);
 
 // The same of the first weights' gradients.

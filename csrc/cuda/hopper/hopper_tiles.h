@@ -10,18 +10,33 @@ constexpr int kHopperThreads = 3 * kGroupSize;  // one warpgroup that copies, tw
 constexpr int kRegistersCopying = 40, kRegistersMultiplying = 232;
 constexpr int kSwizzleAlignment = 1024;
 
-// --- first stage: each multiplying warpgroup has 128 pixels x (8 * column blocks)
-constexpr bool hopper_first_stage_compiled(Math math, int column_blocks) {
-  return (math == Math::kHalf || math == Math::kBFloat16) && column_blocks <= 22;
-}
 constexpr int kHopperStagesMost = 8, kHopperStagesLeast = 3;
-constexpr int kPassBlocks = 4;  // column blocks of T that are in shared memory at a time, per warpgroup
-constexpr int kHopperBarriers = 2 * kHopperStagesMost + 1;
 
-constexpr int hopper_stage_bytes(int column_blocks) { return (kTilePixels + 2 * 8 * column_blocks) * kBlockBytes; }
-constexpr int hopper_first_stage_shared_bytes(int column_blocks, int sums, int stages) {
-  const int epilogue = 2 * (8 * kPassBlocks * kScratchRow + sums) * 4;
-  return kSwizzleAlignment + stages * hopper_stage_bytes(column_blocks) + epilogue + 8 * kHopperBarriers;
+// --- first stage: each multiplying warpgroup has 64 rows (taps and middle channels) x 34 positions of eight neighbouring lines
+constexpr bool hopper_first_stage_compiled(Math math) {
+  return math == Math::kHalf || math == Math::kBFloat16 || math == Math::kTf32;
+}
+constexpr int kBundle = 8, kRowBlock = 64;
+constexpr int kLowPositions = 18, kHighPositions = 16;                       // parts of an item
+constexpr int kEarlyFrom = 4, kEarlyPositions = kLowPositions - kEarlyFrom;  // and one that overlaps the first
+constexpr int kPositionBytes = kBundle * kBlockBytes, kRowBlockBytes = kRowBlock * kBlockBytes;
+constexpr int kWindowsMost = 4, kWindowsLeast = 2;
+
+// The positions of an item that a group of taps, the first of which is `base`, brings to a place in the line.
+struct PositionRange {
+  int from, to;
+};
+GCN_HOST_TOO constexpr PositionRange positions_inside(int first, int positions, int base, int length, int radius) {
+  const int from = radius - base - first, to = length + from;
+  return {from > 0 ? from : 0, to < positions ? to : positions};
+}
+
+GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int window_bytes, int stages, int sums) {
+  return windows * 2 * window_bytes + stages * kRowBlockBytes + 2 * sums * 4;
+}
+constexpr int hopper_first_stage_shared_bytes(int windows, int window_bytes, int stages, int sums) {
+  return kSwizzleAlignment + hopper_first_stage_barriers_at(windows, window_bytes, stages, sums) +
+         8 * (2 * (windows + stages) + 1);
 }
 
 // --- weight gradient: each multiplying warpgroup has 64 channels of x, and 15 taps of three octets
