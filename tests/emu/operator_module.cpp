@@ -51,6 +51,8 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.shared_per_multiprocessor = value.cast<int>();
     } else if (name == "l2_gigabytes") {  // a second
       gpu.l2 = value.cast<double>() * 1e9;
+    } else if (name == "dependent_launch_us") {
+      gpu.dependent_launch = value.cast<double>() * 1e-6;
     } else if (name == "hopper") {
       gpu.hopper = value.cast<bool>();
       gpu.generation = Generation::kHopper;
@@ -142,15 +144,16 @@ class Facts {
   void add(const HopperPlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
     if (!h.first.used) return;
-    add("hopper first_stage in clusters of " + std::to_string(h.first.cluster));
+    add_if(h.first.sharing > 1, "hopper first_stage blocks that share weights");
+    add_if(h.first.parts > 1, "hopper first_stage blocks with parts of the channels");
     add("hopper first_stage of " + std::to_string(h.first.positions) + " positions");
-    add_if(f.splits > 1, "hopper first_stage splits");
+    add_if(f.splits > h.first.parts, "hopper first_stage splits");
     int64_t items[2];
     for (int axis = 0; axis < 2; ++axis) {
       const auto& b = f.branch[axis];
       items[axis] = sizes.n * h.first.bundles[axis] * h.first.segments[axis];
       add_if(items[axis] % 2, "hopper first_stage warpgroup without an item");
-      add_if((items[axis] + 1) / 2 % h.first.cluster, "hopper first_stage block without items");
+      add_if((items[axis] + 1) / 2 % h.first.sharing, "hopper first_stage block without items");
       add_if(h.first.segments[axis] > 1, "hopper first_stage segments of lines");
       add_if(b.taps.taps % b.group_taps, "hopper first_stage groups of taps that overlap");
       add_if(b.groups > b.tap_groups, "hopper first_stage groups of middle channels");

@@ -16,10 +16,10 @@ HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstS
   HopperFirstStage p{};
   p.stage = stage;
   p.window_bytes = h.window_bytes, p.windows = h.windows, p.stages = h.stages, p.ahead = h.ahead;
-  p.sums = h.sums, p.cluster = h.cluster;
+  p.sums = h.sums, p.sharing = h.sharing, p.parts = h.parts;
   for (int axis = 0; axis < 2; ++axis) {
     p.bundles[axis] = h.bundles[axis], p.segments[axis] = h.segments[axis], p.outputs[axis] = h.outputs[axis];
-    p.window_positions[axis] = h.window_positions[axis];
+    p.window_front[axis] = h.window_front[axis], p.window_positions[axis] = h.window_positions[axis];
     const Strides& pieces = plan.source.pieces;
     const int64_t line = axis == 0 ? pieces.w : pieces.h, position = axis == 0 ? pieces.h : pieces.w;
     const int64_t lines = axis == 0 ? s.w : s.h, positions = axis == 0 ? s.h : s.w;

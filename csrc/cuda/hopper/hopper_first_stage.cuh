@@ -28,7 +28,9 @@
 // group stays in flight while the next is issued. Warpgroup 2 starts half a ring of weights behind warpgroup 1 and keeps that
 // distance: while one adds up its taps and writes, the other has the tensor cores.
 //
-// Clusters: two blocks with neighbouring items need the same weights at the same time. Each loads 32 rows and sends them to both.
+// Clusters, where they save anything: two blocks with neighbouring items need the same weights at the same time; each loads 32
+// rows and sends them to both. Or, of a small map, up to eight blocks have a part of the channels each, of the same items; each
+// adds up its share of the positions from the shared memory of all. What is split further is left to combine.cuh.
 //
 // Cost of a k-block in 16 bits, k = 15, M = 21, lines longer than 64: 5 groups x 64 x 544 x 32 products are 2720 clocks at 2048 a
 // clock; wgmma reads 20 x (2 x 64 + 272) x 32 bytes of shared memory, 2000 clocks, and 66 KB are written into it, 520 clocks; as
@@ -68,26 +70,31 @@ struct HopperFirstStageBlock {
   GCN_DEVICE unsigned char* weights_at(int slot) const { return window_at(p().windows, 0) + slot * kRowBlockBytes; }
   GCN_DEVICE float* sums_of(int side) const { return reinterpret_cast<float*>(weights_at(p().stages)) + side * p().sums; }
   GCN_DEVICE Barrier* lag() const { return windows.empty + p().windows; }
+  GCN_DEVICE Barrier* summed(int side) const { return lag() + 1 + side; }  // by all blocks of a cluster
+  GCN_DEVICE Barrier* read(int side) const { return lag() + 3 + side; }    // the same
 
   // --- units of work
   struct Unit {
-    int axis, group, pair, split, first, last;  // k-blocks
+    int axis, group, pair, slot, first, last;  // k-blocks
   };
   GCN_DEVICE int items(int axis) const { return p().stage.n * p().bundles[axis] * p().segments[axis]; }
   GCN_DEVICE int pairs(int axis) const { return (items(axis) + 1) / 2; }
   GCN_DEVICE int mid_groups(int axis) const { return branch(axis).groups / branch(axis).tap_groups; }
 
   // Neighbouring units have the same pixels. Where an axis has fewer pairs of items than the other, units of its are left out.
+  // Blocks of a cluster have neighbouring pairs of items, or neighbouring parts of the channels of one pair.
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
-    const int groups = mid_groups(0) + mid_groups(1), clusters = int(gridDim.x) / p().cluster;
-    const int pair_groups = (max(pairs(0), pairs(1)) + p().cluster - 1) / p().cluster;
+    const int groups = mid_groups(0) + mid_groups(1), clusters = int(gridDim.x) / (p().sharing * p().parts);
+    const int pair_groups = (max(pairs(0), pairs(1)) + p().sharing - 1) / p().sharing;
+    const int slots = p().stage.splits / p().parts;
     const auto start = [&](int split) { return int(int64_t(p().stage.k_blocks) * split / p().stage.splits); };
-    for (int i = int(blockIdx.x) / p().cluster; i < groups * pair_groups * p().stage.splits; i += clusters) {
+    for (int i = int(blockIdx.x) / (p().sharing * p().parts); i < groups * pair_groups * slots; i += clusters) {
       const int which = i % groups, axis = which >= mid_groups(0), at = i / groups;
-      const int split = at / pair_groups, first_pair = at % pair_groups * p().cluster;
+      const int slot = at / pair_groups, first_pair = at % pair_groups * p().sharing;
       if (first_pair >= pairs(axis)) continue;
-      work(Unit{axis, which - axis * mid_groups(0), first_pair + rank, split, start(split), start(split + 1)});
+      const int split = slot * p().parts + rank % p().parts;
+      work(Unit{axis, which - axis * mid_groups(0), first_pair + rank / p().parts, slot, start(split), start(split + 1)});
     }
   }
 
@@ -113,7 +120,8 @@ struct HopperFirstStageBlock {
     for (int side = 0; side < 2; ++side) {
       if (!item[side].valid) continue;
       copy_tensor_4d(window_at(windows.slot, side), &arguments.x[u.axis], k_block * kBlockDepth, item[side].line,
-                     item[side].first - branch(u.axis).radius, item[side].n, windows.full + windows.slot);
+                     item[side].first - branch(u.axis).radius + p().window_front[u.axis], item[side].n,
+                     windows.full + windows.slot);
     }
     windows.next();
   }
@@ -123,7 +131,7 @@ struct HopperFirstStageBlock {
     const int64_t block = (int64_t(u.group) * b.tap_groups + step) * p().stage.k_blocks + k_block;
     const unsigned char* from = static_cast<const unsigned char*>(b.weights) + block * kRowBlockBytes;
     weights.start_filling(kRowBlockBytes);
-    if (p().cluster == 1) {
+    if (p().sharing == 1) {
       copy_bulk(weights_at(weights.slot), from, kRowBlockBytes, weights.full + weights.slot);
     } else {
       const int half = rank * (kRowBlockBytes / 2);
@@ -151,12 +159,14 @@ struct HopperFirstStageBlock {
   struct Consumer {
     int side, thread, lane, warp;  // of the two warpgroups; within the warpgroup
     int steps = 0;
+    uint32_t parity = 0;                          // of the barriers between the parts of a sum
     int window_before = -1, weights_before = -1;  // slots whose products are in flight
   };
 
-  // A stage of weights is free when all warps have said so, in every block of the cluster.
+  // A stage of weights is free when all warps have said so, in every block that shares it.
   GCN_DEVICE void let_go_of_weights(const Consumer& c, int slot) const {
-    if (c.lane < p().cluster) barrier_arrive_at(weights.empty + slot, c.lane);
+    if (p().sharing == 1) return weights.let_go(slot, c.lane);
+    if (c.lane < p().sharing) barrier_arrive_at(weights.empty + slot, c.lane);
   }
 
   // Warpgroup 1 says when it is far enough ahead, or has no further to go; warpgroup 2 starts then.
@@ -209,7 +219,7 @@ struct HopperFirstStageBlock {
     const int positions = item.valid ? item.outputs + b.group_taps - 1 : 0;
     for (int k_block = u.first; k_block < u.last; ++k_block) {
       windows.wait_until_full();
-      const uint32_t x = shared_address(window_at(windows.slot, c.side));
+      const uint32_t x = shared_address(window_at(windows.slot, c.side)) - p().window_front[u.axis] * kPositionBytes;
       for (int step = 0; step < b.tap_groups; ++step) {
         weights.wait_until_full();
         const int base = base_of(b, step);
@@ -264,15 +274,29 @@ struct HopperFirstStageBlock {
     }
   }
 
-  GCN_DEVICE void write_u(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r) const {
+  // Of the parts that the blocks of a cluster have, in their order.
+  GCN_DEVICE float sum_of_parts(const float* at) const {
+    if (p().parts == 1) return load_shared(at);
+    float sum = 0;
+    for (int part = 0; part < p().parts; ++part) sum += load_shared_of(at, part);
+    return sum;
+  }
+
+  // Positions of an item that this block writes.
+  struct Share {
+    int from, to;
+  };
+
+  GCN_DEVICE void write_u(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r,
+                          Share share) const {
     struct alignas(kPieceBytes) Piece {
       E of[kPiece<E>];
     };
     const FirstStageBranch& b = branch(u.axis);
-    const int lines = u.axis == 0 ? p().stage.w : p().stage.h, pixels = item.outputs * kBundle;
+    const int lines = u.axis == 0 ? p().stage.w : p().stage.h, pixels = (share.to - share.from) * kBundle;
     const int pieces = (r.mids + kOctet - 1) / kOctet * (kOctet / kPiece<E>);
     for (int i = c.thread; i < pixels * pieces; i += kGroupSize) {
-      const int pixel = i % pixels, first = i / pixels * kPiece<E>;
+      const int pixel = share.from * kBundle + i % pixels, first = i / pixels * kPiece<E>;
       const int position = item.first + pixel / kBundle, line = item.line + pixel % kBundle;
       if (line >= lines) continue;
       const int h = u.axis == 0 ? position : line, w = u.axis == 0 ? line : position;
@@ -282,7 +306,7 @@ struct HopperFirstStageBlock {
         const int m = first + k;
         float value = 0;
         if (m < r.mids) {
-          value = load_shared(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
+          value = sum_of_parts(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
           if (b.bias) value += to_float(static_cast<const E*>(b.bias)[r.first_mid + m]);
         }
         piece.of[k] = from_float<E>(value);
@@ -293,34 +317,46 @@ struct HopperFirstStageBlock {
   }
 
   // Pixels are numbered along the lines of a bundle, as combine.cuh reads them.
-  GCN_DEVICE void write_partial(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r) const {
+  GCN_DEVICE void write_partial(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r,
+                                Share share) const {
     const FirstStageBranch& b = branch(u.axis);
-    const int pixels = item.outputs * kBundle;
+    const int pixels = (share.to - share.from) * kBundle;
     const int64_t bundle = int64_t(item.n) * p().bundles[u.axis] + item.line / kBundle;
     const int64_t first = (bundle * b.length + item.first) * kBundle;
     for (int i = c.thread; i < pixels * r.mids; i += kGroupSize) {
-      const int pixel = i % pixels, m = i / pixels;
-      const int64_t q = first + pixel, row = (u.split * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid + m;
+      const int pixel = share.from * kBundle + i % pixels, m = i / pixels;
+      const int64_t q = first + pixel, row = (u.slot * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid + m;
       b.partial[row * kTilePixels + q % kTilePixels] =
-          load_shared(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
+          sum_of_parts(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
     }
   }
 
-  GCN_DEVICE void finish(const Sums& d, const Consumer& c, const Unit& u, const Item& item) const {
+  GCN_DEVICE void finish(const Sums& d, Consumer& c, const Unit& u, const Item& item) const {
     const FirstStageBranch& b = branch(u.axis);
-    const int first_mid = u.group * b.group_mid;
+    const int first_mid = u.group * b.group_mid, part = rank % p().parts;
     const Rows r{first_mid, min(b.group_mid, b.mid - first_mid)};
     float* sums = sums_of(c.side);
+    if (p().parts > 1) barrier_wait_cluster(read(c.side), c.parity ^ 1);  // what the other blocks had from the last item
     for (int tap = 0; tap < b.group_taps; ++tap) {
       add_part<0>(d.low, sums, c, tap, r, item.outputs, tap == 0);
       add_part<kLowPositions>(d.high, sums, c, tap, r, item.outputs, tap == 0);
       add_part<kEarlyFrom>(d.early, sums, c, tap, r, item.outputs, false);
       group_barrier(1 + c.side, kGroupSize);
     }
+    if (p().parts > 1) {
+      if (c.lane < p().parts) barrier_arrive_at(summed(c.side), c.lane);
+      barrier_wait_cluster(summed(c.side), c.parity);
+    }
+    const Share share{item.outputs * part / p().parts, item.outputs * (part + 1) / p().parts};
     if (b.u) {
-      write_u(sums, c, u, item, r);
+      write_u(sums, c, u, item, r, share);
     } else {
-      write_partial(sums, c, u, item, r);
+      write_partial(sums, c, u, item, r, share);
+    }
+    if (p().parts > 1) {
+      __syncwarp();
+      if (c.lane < p().parts) barrier_arrive_at(read(c.side), c.lane);
+      c.parity ^= 1;
     }
     group_barrier(1 + c.side, kGroupSize);  // before the next item's sums take the place
   }
@@ -340,9 +376,13 @@ struct HopperFirstStageBlock {
 
   GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
-      weights.make(2 * kWarps * p().cluster);
+      weights.make(2 * kWarps * p().sharing);
       windows.make(2 * kWarps);
       barrier_init(lag(), kWarps);
+      for (int side = 0; side < 2; ++side) {
+        barrier_init(summed(side), kWarps * p().parts);
+        barrier_init(read(side), kWarps * p().parts);
+      }
       fence_barrier_init();
     }
     wait_for_dependencies();  // the packed weights, and maybe x
@@ -356,7 +396,7 @@ struct HopperFirstStageBlock {
       registers_take<kRegistersMultiplying>();
       multiply_all(warpgroup - 1);
     }
-    cluster_sync();  // before either block ends, nobody sends it anything any more
+    cluster_sync();  // a block ends when nobody sends it anything, or reads from it, any more
   }
 };
 
@@ -380,7 +420,7 @@ int launch_hopper_first_stage(const HopperFirstStage& p, int blocks, int shared_
     if (const cudaError_t error = encode(p.x[axis], &arguments.x[axis])) return error;
   }
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
-  return launch_cluster(hopper_first_stage_kernel<M>, how, p.cluster, arguments);
+  return launch_cluster(hopper_first_stage_kernel<M>, how, p.sharing * p.parts, arguments);
 }
 
 }  // namespace gcn::cuda

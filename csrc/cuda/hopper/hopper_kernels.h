@@ -8,15 +8,15 @@ namespace gcn::cuda {
 
 // The first stage of channels_last x, with the portable one's results. Work comes in items: some positions of eight lines.
 struct HopperFirstStage {
-  FirstStageParams stage;       // its branches' groups of taps overlap: PackFirstWeights::overlap
-  TensorShape x[2];             // [N, position in the line, line, channel] of either branch
-  int bundles[2];               // of eight lines, in a map
-  int segments[2], outputs[2];  // items of a bundle, and positions of an item
-  int window_positions[2];
-  int window_bytes, windows;  // of one item, and how many stages their ring has
-  int stages, ahead;          // of the ring of weights, and how far one warpgroup starts before the other
-  int sums;                   // floats of one item's sums
-  int cluster;                // blocks that share the weights they load: 1 or 2, of neighbouring items
+  FirstStageParams stage;                    // its branches' groups of taps overlap: PackFirstWeights::overlap
+  TensorShape x[2];                          // [N, position in the line, line, channel] of either branch
+  int bundles[2];                            // of eight lines, in a map
+  int segments[2], outputs[2];               // items of a bundle, and positions of an item
+  int window_front[2], window_positions[2];  // of a window, those in front that nothing reads, and those that are copied
+  int window_bytes, windows;                 // of one item, and how many stages their ring has
+  int stages, ahead;                         // of the ring of weights, and how far one warpgroup starts before the other
+  int sums;                                  // floats of one item's sums
+  int sharing, parts;  // blocks of a cluster that share weights, or that have parts of the channels; one of both is 1
 };
 
 int hopper_first_stage(Math, const HopperFirstStage&, int blocks, int shared_bytes, Stream);

@@ -27,13 +27,48 @@ void group_rows(Branch& b) {
 int mid_groups(const Branch& b) { return b.groups / b.tap_groups; }
 int64_t items(const Sizes& s, const HopperFirstStagePlan& h, int axis) { return s.n * h.bundles[axis] * h.segments[axis]; }
 
-// Units of the axis that has more of them, which are what the blocks are given.
-int64_t units(const Sizes& s, const FirstStagePlan& f, const HopperFirstStagePlan& h, int splits) {
+// Units of the axis that has more of them, which are what the clusters are given, `slots` times each.
+int64_t units(const Sizes& s, const FirstStagePlan& f, const HopperFirstStagePlan& h, int slots) {
   const int64_t most = std::max(items(s, h, 0), items(s, h, 1));
-  return ceil_div(ceil_div(most, 2), h.cluster) * (mid_groups(f.branch[0]) + mid_groups(f.branch[1])) * splits;
+  return ceil_div(ceil_div(most, 2), h.sharing) * (mid_groups(f.branch[0]) + mid_groups(f.branch[1])) * slots;
 }
 
-// What one k-block of an item asks for, on average over the items of a bundle: the kernel's own choice of products.
+// Blocks of a cluster are in one group of neighbouring multiprocessors, of 16 or somewhat more.
+int64_t clusters_side_by_side(const HopperFirstStagePlan& h, const Gpu& gpu) {
+  constexpr int kNeighbours = 16;
+  const int blocks = h.sharing * h.parts;
+  if (blocks <= 2) return gpu.multiprocessors / blocks;
+  return gpu.multiprocessors / kNeighbours * (kNeighbours / blocks);
+}
+
+// One product of an item: its first position, how many, and the row of the window from which they are taken; as
+// HopperFirstStageBlock::multiply() chooses them.
+struct Product {
+  int positions, row;
+};
+
+template <class Visit>
+void for_each_product(const Branch& b, const HopperFirstStagePlan& h, int axis, int segment, const Visit& visit) {
+  const auto without = [](int positions, int behind) { return positions - (behind >= 7 ? 7 : behind >= 4 ? 4 : 0); };
+  const int first = segment * h.outputs[axis], outputs = std::min(h.outputs[axis], b.length - first);
+  for (int step = 0; step < b.tap_groups; ++step) {
+    const int base = std::min(step * b.group_taps, b.taps.taps - b.group_taps);
+    const PositionRange r = positions_inside(first, outputs + b.group_taps - 1, base, b.length, b.taps.radius);
+    if (r.to <= r.from) continue;
+    if (r.from >= kLowPositions) {
+      // nothing
+    } else if (r.from >= kEarlyFrom) {
+      visit(Product{kEarlyPositions, base + kEarlyFrom});
+    } else {
+      visit(Product{without(kLowPositions, kLowPositions - r.to), base});
+    }
+    if (r.to > kLowPositions) {
+      visit(Product{without(kHighPositions, kLowPositions + kHighPositions - r.to), base + kLowPositions});
+    }
+  }
+}
+
+// What one k-block of an item asks for, on average over the items of a bundle.
 struct ItemCost {
   double positions = 0;  // of eight lines, multiplied by 64 rows
   double read = 0;       // bytes of shared memory that wgmma reads
@@ -42,27 +77,15 @@ struct ItemCost {
 
 ItemCost item_cost(const Branch& b, const HopperFirstStagePlan& h, int axis) {
   ItemCost cost;
-  const auto product = [&](int positions) {
-    if (positions <= 0) return;
-    cost.positions += positions;
-    cost.read += (kRowBlock + positions * kBundle) * kBlockBytes;
-  };
-  const auto without = [](int positions, int behind) { return positions - (behind >= 7 ? 7 : behind >= 4 ? 4 : 0); };
+  const double share = 1.0 / h.segments[axis];
   for (int segment = 0; segment < h.segments[axis]; ++segment) {
-    const int first = segment * h.outputs[axis], outputs = std::min(h.outputs[axis], b.length - first);
-    for (int step = 0; step < b.tap_groups; ++step) {
-      const int base = std::min(step * b.group_taps, b.taps.taps - b.group_taps);
-      const PositionRange r = positions_inside(first, outputs + b.group_taps - 1, base, b.length, b.taps.radius);
-      if (r.to <= r.from) continue;
-      if (r.from < kLowPositions) {
-        product(r.from >= kEarlyFrom ? kEarlyPositions : without(kLowPositions, kLowPositions - r.to));
-      }
-      if (r.to > kLowPositions) product(without(kHighPositions, kLowPositions + kHighPositions - r.to));
-    }
-    const int from = first - b.taps.radius, to = from + h.window_positions[axis];
-    cost.window += double(std::min(to, b.length) - std::max(from, 0)) * kPositionBytes;
+    for_each_product(b, h, axis, segment, [&](const Product& product) {
+      cost.positions += share * product.positions;
+      cost.read += share * (kRowBlock + product.positions * kBundle) * kBlockBytes;
+    });
+    const int from = segment * h.outputs[axis] - b.taps.radius + h.window_front[axis], to = from + h.window_positions[axis];
+    cost.window += share * (std::min(to, b.length) - std::max(from, 0)) * kPositionBytes;
   }
-  cost.positions /= h.segments[axis], cost.read /= h.segments[axis], cost.window /= h.segments[axis];
   return cost;
 }
 
@@ -77,7 +100,7 @@ double epilogue_clocks(const Branch& b, const HopperFirstStagePlan& h, int axis)
 // both products, or one product and one end, or what shared memory or L2 needs for it.
 double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, const HopperFirstStagePlan& h, const Gpu& gpu,
                           int splits) {
-  constexpr double kStartClocks = 2500;
+  constexpr double kStartClocks = 2500, kPartsClocks = 1000;  // blocks of a cluster wait for each other
   const double rate = wgmma_fma_per_clock(gpu) / (math == Math::kTf32 ? 2 : 1);
   const double k_blocks = double(ceil_div(f.k_blocks, splits)), depth = kBlockBytes / double(element_bytes(math));
   double clocks = 0, last = 0;
@@ -88,15 +111,16 @@ double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, co
     const double weights = double(b.tap_groups) * kRowBlockBytes, epilogue = epilogue_clocks(b, h, axis);
     const double written = 2.0 * h.window_positions[axis] * kPositionBytes + weights;
     const double shared = ((2 * item.read + written) * k_blocks + 128 * epilogue) / 128;
-    const double l2 = (2 * item.window + weights / h.cluster) * k_blocks / (gpu.l2 / gpu.clock / gpu.multiprocessors);
+    const double l2 = (2 * item.window + weights / h.sharing) * k_blocks / (gpu.l2 / gpu.clock / gpu.multiprocessors);
     const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2});
-    clocks += unit * mid_groups(b) * double(ceil_div(items(s, h, axis), 2));
+    clocks += unit * mid_groups(b) * double(ceil_div(ceil_div(items(s, h, axis), 2), h.sharing));
     last = std::max(last, epilogue);
   }
-  // On average over the units that blocks are given, some of which may be empty.
-  const int64_t given = units(s, f, h, 1), clusters = gpu.multiprocessors / h.cluster;
-  const double mean = clocks / double(given * h.cluster);
-  return kStartClocks + double(ceil_div(given * splits, std::min(clusters, given * splits))) * mean + last;
+  // On average over the units that clusters are given, some of which may be empty.
+  const int64_t given = units(s, f, h, 1), slots = splits / h.parts;
+  const double mean = clocks / double(given);
+  const double rounds = double(ceil_div(given * slots, std::min(clusters_side_by_side(h, gpu), given * slots)));
+  return kStartClocks + rounds * mean + last + (h.parts > 1 ? kPartsClocks : 0);
 }
 
 // Of the partial sums, which have places for all lines of a bundle.
@@ -106,8 +130,8 @@ int64_t tiles(const Sizes& s, const FirstStagePlan& f, const HopperFirstStagePla
   return ceil_div(most, kTilePixels);
 }
 
-double partial_floats(const FirstStagePlan& f, int splits) {
-  return splits == 1 ? 0 : double(splits) * f.tiles * kTilePixels * (f.branch[0].mid + f.branch[1].mid);
+double partial_floats(const FirstStagePlan& f, int slots) {
+  return slots == 1 ? 0 : double(slots) * f.tiles * kTilePixels * (f.branch[0].mid + f.branch[1].mid);
 }
 
 // Items of this many positions, and rings that fit shared memory with them.
@@ -124,7 +148,13 @@ bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gp
     h.segments[axis] = int(ceil_div(b.length, most));
     h.outputs[axis] = int(ceil_div(b.length, h.segments[axis]));
     h.segments[axis] = int(ceil_div(b.length, h.outputs[axis]));
-    h.window_positions[axis] = positions + b.taps.taps - b.group_taps;
+    int front = positions + b.taps.taps, end = 0;
+    for (int segment = 0; segment < h.segments[axis]; ++segment) {
+      for_each_product(b, h, axis, segment, [&](const Product& product) {
+        front = std::min(front, product.row), end = std::max(end, product.row + product.positions);
+      });
+    }
+    h.window_front[axis] = front, h.window_positions[axis] = end - front;
     if (h.window_positions[axis] > kBoxMost) return false;
     h.window_bytes = std::max(h.window_bytes, int(round_up(h.window_positions[axis] * kPositionBytes, kSwizzleAlignment)));
     h.sums = std::max(h.sums, h.outputs[axis] * b.group_mid * kBundle);
@@ -155,7 +185,10 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const SourcePlan&
     group_rows(b);
   }
 
-  constexpr int kSplitsMax = 32;
+  struct Cluster {
+    int sharing, parts;
+  };
+  constexpr int kSlotsMost = 32;
   double best = std::numeric_limits<double>::infinity();
   HopperFirstStagePlan trial;
   for (int positions : {kLowPositions + kHighPositions, kLowPositions}) {
@@ -163,24 +196,27 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const SourcePlan&
     if (tiles(s, lines, trial) > std::numeric_limits<int32_t>::max() / kTilePixels)
       return "the bundles of eight lines have too many pixels";
     lines.tiles = int(tiles(s, lines, trial));
-    for (trial.cluster = 1; trial.cluster <= std::min(2, gpu.multiprocessors); ++trial.cluster) {
-      for (int splits = 1; splits <= std::min(kSplitsMax, lines.k_blocks); ++splits) {
-        const double floats = partial_floats(lines, splits);
+    for (const auto& [sharing, parts] : {Cluster{1, 1}, {2, 1}, {1, 2}, {1, 4}, {1, kPartsMost}}) {
+      trial.sharing = sharing, trial.parts = parts;
+      if (clusters_side_by_side(trial, gpu) == 0) continue;
+      for (int slots = 1; slots <= kSlotsMost && slots * parts <= lines.k_blocks; ++slots) {
+        const double floats = partial_floats(lines, slots);
         const double completing = 8 * floats / gpu.l2 + (floats > 0 ? gpu.dependent_launch : 0);
-        const double seconds = first_stage_clocks(s, math, lines, trial, gpu, splits) / gpu.clock + completing;
-        if (seconds < best) best = seconds, lines.splits = splits, h = trial;
+        const double seconds = first_stage_clocks(s, math, lines, trial, gpu, slots * parts) / gpu.clock + completing;
+        if (seconds < best) best = seconds, lines.splits = slots * parts, h = trial;
       }
     }
   }
   if (best == std::numeric_limits<double>::infinity()) return "the first stage's windows do not fit shared memory";
   f = lines;
   for (Branch& b : f.branch) {
-    b.slots = f.splits;
-    b.complete = f.splits == 1;
+    b.slots = f.splits / h.parts;
+    b.complete = b.slots == 1;
     b.packed_bytes = size_t(b.groups) * f.k_blocks * kRowBlockBytes;
     b.partial_bytes = b.complete ? 0 : size_t(b.slots) * f.tiles * b.mid * kTilePixels * 4;
   }
-  h.blocks = h.cluster * int(std::min<int64_t>(gpu.multiprocessors / h.cluster, units(s, f, h, f.splits)));
+  const int64_t clusters = std::min(clusters_side_by_side(h, gpu), units(s, f, h, f.splits / h.parts));
+  h.blocks = int(clusters) * h.sharing * h.parts;
   h.used = true;
   return "";
 }

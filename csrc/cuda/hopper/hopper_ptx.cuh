@@ -49,6 +49,34 @@ GCN_DEVICE void barrier_wait(Barrier* b, uint32_t parity) {
       : "memory");
 }
 
+GCN_DEVICE void barrier_wait_cluster(Barrier* b, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "AGAIN:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra DONE;\n"
+      "bra AGAIN;\n"
+      "DONE:\n"
+      "}" ::"r"(shared_address(b)),
+      "r"(parity)
+      : "memory");
+}
+
+GCN_DEVICE float load_shared_of(const float* p, int rank) {
+  float value;
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %1, %2;\n"
+      "ld.shared::cluster.f32 %0, [there];\n"
+      "}"
+      : "=f"(value)
+      : "r"(shared_address(p)), "r"(rank)
+      : "memory");
+  return value;
+}
+
 GCN_DEVICE void copy_bulk(void* to, const void* from, uint32_t bytes, Barrier* b) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),

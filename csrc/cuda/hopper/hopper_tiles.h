@@ -21,6 +21,7 @@ constexpr int kLowPositions = 18, kHighPositions = 16;                       // 
 constexpr int kEarlyFrom = 4, kEarlyPositions = kLowPositions - kEarlyFrom;  // and one that overlaps the first
 constexpr int kPositionBytes = kBundle * kBlockBytes, kRowBlockBytes = kRowBlock * kBlockBytes;
 constexpr int kWindowsMost = 4, kWindowsLeast = 2;
+constexpr int kPartsMost = 8;  // blocks of a cluster that every GPU of this generation runs
 
 // The positions of an item that a group of taps, the first of which is `base`, brings to a place in the line.
 struct PositionRange {
@@ -36,7 +37,7 @@ GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int windo
 }
 constexpr int hopper_first_stage_shared_bytes(int windows, int window_bytes, int stages, int sums) {
   return kSwizzleAlignment + hopper_first_stage_barriers_at(windows, window_bytes, stages, sums) +
-         8 * (2 * (windows + stages) + 1);
+         8 * (2 * (windows + stages) + 5);
 }
 
 // --- weight gradient: each multiplying warpgroup has 64 channels of x, and 15 taps of three octets

@@ -128,13 +128,24 @@ class ClusterMachine : public Fibers {
     arrive(barrier(place, static_cast<size_t>(rank)), bytes);
   }
 
-  void wait(Mbarrier& b, uint32_t parity) {
+  // `of_cluster`: other blocks' accesses to their shared memory are ordered as well.
+  void wait(Mbarrier& b, uint32_t parity, bool of_cluster) {
     if (parity > 1) report("barrier_wait: a parity is 0 or 1");
     if (!ended(b, parity)) {
       me().waits_for = &b, me().parity = parity;
       stop(State::kAtMbarrier, "an mbarrier");
     }
     clocks_.acquire(my_warp(), b.passed);
+    if (of_cluster) learn(clocks_.known_of_cluster(my_warp()), b.passed);
+  }
+
+  void read_of(const void* place, int rank, void* to, size_t bytes) {
+    if (rank < 0 || static_cast<unsigned>(rank) >= cluster_) report("a read of a block outside of the cluster");
+    const size_t block = static_cast<size_t>(rank), at = blocks_[my_block()]->shared.check(place, bytes, "load_shared_of");
+    require_running(block);
+    const size_t granules = bytes / SharedMemory::kGranule;
+    order(block).read_from_afar(at / SharedMemory::kGranule, granules, my_warp(), "load_shared_of", accessor());
+    std::memcpy(to, shared(block).bytes() + at, bytes);
   }
 
   void group_barrier(int id, int threads) {
@@ -150,7 +161,7 @@ class ClusterMachine : public Fibers {
     } else {
       const std::vector<size_t> all = std::move(g.arrived);
       g.arrived.clear();
-      meet(all);
+      meet(all, false);
     }
   }
 
@@ -202,8 +213,8 @@ class ClusterMachine : public Fibers {
     report("block " + std::to_string(block) + " of the cluster has ended, and somebody still touches its shared memory");
   }
 
-  // Threads have met: each knows what any of them knows and has done.
-  void meet(const std::vector<size_t>& threads) {
+  // Threads have met: each knows what any of them knows and has done; if at a barrier of the cluster, of all blocks.
+  void meet(const std::vector<size_t>& threads, bool of_cluster) {
     std::vector<size_t> warps;
     for (size_t t : threads) {
       threads_[t].state = State::kRunnable;
@@ -211,9 +222,12 @@ class ClusterMachine : public Fibers {
     }
     std::sort(warps.begin(), warps.end());
     warps.erase(std::unique(warps.begin(), warps.end()), warps.end());
-    Knowledge all = clocks_.nothing();
-    for (size_t w : warps) learn(all, clocks_.release(w));
-    for (size_t w : warps) clocks_.acquire(w, all), ++warps_[w].epoch;
+    Knowledge all = clocks_.nothing(), of_blocks = clocks_.nothing();
+    for (size_t w : warps) learn(of_blocks, clocks_.known_of_cluster(w)), learn(all, clocks_.release(w));
+    for (size_t w : warps) {
+      clocks_.acquire(w, all), ++warps_[w].epoch;
+      learn(clocks_.known_of_cluster(w), of_cluster ? all : of_blocks);
+    }
   }
 
   void run_cluster(unsigned first_block) {
@@ -306,11 +320,11 @@ class ClusterMachine : public Fibers {
     for (size_t b = 0; b < cluster_; ++b) {
       std::vector<size_t> all(block_threads_);
       std::iota(all.begin(), all.end(), b * block_threads_);
-      if (all_at(State::kAtBarrier, all)) meet(all), opened = true;
+      if (all_at(State::kAtBarrier, all)) meet(all, false), opened = true;
     }
     std::vector<size_t> everyone(threads_.size());
     std::iota(everyone.begin(), everyone.end(), size_t{0});
-    if (all_at(State::kAtClusterBarrier, everyone)) meet(everyone), opened = true;
+    if (all_at(State::kAtClusterBarrier, everyone)) meet(everyone, true), opened = true;
     if (all_at(State::kAtDependencies, everyone)) {
       waited_ = true;
       dependent_memory.show();
