@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(GCN_PARAMS Com
   const Position at = line_position(q, axis, b.interleave, p.h, p.w);
   if (at.n >= p.n || at.h >= p.h || at.w >= p.w) return;
 
-  const int line = b.length * b.interleave, reach = b.radius * b.interleave, extent = kTilePixels + 2 * b.overhang;
+  const int line = b.length * b.interleave, reach = b.overhang, extent = kTilePixels + 2 * b.overhang;
   const int line_first = q / line * line, line_last = line_first + line - 1;
   const int first_tile = max(q - reach, line_first) / kTilePixels, last_tile = min(q + reach, line_last) / kTilePixels;
   E* u = static_cast<E*>(p.u[axis]) + ((int64_t(at.n) * p.h + at.h) * p.w + at.w) * b.mid_padded + first_mid;

@@ -161,6 +161,32 @@ __global__ void __launch_bounds__(2 * kGroupThreads, 1)
   cluster_sync();
 }
 
+// Two blocks: each adds up, number by number, what both have in their shared memory, twice.
+__global__ void __launch_bounds__(kGroupThreads, 1)
+    parts_kernel(const unsigned char* in, unsigned char* out, GCN_PARAMS TensorMap) {
+  GCN_DYNAMIC_SHARED(shared);
+  float* own = reinterpret_cast<float*>(shared);
+  Barrier *there = reinterpret_cast<Barrier*>(shared + kGroupThreads * 4), *read = there + 1;
+  const int rank = cluster_rank(), block = int(blockIdx.x);
+  if (threadIdx.x == 0) {
+    barrier_init(there, 2 * kGroupThreads);
+    barrier_init(read, 2 * kGroupThreads);
+    fence_barrier_init();
+  }
+  cluster_sync();
+  for (uint32_t phase = 0; phase < 2; ++phase) {
+    barrier_wait_cluster(read, phase ^ 1);
+    const int place = (int(threadIdx.x) + int(phase)) % kGroupThreads;
+    store_shared(own + threadIdx.x, reinterpret_cast<const float*>(in)[block * kGroupThreads + place]);
+    for (int to = 0; to < 2; ++to) barrier_arrive_cluster_at(there, to);
+    barrier_wait_cluster(there, phase);
+    const float sum = load_shared_of(own + threadIdx.x, rank) + load_shared_of(own + threadIdx.x, rank ^ 1);
+    reinterpret_cast<float*>(out)[(block * 2 + int(phase)) * kGroupThreads + threadIdx.x] = sum;
+    for (int to = 0; to < 2; ++to) barrier_arrive_cluster_at(read, to);
+  }
+  cluster_sync();
+}
+
 template <class M, int N, int kLayoutA, int kLayoutB>
 constexpr HopperCase wgmma_case(const char* name) {
   return {name, wgmma_kernel<M, N, kLayoutA, kLayoutB>, kImages, 64 * N * 4, 1, {}};
@@ -177,12 +203,19 @@ inline constexpr HopperCase kHopperCases[] = {
     wgmma_case<Half, 64, 7, 7>("wgmma_half_64_7_7"),
     wgmma_case<BFloat16, 64, 8, 2>("wgmma_bfloat16_64_8_2"),
     wgmma_case<BFloat16, 64, 7, 9>("wgmma_bfloat16_64_7_9"),
+    wgmma_case<Half, 72, 2, 2>("wgmma_half_72_2_2"),
+    wgmma_case<BFloat16, 88, 2, 2>("wgmma_bfloat16_88_2_2"),
+    wgmma_case<Half, 96, 2, 2>("wgmma_half_96_2_2"),
+    wgmma_case<BFloat16, 112, 2, 2>("wgmma_bfloat16_112_2_2"),
     wgmma_case<BFloat16, 120, 7, 9>("wgmma_bfloat16_120_7_9"),
     wgmma_case<BFloat16, 128, 2, 2>("wgmma_bfloat16_128_2_2"),
+    wgmma_case<Half, 136, 2, 1>("wgmma_half_136_2_1"),
+    wgmma_case<BFloat16, 144, 2, 1>("wgmma_bfloat16_144_2_1"),
     wgmma_case<Half, 168, 2, 1>("wgmma_half_168_2_1"),
     wgmma_case<BFloat16, 176, 2, 1>("wgmma_bfloat16_176_2_1"),
     wgmma_case<Half, 256, 8, 8>("wgmma_half_256_8_8"),
     wgmma_case<Tf32, 64, 2, 2>("wgmma_tf32_64_2_2"),
+    wgmma_case<Tf32, 144, 2, 1>("wgmma_tf32_144_2_1"),
     wgmma_case<Tf32, 168, 0, 1>("wgmma_tf32_168_0_1"),
     {"copy_bulk", bulk_kernel, 4096, 4096, 1, {}},
     {"copy_tensor_2d", tensor_kernel<2, 64 * 16>, 40 * 2 * 16, 64 * 16, 1, {nullptr, 2, 2, {40, 0}, {80}, {32, 16}, 64}},
@@ -199,6 +232,7 @@ inline constexpr HopperCase kHopperCases[] = {
      1,
      {nullptr, 2, 4, {40, 8, 6, 0}, {480, 80, 3840}, {64, 8, 5, 1}, 128}},
     {"cluster", cluster_kernel, 2048, 8192, 2, {}},
+    {"parts", parts_kernel, 2 * kGroupThreads * 4, 4 * kGroupThreads * 4, 2, {}},
 };
 
 // Runs a case on `sets` sets. The pointers are the device's.

@@ -118,20 +118,40 @@ def cluster() -> Calibration:
     return Calibration("cluster", bits(3, 2, 1024, dtype=UINT8), expect, UINT8)
 
 
+def parts() -> Calibration:
+    def draw() -> Array:
+        return np.random.default_rng(6).normal(size=(3, 2, THREADS)).astype(FLOAT32)
+
+    def expect(given: Array) -> Expected:
+        # [set, rank, phase, thread]; in the second phase each thread has its neighbour's number.
+        sums = np.stack([given.sum(1), np.roll(given, -1, -1).sum(1)], 1)
+        return Expected(np.stack([sums, sums], 1))
+
+    return Calibration("parts", draw, expect, FLOAT32)
+
+
 HOPPER_CALIBRATIONS = (
     *(wgmma("half", 64, layout, layout) for layout in range(8)),
     wgmma("bfloat16", 64, 8, 2),
     wgmma("bfloat16", 64, 7, 9),
+    wgmma("half", 72, 2, 2),
+    wgmma("bfloat16", 88, 2, 2),
+    wgmma("half", 96, 2, 2),
+    wgmma("bfloat16", 112, 2, 2),
     wgmma("bfloat16", 120, 7, 9),
     wgmma("bfloat16", 128, 2, 2),
+    wgmma("half", 136, 2, 1),
+    wgmma("bfloat16", 144, 2, 1),
     wgmma("half", 168, 2, 1),
     wgmma("bfloat16", 176, 2, 1),
     wgmma("half", 256, 8, 8),
     wgmma("tf32", 64, 2, 2),
+    wgmma("tf32", 144, 2, 1),
     wgmma("tf32", 168, 0, 1),
     copy_bulk(),
     copy_tensor((16, 40), UINT16, (16, 32), lambda s: (16 * s - 3, 8)),
     copy_tensor((10, 24), UINT32, (1, 24, 8), lambda s: (s, 5, -4)),
     copy_tensor((8, 6, 40), UINT16, (1, 5, 8, 64), lambda s: (s, 3, -2, 8)),
     cluster(),
+    parts(),
 )

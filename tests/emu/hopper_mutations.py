@@ -1,119 +1,178 @@
 """Faults in the Hopper kernels, each with a small problem that has to show it."""
 
-from hopper_problems import DEEP, MANY, OVERHANG, THREE_TILES, WIDE
+from hopper_problems import DEEP, LONG_LINES, MANY, ODD_SIZES, SHORT_LINES, WIDE, WIDE_MAP
 from mutations import Mutation, _of
 from problems import EmulatedCase
 
-#: Two blocks in a cluster, of which the last has no tile; several units to a block; more k-blocks than stages.
-CLUSTER = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2")
-BOXES = EmulatedCase(OVERHANG, "half", "channels_last", "hopper-2")
-SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-l2")
+ITEMS = EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1")
+LONG = EmulatedCase(LONG_LINES, "half", "channels_last", "hopper-1")
+ODD = EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper")
+#: Blocks that share weights; parts of sums in several blocks, several units to each; parts of sums in memory.
+SHARED = EmulatedCase(WIDE_MAP, "half", "channels_last", "hopper-2")
+PARTS = EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-launch-2")
+SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper")
 #: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 
 FIRST_STAGE = _of(
     "hopper/hopper_first_stage.cuh",
-    ("parity-of-full", "uint32_t parity = 0;", "uint32_t parity = 1;", "reads stages before they are full", CLUSTER),
-    ("parity-of-empty", "uint32_t parity = 1;", "uint32_t parity = 0;", "waits for a stage that nobody has had", CLUSTER),
-    ("expects-too-little", "kXBytes + groups * kWeightBytes)", "kXBytes + kWeightBytes)", "full before all has come", CLUSTER),
     (
-        "refills-at-once",
-        "        barrier_wait(empty(slot), parity);\n",
-        "",
-        "stages are overwritten while they are read",
-        CLUSTER,
+        "expects-too-little",
+        "start_filling((items[0].valid + items[1].valid) *",
+        "start_filling(items[0].valid *",
+        "full before both windows have come",
+        ITEMS,
     ),
-    ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", CLUSTER),
+    ("window-not-awaited", "      windows.wait_until_full();\n", "", "x has not come yet", ITEMS),
+    ("weights-not-awaited", "        weights.wait_until_full();\n", "", "weights have not come yet", ITEMS),
+    ("lets-go-too-early", "wgmma_wait<2>();", "wgmma_wait<4>();", "a stage is let go of while its products run", LONG),
     (
         "descriptor-advance",
-        "(low, moved(of_x, step * kStepBytes)",
-        "(low, moved(of_x, step * kStepBytes / 2)",
+        "moved(of_w, step * kStepBytes)",
+        "moved(of_w, step * kStepBytes / 2)",
         "half a step of the depth",
-        CLUSTER,
+        ITEMS,
     ),
     (
         "descriptor-stride",
-        "kEightRows = 8 * kBlockBytes",
-        "kEightRows = 4 * kBlockBytes",
-        "rows four to seven come twice",
-        CLUSTER,
+        "of_x = operand(x, 0, kPositionBytes,",
+        "of_x = operand(x, 0, 2 * kPositionBytes,",
+        "every other position",
+        ITEMS,
     ),
     (
         "swizzle-phase",
-        "operand(x, 0, kEightRows, Swizzle::k64)",
-        "operand(x, 0, kEightRows, Swizzle::k128)",
-        "units of x in another order than they were copied in",
-        CLUSTER,
+        "of_w = operand(w, 0, kPositionBytes, Swizzle::k64)",
+        "of_w = operand(w, 0, kPositionBytes, Swizzle::k128)",
+        "units of the weights in another order than they were packed in",
+        ITEMS,
     ),
-    ("no-fence-of-barriers", "      fence_barrier_init();\n", "", "copies may not see the barriers yet", CLUSTER),
-    ("no-fence-of-registers", "      wgmma_fence();\n", "", "products start before their registers are there", CLUSTER),
-    ("multicast-mask", "full(slot), 3)", "full(slot), 1)", "only the first block gets the weights", CLUSTER),
+    ("no-fence-of-barriers", "      fence_barrier_init();\n", "", "copies may not see the barriers yet", ITEMS),
+    ("no-fence-of-registers", "    wgmma_fence();\n", "", "products start before their registers are there", ITEMS),
+    (
+        "multicast-mask",
+        "weights.full + weights.slot, 3)",
+        "weights.full + weights.slot, 1)",
+        "only the first block gets both",
+        SHARED,
+    ),
+    ("multicast-half", "half = rank * (kRowBlockBytes / 2)", "half = 0 * rank", "both blocks send the first rows", SHARED),
     (
         "tells-itself-only",
-        "if (c.lane < p().cluster) barrier_arrive_at(empty(slot), c.lane);",
-        "if (c.lane < p().cluster) barrier_arrive_at(empty(slot), rank);",
+        "barrier_arrive_at(weights.empty + slot, c.lane)",
+        "barrier_arrive_at(weights.empty + slot, rank)",
         "the other block's copies do not wait for this one",
-        CLUSTER,
+        SHARED,
     ),
     (
         "warpgroup-split",
-        "group_of(u, u.pair * 2 + c.side)",
-        "group_of(u, u.pair * 2)",
-        "both warpgroups write the first one's channels",
-        CLUSTER,
+        "const Item item = item_of(u, side);",
+        "const Item item = item_of(u, 0);",
+        "both warpgroups have the first item",
+        ITEMS,
     ),
     (
-        "second-half-of-pixels",
-        "kTilePixels / 2 * kBlockBytes + step",
-        "kTilePixels / 4 * kBlockBytes + step",
-        "the second product starts among the first one's pixels",
-        CLUSTER,
+        "window-of-the-other",
+        "shared_address(window_at(windows.slot, c.side))",
+        "shared_address(window_at(windows.slot, 0))",
+        "both warpgroups multiply the first one's pixels",
+        ITEMS,
     ),
-    ("ends-too-early", "cluster_sync();  // before either", "// before either", "a block ends while the other sends", CLUSTER),
+    ("window-front", " + p().window_front[axis], items[side].n", ", items[side].n", "windows start at their first row", ITEMS),
+    ("no-shift", "x + base * kPositionBytes", "x + 0 * base", "all groups of taps meet the same pixels", ITEMS),
+    ("early-place", "x_early = x + kEarlyFrom *", "x_early = x + 0 *", "early positions start at the first", ITEMS),
+    ("early-too-soon", "range.from >= kEarlyFrom", "range.from >= 1", "positions one to three are left out", ITEMS),
     (
-        "pass-overwritten",
-        "add_taps(kPass, scratch, sums, c, u, g);\n      group_barrier(1 + c.side, kGroupSize);",
-        "add_taps(kPass, scratch, sums, c, u, g);",
-        "the next pass overwrites T under other warps",
-        CLUSTER,
-    ),
-    (
-        "barrier-of-half-a-group",
-        "store_pass<kPass>(low, high, scratch, c);\n      group_barrier(1 + c.side, kGroupSize);",
-        "store_pass<kPass>(low, high, scratch, c);\n      group_barrier(1 + c.side, kGroupSize / 2);",
-        "half of the warpgroup goes on without the other",
-        CLUSTER,
+        "cut-of-the-first-part",
+        "(behind < 4) {\n        product<kLowPositions>",
+        "(behind < 1) {\n        product<kLowPositions>",
+        "of positions that count, some are left out",
+        ITEMS,
     ),
     (
-        "sums-cleared-too-early",
+        "cut-of-the-second-part",
+        "(behind < 4) {\n        product<kHighPositions>",
+        "(behind < 1) {\n        product<kHighPositions>",
+        "of positions that count, some are left out",
+        LONG,
+    ),
+    ("tap-place", "kFirst + i - tap", "kFirst + i", "taps of a group are added at the same place", ITEMS),
+    (
+        "taps-not-in-turn",
+        "tap == 0);\n      add_part<kEarlyFrom>(d.early, sums, c, tap, r, item.outputs, false);\n      group_barrier(1 + c.side, kGroupSize);",
+        "tap == 0);\n      add_part<kEarlyFrom>(d.early, sums, c, tap, r, item.outputs, false);",
+        "warps add to the same sums at the same time",
+        ITEMS,
+    ),
+    (
+        "sums-overwritten",
         "group_barrier(1 + c.side, kGroupSize);  // before",
         "// before",
-        "sums are cleared while other warps still write them out",
-        CLUSTER,
+        "sums are written out meanwhile",
+        LONG,
     ),
-    ("lag-of-too-many", "barrier_init(lag(), kWarps)", "barrier_init(lag(), kWarps + 1)", "nobody else arrives", CLUSTER),
+    ("ends-too-early", "cluster_sync();  // a block ends", "// a block ends", "a block ends while the other sends", SHARED),
+    ("lines-outside", "      if (line >= lines) continue;\n", "", "lines that the map does not have", ODD),
     (
-        "lines-and-positions",
-        "u.axis == 0 ? at.w : at.h,",
-        "u.axis == 1 ? at.w : at.h,",
-        "boxes start at line and position exchanged",
-        BOXES,
+        "segment",
+        "first = i % segments * p().outputs[u.axis];",
+        "first = 0 * segments;",
+        "every item is the first of its line",
+        LONG,
     ),
-    (
-        "split-start",
-        "unit_at(int i) const {\n    const int",
-        "unit_at(int i) const {\n    i -= i > 3;\n    const int",
-        "a unit twice",
-        SPLIT,
-    ),
+    ("lag-of-too-many", "barrier_init(lag(), kWarps)", "barrier_init(lag(), kWarps + 1)", "nobody else arrives", ITEMS),
     (
         "no-dependencies",
         "    wait_for_dependencies();  // the packed weights, and maybe x\n",
         "",
         "weights are not packed yet",
-        CLUSTER,
+        ITEMS,
     ),
+    ("place-of-partial", "+ item.line / kBundle;", ";", "partial sums of all bundles in one place", SPLIT),
+    ("slot", "(u.slot * int64_t(p().stage.tiles)", "(0 * int64_t(p().stage.tiles)", "all splits in one place", SPLIT),
+    (
+        "parts-not-awaited",
+        "      barrier_wait_cluster(summed(c.side), c.parity);\n",
+        "",
+        "parts of the sums are not there yet",
+        PARTS,
+    ),
+    (
+        "parts-of-the-block",
+        "barrier_wait_cluster(summed(c.side), c.parity)",
+        "barrier_wait(summed(c.side), c.parity)",
+        "what other blocks stored need not be seen",
+        PARTS,
+    ),
+    (
+        "parts-not-released",
+        "barrier_arrive_cluster_at(summed(c.side), c.lane)",
+        "barrier_arrive_at(summed(c.side), c.lane)",
+        "the sums need not be there for other blocks",
+        PARTS,
+    ),
+    (
+        "parts-overwritten",
+        "    if (p().parts > 1) barrier_wait_cluster(read(c.side), c.parity ^ 1);",
+        "    //",
+        "the other block still reads the sums of the item before",
+        PARTS,
+    ),
+    ("one-part", "load_shared_of(at, part)", "load_shared_of(at, 0 * part)", "the first block's part twice", PARTS),
+    (
+        "share-of-parts",
+        "item.outputs * (part + 1) / p().parts",
+        "item.outputs * part / p().parts + 1",
+        "positions without a writer",
+        PARTS,
+    ),
+    ("channels-of-parts", "slot * p().parts + rank % p().parts", "slot * p().parts", "all blocks have the same channels", PARTS),
+)
+
+OVERLAP = _of(
+    "prepare.cuh",
+    ("shared-tap-not-halved", "from_float<E>(0.5f *", "from_float<E>(1.0f *", "a tap of two groups counts twice", LONG),
 )
 
 WEIGHT_GRAD = _of(
@@ -206,4 +265,4 @@ INPUT_GRAD = _of(
     ("phase", "2 * phase * plane", "phase * plane", "the second phase starts at the second octet", INPUT),
 )
 
-MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *WEIGHT_GRAD, *INPUT_GRAD)
+MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD)

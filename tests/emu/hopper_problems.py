@@ -4,11 +4,20 @@ from cases import Case, square
 from problems import GPUS, EmulatedCase
 
 #: GPUs that ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
-#: what they load; and with one, where there are no clusters.
+#: what they load; and with one, where there are no clusters. Where launches are slow, blocks of a cluster add up parts of sums.
 GPUS["hopper"] = {"hopper": 1}
 GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10}
 GPUS["hopper-slow-l2"] = {"hopper": 1, "l2_gigabytes": 1000}
 GPUS["hopper-1"] = {"hopper": 1, "multiprocessors": 1}
+GPUS["hopper-slow-launch"] = {"hopper": 1, "dependent_launch_us": 500}
+GPUS["hopper-slow-launch-2"] = {"hopper": 1, "dependent_launch_us": 500, "multiprocessors": 2}
+GPUS["hopper-slow-launch-16"] = {"hopper": 1, "dependent_launch_us": 500, "multiprocessors": 16}
+
+#: Short lines, of which parts are left out of the products; one item to each warpgroup.
+SHORT_LINES = Case("short-lines", n=1, c=72, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
+#: Lines of several items, the second part of which is left out at the end; and so many of them that blocks share weights.
+LONG_LINES = Case("long-lines", n=1, c=40, h=8, w=99, mid_l=5, mid_r=40, out=3, k=(7, 3, 15, 3))
+WIDE_MAP = Case("wide-map", n=1, c=40, h=32, w=32, mid_l=21, mid_r=3, out=3, k=square(15))
 
 #: Three tiles, so that a block of a cluster goes without; two groups of middle channels; lines that fill tiles.
 THREE_TILES = Case("three-tiles", n=3, c=72, h=8, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
@@ -23,15 +32,21 @@ ODD_SIZES = Case("odd-sizes", n=1, c=24, h=9, w=13, mid_l=5, mid_r=3, out=6, k=s
 #: More than three octets of middle channels, more than 15 taps, patches that reach over the map.
 WIDE = Case("wide-middle", n=1, c=136, h=20, w=16, mid_l=30, mid_r=8, out=4, k=(9, 3, 17, 3))
 
+#: A window so long that items are short.
+LONG_KERNEL = Case("long-kernel", n=1, c=24, h=40, w=72, mid_l=3, mid_r=21, out=3, k=(63, 3, 63, 3))
+
 FORWARD = (
-    EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-l2"),
+    EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1"),
+    EmulatedCase(SHORT_LINES, "tf32", "channels_last", "hopper"),
     EmulatedCase(THREE_TILES, "bfloat16", "channels_last", "hopper-2"),
-    EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-1"),
-    EmulatedCase(OVERHANG, "half", "channels_last", "hopper-2"),
+    EmulatedCase(LONG_LINES, "bfloat16", "channels_last", "hopper-1"),
+    EmulatedCase(WIDE_MAP, "half", "channels_last", "hopper-2"),
     EmulatedCase(OVERHANG, "bfloat16", "unaligned", "hopper"),
+    EmulatedCase(DEEP, "tf32", "channels_last", "hopper-slow-launch-2"),
+    EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-launch-16"),
     EmulatedCase(DEEP, "bfloat16", "channels_last", "hopper"),
-    EmulatedCase(EIGHT, "half", "channels_last", "hopper-2"),
-    EmulatedCase(SIXTEEN, "bfloat16", "channels_last", "hopper-1"),
+    EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper"),
+    EmulatedCase(LONG_KERNEL, "half", "channels_last", "hopper-2"),
 )
 
 #: So many channels of x that a block takes 256 of them.

@@ -5,7 +5,7 @@ from types import ModuleType
 import emulator
 import numpy as np
 import pytest
-from hopper_problems import BACKWARD, FORWARD, ODD_SIZES, THREE_TILES
+from hopper_problems import BACKWARD, FORWARD, THREE_TILES
 from operator_run import facts, failures, run
 from problems import EmulatedCase
 
@@ -37,14 +37,15 @@ def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, c
 
 #: What plans of the Hopper kernels decide, and what the problems have to reach, one way and the other.
 BRANCHES = {
-    *(f"hopper first_stage of {n} column blocks" for n in (8, 16, 21)),
-    *(f"hopper first_stage in clusters of {n}" for n in (1, 2)),
-    *(f"hopper first_stage {what}" for what in ("splits", "block without a tile", "warpgroup without a group")),
+    *(f"hopper first_stage of {n} positions" for n in (18, 34)),
+    *(f"hopper first_stage blocks {what}" for what in ("that share weights", "with parts of the channels")),
+    *(f"hopper first_stage {what}" for what in ("splits", "block without items", "warpgroup without an item", "unequal axes")),
+    *(f"hopper first_stage groups of {what}" for what in ("taps that overlap", "middle channels")),
+    "hopper first_stage segments of lines",
     *(f"hopper input_grad of {n} channels" for n in (128, 256)),
     *(f"hopper input_grad {what}" for what in ("tiles of channels", "pairs of octets", "single octet")),
     "hopper weight_grad",
     *(f"hopper weight_grad {what}" for what in ("splits", "groups of octets", "groups of taps")),
-    *(f"hopper first_stage {what}" for what in ("overhang", "whole lines", "several boxes", "one box")),
 }
 
 
@@ -58,8 +59,7 @@ def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None
     ("case", "why"),
     [
         (EmulatedCase(THREE_TILES, "half", "nchw", "hopper"), "channels_last"),
-        (EmulatedCase(THREE_TILES, "tf32", "channels_last", "hopper"), "bfloat16 and float16"),
-        (EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper"), "multiples of 8"),
+        (EmulatedCase(THREE_TILES, "float", "channels_last", "hopper"), "bfloat16, float16 and tf32"),
     ],
     ids=str,
 )

@@ -1,6 +1,7 @@
 """nan and inf in the emulated operator: the tests of the backends (test_non_finite.py), on fewer problems."""
 
 import emulator
+import hopper_problems  # noqa: F401  # names GPUs
 import pytest
 import test_non_finite
 import torch
@@ -12,12 +13,18 @@ pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emula
 
 some_cases = pytest.mark.parametrize("case", [CASES["k<map"], CASES["k>map"]], ids=lambda case: case.name)
 every_place = pytest.mark.parametrize("place", ["corner", "middle"])
-some_dtypes = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+#: The Hopper kernels take no true float32.
+some_dtypes = pytest.mark.parametrize(
+    ("dtype", "run"),
+    [(torch.bfloat16, "h100"), (torch.float32, "h100"), (torch.bfloat16, "hopper")],
+    indirect=["run"],
+    ids=["bfloat16", "float32", "bfloat16-hopper"],
+)
 
 
-@pytest.fixture(scope="module")
-def run() -> EmulatedOperator:
-    return EmulatedOperator(emulator.OPERATOR.load())
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> EmulatedOperator:
+    return EmulatedOperator(emulator.OPERATOR.load(), getattr(request, "param", "h100"))
 
 
 @some_cases

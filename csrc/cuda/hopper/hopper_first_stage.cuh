@@ -114,13 +114,13 @@ struct HopperFirstStageBlock {
 
   // --- the warpgroup that copies: one thread
 
-  GCN_DEVICE void copy_windows(const Unit& u, int k_block) {
-    const Item item[2] = {item_of(u, 0), item_of(u, 1)};
-    windows.start_filling((item[0].valid + item[1].valid) * p().window_positions[u.axis] * kPositionBytes);
+  GCN_DEVICE void copy_windows(const Item (&items)[2], int axis, int k_block) {
+    const int bytes = p().window_positions[axis] * kPositionBytes;
+    windows.start_filling((items[0].valid + items[1].valid) * bytes);
     for (int side = 0; side < 2; ++side) {
-      if (!item[side].valid) continue;
-      copy_tensor_4d(window_at(windows.slot, side), &arguments.x[u.axis], k_block * kBlockDepth, item[side].line,
-                     item[side].first - branch(u.axis).radius + p().window_front[u.axis], item[side].n,
+      if (!items[side].valid) continue;
+      copy_tensor_4d(window_at(windows.slot, side), &arguments.x[axis], k_block * kBlockDepth, items[side].line,
+                     items[side].first - branch(axis).radius + p().window_front[axis], items[side].n,
                      windows.full + windows.slot);
     }
     windows.next();
@@ -142,8 +142,9 @@ struct HopperFirstStageBlock {
 
   GCN_DEVICE void copy_all() {
     for_each_unit([&](const Unit& u) {
+      const Item items[2] = {item_of(u, 0), item_of(u, 1)};
       for (int k_block = u.first; k_block < u.last; ++k_block) {
-        copy_windows(u, k_block);
+        copy_windows(items, u.axis, k_block);
         for (int step = 0; step < branch(u.axis).tap_groups; ++step) copy_weights(u, k_block, step);
       }
     });
@@ -175,7 +176,20 @@ struct HopperFirstStageBlock {
     if (c.side == 0 && c.lane == 0 && now) barrier_arrive(lag());
   }
 
-  // The first kCount positions of a part += rows of weights times as many positions of a window.
+  // wgmma cuts tf32 off where mma.sync's operands are rounded in registers, which would cost half a bit and be a bias. So the
+  // window is rounded where it lies, before the item's first product with it.
+  GCN_DEVICE void round_window(unsigned char* window, const Consumer& c, int axis) const {
+    uint4* pieces = reinterpret_cast<uint4*>(window);
+    for (int i = c.thread; i < p().window_positions[axis] * kPositionBytes / kPieceBytes; i += kGroupSize) {
+      const uint4 x = load_shared(pieces + i);
+      store_shared(pieces + i, make_uint4(round_to_tf32(x.x), round_to_tf32(x.y), round_to_tf32(x.z), round_to_tf32(x.w)));
+    }
+    fence_async_proxy();
+    group_barrier(1 + c.side, kGroupSize);
+  }
+
+  // The first kCount positions of a part += rows of weights times as many positions of a window; a group of its own: to
+  // close one behind a branch takes ptxas an empty product. It takes a piece of a register array only from its start.
   template <int kCount, int kSize>
   GCN_DEVICE void product(float (&part)[kSize], uint32_t w, uint32_t x) const {
     auto& d = reinterpret_cast<float (&)[4 * kCount]>(part);
@@ -185,31 +199,41 @@ struct HopperFirstStageBlock {
     for (uint32_t step = 0; step < kBlockBytes / kStepBytes; ++step) {
       wgmma<kBundle * kCount, false, false>(d, moved(of_w, step * kStepBytes), moved(of_x, step * kStepBytes), true, M{});
     }
+    wgmma_commit();
   }
 
-  // Of the positions in the range, and of some beside it. ptxas takes parts of a register array only from its start.
+  // Of the positions in the range, and of some beside it. The products of calls before are done when it returns.
   GCN_DEVICE void multiply(Sums& d, PositionRange range, uint32_t w, uint32_t x) const {
     const uint32_t x_early = x + kEarlyFrom * kPositionBytes, x_high = x + kLowPositions * kPositionBytes;
-    const int low = kLowPositions - range.to, high = kLowPositions + kHighPositions - range.to;  // that may be left out behind
-    if (range.to <= range.from) return;
-    if (range.from >= kLowPositions) {
-      // nothing
-    } else if (range.from >= kEarlyFrom) {
-      product<kEarlyPositions>(d.early, w, x_early);
-    } else if (low < 4) {
-      product<kLowPositions>(d.low, w, x);
-    } else if (low < 7) {
-      product<kLowPositions - 4>(d.low, w, x);
-    } else {
-      product<kLowPositions - 7>(d.low, w, x);
+    const bool low = range.from < kLowPositions && range.from<range.to, high = range.to> kLowPositions && range.from < range.to;
+    if (low) {
+      const int behind = kLowPositions - range.to;  // positions that may be left out
+      if (range.from >= kEarlyFrom) {
+        product<kEarlyPositions>(d.early, w, x_early);
+      } else if (behind < 4) {
+        product<kLowPositions>(d.low, w, x);
+      } else if (behind < 7) {
+        product<kLowPositions - 4>(d.low, w, x);
+      } else {
+        product<kLowPositions - 7>(d.low, w, x);
+      }
     }
-    if (range.to <= kLowPositions) return;
-    if (high < 4) {
-      product<kHighPositions>(d.high, w, x_high);
-    } else if (high < 7) {
-      product<kHighPositions - 4>(d.high, w, x_high);
+    if (high) {
+      const int behind = kLowPositions + kHighPositions - range.to;
+      if (behind < 4) {
+        product<kHighPositions>(d.high, w, x_high);
+      } else if (behind < 7) {
+        product<kHighPositions - 4>(d.high, w, x_high);
+      } else {
+        product<kHighPositions - 7>(d.high, w, x_high);
+      }
+    }
+    if (low && high) {
+      wgmma_wait<2>();
+    } else if (low || high) {
+      wgmma_wait<1>();
     } else {
-      product<kHighPositions - 7>(d.high, w, x_high);
+      wgmma_wait<0>();
     }
   }
 
@@ -219,14 +243,13 @@ struct HopperFirstStageBlock {
     const int positions = item.valid ? item.outputs + b.group_taps - 1 : 0;
     for (int k_block = u.first; k_block < u.last; ++k_block) {
       windows.wait_until_full();
+      if (kIsTf32<M> && item.valid) round_window(window_at(windows.slot, c.side), c, u.axis);
       const uint32_t x = shared_address(window_at(windows.slot, c.side)) - p().window_front[u.axis] * kPositionBytes;
       for (int step = 0; step < b.tap_groups; ++step) {
         weights.wait_until_full();
         const int base = base_of(b, step);
         multiply(d, positions_inside(item.first, positions, base, b.length, b.radius), shared_address(weights_at(weights.slot)),
                  x + base * kPositionBytes);
-        wgmma_commit();
-        wgmma_wait<1>();
         if (c.weights_before >= 0) let_go_of_weights(c, c.weights_before);
         c.weights_before = weights.slot;
         if (c.window_before >= 0) windows.let_go(c.window_before, c.lane), c.window_before = -1;
@@ -344,7 +367,7 @@ struct HopperFirstStageBlock {
       group_barrier(1 + c.side, kGroupSize);
     }
     if (p().parts > 1) {
-      if (c.lane < p().parts) barrier_arrive_at(summed(c.side), c.lane);
+      if (c.lane < p().parts) barrier_arrive_cluster_at(summed(c.side), c.lane);
       barrier_wait_cluster(summed(c.side), c.parity);
     }
     const Share share{item.outputs * part / p().parts, item.outputs * (part + 1) / p().parts};
@@ -355,7 +378,7 @@ struct HopperFirstStageBlock {
     }
     if (p().parts > 1) {
       __syncwarp();
-      if (c.lane < p().parts) barrier_arrive_at(read(c.side), c.lane);
+      if (c.lane < p().parts) barrier_arrive_cluster_at(read(c.side), c.lane);
       c.parity ^= 1;
     }
     group_barrier(1 + c.side, kGroupSize);  // before the next item's sums take the place

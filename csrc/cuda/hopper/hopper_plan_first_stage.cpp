@@ -110,9 +110,10 @@ double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, co
     const double tensor = 2 * item.positions * kBundle * kRowBlock * depth * k_blocks / rate;
     const double weights = double(b.tap_groups) * kRowBlockBytes, epilogue = epilogue_clocks(b, h, axis);
     const double written = 2.0 * h.window_positions[axis] * kPositionBytes + weights;
-    const double shared = ((2 * item.read + written) * k_blocks + 128 * epilogue) / 128;
+    const double rounding = math == Math::kTf32 ? 2.0 * h.window_positions[axis] * kPositionBytes * k_blocks / 128 : 0;
+    const double shared = (2 * item.read + written) * k_blocks / 128 + epilogue + 2 * rounding;
     const double l2 = (2 * item.window + weights / h.sharing) * k_blocks / (gpu.l2 / gpu.clock / gpu.multiprocessors);
-    const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2});
+    const double unit = std::max({tensor, tensor / 2 + epilogue + rounding, shared, l2});
     clocks += unit * mid_groups(b) * double(ceil_div(ceil_div(items(s, h, axis), 2), h.sharing));
     last = std::max(last, epilogue);
   }

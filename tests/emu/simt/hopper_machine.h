@@ -21,7 +21,8 @@ struct Mbarrier {
   size_t made_by = 0;  // a warp of the cluster
   Time made_at = 0;
   bool fenced = false;
-  Knowledge gathering, passed;  // of the phase that runs; of the one that has ended
+  Knowledge gathering, passed;                        // of the phase that runs; of the one that has ended
+  Knowledge gathering_of_cluster, passed_of_cluster;  // the part of it that counts for the shared memory of other blocks
 };
 
 // One product that has been issued and not waited for. D belongs to a thread.
@@ -95,7 +96,7 @@ class ClusterMachine : public Fibers {
     if (block.barriers.count(at)) report("barrier_init of a barrier that is in use");
     Mbarrier& b = block.barriers[at];
     b.count = b.pending = count, b.actor = clocks_.add_actor(), b.made_by = my_warp(), b.made_at = clocks_.now();
-    b.gathering = b.passed = clocks_.nothing();
+    b.gathering = b.passed = b.gathering_of_cluster = b.passed_of_cluster = clocks_.nothing();
   }
 
   void fence_init() {
@@ -114,18 +115,19 @@ class ClusterMachine : public Fibers {
     return b;
   }
 
-  void arrive(Mbarrier& b, int64_t bytes) {
+  void arrive(Mbarrier& b, int64_t bytes, bool of_cluster = false) {
     if (b.pending == 0) report("an mbarrier has more arrivals than it expects");
     const Knowledge passed = clocks_.release(my_warp());
     learn(b.gathering, passed);
+    if (of_cluster) learn(b.gathering_of_cluster, passed);
     --b.pending, b.bytes += bytes;
     finish_phase(b);
   }
 
-  void arrive_at(const void* place, int rank, int64_t bytes) {
+  void arrive_at(const void* place, int rank, bool of_cluster) {
     if (rank < 0 || static_cast<unsigned>(rank) >= cluster_) report("an arrival at a block outside of the cluster");
     require_running(static_cast<size_t>(rank));
-    arrive(barrier(place, static_cast<size_t>(rank)), bytes);
+    arrive(barrier(place, static_cast<size_t>(rank)), 0, of_cluster);
   }
 
   // `of_cluster`: other blocks' accesses to their shared memory are ordered as well.
@@ -136,7 +138,7 @@ class ClusterMachine : public Fibers {
       stop(State::kAtMbarrier, "an mbarrier");
     }
     clocks_.acquire(my_warp(), b.passed);
-    if (of_cluster) learn(clocks_.known_of_cluster(my_warp()), b.passed);
+    if (of_cluster) learn(clocks_.known_of_cluster(my_warp()), b.passed_of_cluster);
   }
 
   void read_of(const void* place, int rank, void* to, size_t bytes) {
@@ -201,7 +203,7 @@ class ClusterMachine : public Fibers {
   void finish_phase(Mbarrier& b) {
     if (b.pending || b.bytes) return;
     clocks_.release_copies(b.actor, b.gathering);
-    b.passed = b.gathering;
+    b.passed = b.gathering, b.passed_of_cluster = b.gathering_of_cluster;
     b.pending = b.count;
     ++b.phase;
   }

@@ -25,18 +25,18 @@ inline void learn(Knowledge& mine, const Knowledge& other) {
 class Clocks {
  public:
   void start(size_t warps) {
-    now_ = 1, actors_ = warps;
-    known_.assign(warps, Knowledge(kMost, 0));
+    now_ = 1, actors_ = warps, most_ = kActorsOfAWarp * warps;
+    known_.assign(warps, nothing());
     known_of_cluster_ = known_;
     fenced_.assign(warps, 0);
   }
 
   // A new actor beside the warps.
   size_t add_actor() {
-    if (actors_ == kMost) report("more mbarriers than the emulator keeps clocks for");
+    if (actors_ == most_) report("more mbarriers than the emulator keeps clocks for");
     return actors_++;
   }
-  Knowledge nothing() const { return Knowledge(kMost, 0); }
+  Knowledge nothing() const { return Knowledge(most_, 0); }
 
   Time now() const { return now_; }
   Knowledge& known(size_t warp) { return known_[warp]; }
@@ -58,9 +58,9 @@ class Clocks {
   Time fenced(size_t warp) const { return fenced_[warp]; }
 
  private:
-  static constexpr size_t kMost = 192;
+  static constexpr size_t kActorsOfAWarp = 4;  // with its share of the block's mbarriers
   Time now_ = 1;
-  size_t actors_ = 0;
+  size_t actors_ = 0, most_ = 0;
   std::vector<Knowledge> known_, known_of_cluster_;
   std::vector<Time> fenced_;
 };
