@@ -107,7 +107,7 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   }
   plan.tensor_cores = true;
   if (wants_hopper(s, false, gpu)) {
-    add_reason(plan.hopper, plan_hopper_first_stage(math, plan.source, gpu, plan.first, plan.hopper.first));
+    add_reason(plan.hopper, plan_hopper_first_stage_nchw(math, plan.source, gpu, plan.first, plan.hopper.first_nchw));
   }
 
   size_t& bytes = plan.workspace_bytes;
@@ -128,8 +128,8 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   note_copy(plan, "prepare", prepare, gpu);
   Traffic first{work.x_bytes, packed};
   first.leave(partial > 0 ? partial : u_bytes, gpu);
-  if (plan.hopper.first.used) {
-    note_hopper_first_stage(plan, f, plan.hopper.first, first, gpu);
+  if (plan.hopper.first_nchw.used) {
+    note_hopper_first_stage_nchw(plan, f, plan.hopper.first_nchw, first, gpu);
   } else {
     note_first_stage(plan, f, first, math, gpu);
   }

@@ -1,19 +1,22 @@
 """Faults in the Hopper kernels, each with a small problem that has to show it."""
 
-from hopper_problems import DEEP, MANY, OVERHANG, THREE_TILES, WIDE
+from hopper_problems import DEEP, MANY, OVERHANG, ROWS_OF_32, ROWS_OF_64, THREE_TILES, WIDE
 from mutations import Mutation, _of
 from problems import EmulatedCase
 
 #: Two blocks in a cluster, of which the last has no tile; several units to a block; more k-blocks than stages.
-CLUSTER = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2")
-BOXES = EmulatedCase(OVERHANG, "half", "channels_last", "hopper-2")
-SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-l2")
+CLUSTER = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2")
+#: Runs of 8 pixels, which end with a line or in its middle; of 32; of 64.
+BOXES = EmulatedCase(OVERHANG, "half", "view", "hopper-2")
+OF_32 = EmulatedCase(ROWS_OF_32, "half", "nchw", "hopper-2")
+OF_64 = EmulatedCase(ROWS_OF_64, "half", "nchw", "hopper-2")
+SPLIT = EmulatedCase(DEEP, "half", "nchw", "hopper-slow-l2")
 #: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 
 FIRST_STAGE = _of(
-    "hopper/hopper_first_stage.cuh",
+    "hopper/hopper_first_stage_nchw.cuh",
     ("parity-of-full", "uint32_t parity = 0;", "uint32_t parity = 1;", "reads stages before they are full", CLUSTER),
     ("parity-of-empty", "uint32_t parity = 1;", "uint32_t parity = 0;", "waits for a stage that nobody has had", CLUSTER),
     ("expects-too-little", "kXBytes + groups * kWeightBytes)", "kXBytes + kWeightBytes)", "full before all has come", CLUSTER),
@@ -27,9 +30,16 @@ FIRST_STAGE = _of(
     ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", CLUSTER),
     (
         "descriptor-advance",
-        "(low, moved(of_x, step * kStepBytes)",
-        "(low, moved(of_x, step * kStepBytes / 2)",
+        "moved(of_x, step * x_step)",
+        "moved(of_x, step * x_step / 2)",
         "half a step of the depth",
+        CLUSTER,
+    ),
+    (
+        "weights-advance",
+        "moved(of_w, step * kStepBytes)",
+        "of_w",
+        "the same weights for both steps",
         CLUSTER,
     ),
     (
@@ -40,10 +50,40 @@ FIRST_STAGE = _of(
         CLUSTER,
     ),
     (
-        "swizzle-phase",
-        "operand(x, 0, kEightRows, Swizzle::k64)",
-        "operand(x, 0, kEightRows, Swizzle::k128)",
-        "units of x in another order than they were copied in",
+        "swizzle-of-weights",
+        "operand(w, 0, kEightRows, Swizzle::k64)",
+        "operand(w, 0, kEightRows, Swizzle::k32)",
+        "units of the weights in another order than they were packed in",
+        CLUSTER,
+    ),
+    (
+        "swizzle-of-32-bytes",
+        "next_run, eight_channels, Swizzle::k32",
+        "next_run, eight_channels, Swizzle::k64",
+        "rows of x twice as long as they were copied",
+        CLUSTER,
+    ),
+    ("swizzle-of-64-bytes", "eight_channels, Swizzle::k64", "eight_channels, Swizzle::k32", "rows of x half as long", OF_32),
+    ("swizzle-of-128-bytes", "eight_channels, Swizzle::k128", "eight_channels, Swizzle::k64", "rows of x half as long", OF_64),
+    (
+        "strides-of-columns",
+        "operand(0, eight_channels, next_run, Swizzle::kNone)",
+        "operand(0, next_run, eight_channels, Swizzle::kNone)",
+        "the next channels and the next position change places",
+        BOXES,
+    ),
+    (
+        "strides-of-rows",
+        "operand(0, next_run, eight_channels, Swizzle::k32)",
+        "operand(0, eight_channels, next_run, Swizzle::k32)",
+        "the next channels and the next pixels change places",
+        CLUSTER,
+    ),
+    (
+        "not-transposed",
+        "wgmma<kColumns, true, false>(low",
+        "wgmma<kColumns, false, false>(low",
+        "pixels and channels change places",
         CLUSTER,
     ),
     ("no-fence-of-barriers", "      fence_barrier_init();\n", "", "copies may not see the barriers yet", CLUSTER),
@@ -65,8 +105,8 @@ FIRST_STAGE = _of(
     ),
     (
         "second-half-of-pixels",
-        "kTilePixels / 2 * kBlockBytes + step",
-        "kTilePixels / 4 * kBlockBytes + step",
+        "moved(of_low, kXBytes / 2)",
+        "moved(of_low, kXBytes / 4)",
         "the second product starts among the first one's pixels",
         CLUSTER,
     ),
@@ -94,10 +134,24 @@ FIRST_STAGE = _of(
     ),
     ("lag-of-too-many", "barrier_init(lag(), kWarps)", "barrier_init(lag(), kWarps + 1)", "nobody else arrives", CLUSTER),
     (
-        "lines-and-positions",
-        "u.axis == 0 ? at.w : at.h,",
-        "u.axis == 1 ? at.w : at.h,",
-        "boxes start at line and position exchanged",
+        "boxes-of-the-other-axis",
+        "&arguments.x[u.axis]",
+        "&arguments.x[1 - u.axis]",
+        "runs of another length, or more of them than there is room for",
+        CLUSTER,
+    ),
+    (
+        "boxes-too-far-apart",
+        "p().run[u.axis] * p().box_runs[u.axis]",
+        "2 * p().run[u.axis] * p().box_runs[u.axis]",
+        "every other box is left out",
+        BOXES,
+    ),
+    (
+        "order-of-the-other-axis",
+        "first, u.axis, interleave,",
+        "first, 1 - u.axis, interleave,",
+        "tiles of rows have the pixels of columns",
         BOXES,
     ),
     (

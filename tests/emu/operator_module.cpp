@@ -141,17 +141,21 @@ class Facts {
   }
   void add(const HopperPlan& h, const FirstStagePlan& f) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
-    if (!h.first.used) return;
-    add("hopper first_stage of " + std::to_string(f.column_blocks) + " column blocks");
-    add_if(f.splits > 1, "hopper first_stage splits");
-    add("hopper first_stage in clusters of " + std::to_string(h.first.cluster));
-    add_if(f.tiles % h.first.cluster, "hopper first_stage block without a tile");
+    if (!h.first_nchw.used) return;
+    const std::string kernel = "hopper first_stage_nchw ";
+    add(kernel + "of " + std::to_string(f.column_blocks) + " column blocks");
+    add_if(f.splits > 1, kernel + "splits");
+    add(kernel + "in clusters of " + std::to_string(h.first_nchw.cluster));
+    add_if(f.tiles % h.first_nchw.cluster, kernel + "block without a tile");
     for (int axis = 0; axis < 2; ++axis) {
       const auto& b = f.branch[axis];
-      add_if(b.groups % 2, "hopper first_stage warpgroup without a group");
-      add(b.overhang ? "hopper first_stage overhang" : "hopper first_stage whole lines");
-      add(h.first.box_lines[axis] * h.first.box_positions[axis] < kTilePixels ? "hopper first_stage several boxes"
-                                                                              : "hopper first_stage one box");
+      const std::string along = kernel + (axis == 0 ? "columns: " : "rows: ");
+      const int run = h.first_nchw.run[axis];
+      add_if(b.groups % 2, kernel + "warpgroup without a group");
+      add(along + (b.overhang ? "overhang" : "whole lines"));
+      add(along + "runs of " + std::to_string(run));
+      add(along + (run * h.first_nchw.box_runs[axis] < kTilePixels ? "several boxes" : "one box"));
+      add(along + (h.first_nchw.box_runs[axis] > 1 ? "several runs in a box" : "one run in a box"));
     }
   }
   void add(const HopperPlan& h, const WeightGradPlan& g) {

@@ -5,7 +5,7 @@ namespace gcn::cuda {
 
 constexpr int kNotSupported = 801;  // cudaErrorNotSupported
 
-int hopper_first_stage(Math, int, const HopperFirstStage&, int, int, Stream) { return kNotSupported; }
+int hopper_first_stage_nchw(Math, int, const HopperFirstStageNchw&, int, int, Stream) { return kNotSupported; }
 
 int hopper_weight_grad(Math, const HopperWeightGrad&, int, int, Stream) { return kNotSupported; }
 

@@ -9,25 +9,24 @@ namespace gcn::cuda {
 // Of a dimension of one element, whose own stride says nothing, any stride will do.
 uint64_t stride_bytes(int64_t pieces) { return uint64_t(std::max<int64_t>(pieces, 1)) * kPieceBytes; }
 
-HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstStageParams& stage) {
-  const HopperFirstStagePlan& h = plan.hopper.first;
+HopperFirstStageNchw hopper_first_stage_nchw_params(const ForwardPlan& plan, const FirstStageParams& stage) {
+  const HopperFirstStageNchwPlan& h = plan.hopper.first_nchw;
   const Sizes& s = plan.sizes;
+  const Strides& pieces = plan.source.pieces;
   const int bytes = element_bytes(plan.math);
-  HopperFirstStage p{};
+  HopperFirstStageNchw p{};
   p.stage = stage;
   p.stages = h.stages, p.sums = h.sums, p.cluster = h.cluster;
   for (int axis = 0; axis < 2; ++axis) {
-    p.box_lines[axis] = h.box_lines[axis], p.box_positions[axis] = h.box_positions[axis];
-    const Strides& pieces = plan.source.pieces;
-    const int64_t line = axis == 0 ? pieces.w : pieces.h, position = axis == 0 ? pieces.h : pieces.w;
-    const int64_t lines = axis == 0 ? s.w : s.h, positions = axis == 0 ? s.h : s.w;
+    p.run[axis] = h.run[axis], p.box_runs[axis] = h.box_runs[axis];
+    const int row = h.run[axis] * bytes;
     p.x[axis] = {stage.x,
                  bytes,
                  4,
-                 {uint64_t(s.c), uint64_t(lines), uint64_t(positions), uint64_t(s.n)},
-                 {stride_bytes(line), stride_bytes(position), stride_bytes(pieces.n)},
-                 {uint32_t(kBlockBytes / bytes), uint32_t(h.box_lines[axis]), uint32_t(h.box_positions[axis]), 1},
-                 kBlockBytes};
+                 {uint64_t(s.w), uint64_t(s.c), uint64_t(s.h), uint64_t(s.n)},
+                 {stride_bytes(pieces.c), stride_bytes(pieces.h), stride_bytes(pieces.n)},
+                 {uint32_t(h.run[axis]), uint32_t(kBlockBytes / bytes), uint32_t(h.box_runs[axis]), 1},
+                 uint32_t(row > kPieceBytes ? row : 0)};
   }
   return p;
 }

@@ -5,9 +5,9 @@
 namespace gcn::cuda {
 
 template <class M>
-int launch_hopper_first_stage(int column_blocks, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
-extern template int launch_hopper_first_stage<Half>(int, const HopperFirstStage&, int, int, Stream);
-extern template int launch_hopper_first_stage<BFloat16>(int, const HopperFirstStage&, int, int, Stream);
+int launch_hopper_first_stage_nchw(int column_blocks, const HopperFirstStageNchw&, int blocks, int shared_bytes, Stream);
+extern template int launch_hopper_first_stage_nchw<Half>(int, const HopperFirstStageNchw&, int, int, Stream);
+extern template int launch_hopper_first_stage_nchw<BFloat16>(int, const HopperFirstStageNchw&, int, int, Stream);
 
 template <class M>
 int launch_hopper_weight_grad(const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
@@ -19,9 +19,9 @@ int launch_hopper_input_grad(int outputs, const HopperInputGrad&, int blocks, in
 extern template int launch_hopper_input_grad<Half>(int, const HopperInputGrad&, int, int, Stream);
 extern template int launch_hopper_input_grad<BFloat16>(int, const HopperInputGrad&, int, int, Stream);
 
-int hopper_first_stage(Math math, int column_blocks, const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
-  if (math == Math::kHalf) return launch_hopper_first_stage<Half>(column_blocks, p, blocks, shared_bytes, s);
-  if (math == Math::kBFloat16) return launch_hopper_first_stage<BFloat16>(column_blocks, p, blocks, shared_bytes, s);
+int hopper_first_stage_nchw(Math math, int column_blocks, const HopperFirstStageNchw& p, int blocks, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_hopper_first_stage_nchw<Half>(column_blocks, p, blocks, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_hopper_first_stage_nchw<BFloat16>(column_blocks, p, blocks, shared_bytes, s);
   return cudaErrorInvalidValue;
 }
 

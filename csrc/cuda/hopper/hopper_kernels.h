@@ -6,17 +6,17 @@
 
 namespace gcn::cuda {
 
-// The first stage, with the portable one's weights and results. A tile's pixels are copied as boxes of neighbouring lines.
-struct HopperFirstStage {
+// The first stage from NCHW, with the portable one's weights and results.
+struct HopperFirstStageNchw {
   FirstStageParams stage;
-  TensorShape x[2];  // [N, position in the line, line, channel] of either branch
-  int box_lines[2], box_positions[2];
-  int stages;   // of the ring
-  int sums;     // floats of one warpgroup's sums over taps
-  int cluster;  // blocks that share the weights they load: 1 or 2, of neighbouring tiles
+  TensorShape x[2];         // [N, H, channel, W], as either branch copies it
+  int run[2], box_runs[2];  // pixels of a row of the map that follow each other in a tile; how many such a box has
+  int stages;               // of the ring
+  int sums;                 // floats of one warpgroup's sums over taps
+  int cluster;              // blocks that share the weights they load: 1 or 2, of neighbouring tiles
 };
 
-int hopper_first_stage(Math, int column_blocks, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
+int hopper_first_stage_nchw(Math, int column_blocks, const HopperFirstStageNchw&, int blocks, int shared_bytes, Stream);
 
 // The gradients of the first weights, into the portable kernel's workspace.
 struct HopperWeightGrad {

@@ -11,9 +11,9 @@ namespace gcn::cuda {
 // Which kernels run: those of every GPU since sm_80, or, where they take the problem, those of sm_90a.
 enum class Generation { kPortable, kHopper };
 
-struct HopperFirstStagePlan {
+struct HopperFirstStageNchwPlan {
   bool used = false;
-  int box_lines[2] = {}, box_positions[2] = {}, stages = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
+  int run[2] = {}, box_runs[2] = {}, stages = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
 };
 
 struct HopperWeightGradPlan {
@@ -29,7 +29,7 @@ struct HopperInputGradPlan {
 };
 
 struct HopperPlan {
-  HopperFirstStagePlan first;
+  HopperFirstStageNchwPlan first_nchw;
   HopperWeightGradPlan weight_grad;
   HopperInputGradPlan input_grad;
   std::string why_portable;  // where Hopper kernels were asked for and not all are used

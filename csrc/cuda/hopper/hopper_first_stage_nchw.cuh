@@ -1,5 +1,5 @@
-// First stage of the block for Hopper: the portable kernel's product, weights and results (first_stage.cuh), by wgmma on what the
-// copy engine brings.
+// First stage of the block for Hopper, from NCHW in 16 bits: the portable kernel's product, weights and results
+// (first_stage.cuh), by wgmma on what the copy engine brings.
 //
 //   T[p, (t, m)] = sum_c x[p, c] w[m, c, t],   u[p, m] = b[m] + sum_t T[p + (t - radius) positions of its line, (t, m)]
 //
@@ -9,11 +9,15 @@
 // other for its sums over taps, and they may be at different places.
 //
 // Shared memory, from an address that is a multiple of 1024:
-//   ring of stages, each a k-block of 64 bytes: x [128 pixels][64 B], then w [168 columns][64 B] of either group, 29696 bytes;
+//   ring of stages, each a k-block of 32 channels: x [run][32 channels][pixels of a run], 8192 bytes, then w [168 columns][64 B]
+//   of either group, 29696 bytes in all;
 //   for each multiplying warpgroup 32 columns of T, transposed, [32][132] floats, and the sums u [group_mid][extent];
 //   barriers: full and empty of each stage, and one for the lag.
-// x is copied through a tensor map with rows of 64 bytes, the permutation of which is that of the packed weights: both are
-// K-major operands with 64-byte rows, 512 bytes from eight rows to the next, and a step of the depth is 32 bytes.
+// A run is what a tile has of a row of the map: along columns 8 pixels, lines that alternate at one position; along rows 8, 16,
+// 32 or 64, a divisor of the row. x is copied by boxes of [runs below each other][32 channels][run], whose rows of 16 to 128
+// bytes are permuted unless they are one unit, and is an MN-major operand: 16 bytes times the run from eight channels to the next
+// eight, 64 from one run to the next. So a step of 16 channels is 32 bytes times the run, and either half of the pixels is 4096
+// bytes. The packed weights are a K-major operand with rows of 64 bytes, whose step is 32 bytes.
 //
 // Pipeline: a stage is full when all its bytes have come, and empty when every warp that multiplies has read it, in both blocks
 // of a cluster. One product group stays in flight while the next is issued. At the start warpgroup 2 lags half the ring behind
@@ -21,7 +25,9 @@
 // unit arrive meanwhile.
 //
 // Clusters: two blocks with neighbouring tiles need the same weights at the same time. Each loads one group's and sends them to
-// both, so that a stage costs 8192 + 10752 bytes of L2 traffic instead of 29696.
+// both, so that a stage costs 8192 + 10752 bytes of L2 traffic instead of 29696. Along columns, where a row of the boxes is half
+// a sector of 32 bytes, L2 may have to move x twice, and the copy engine handles 512 such rows for a k-block: if it takes more
+// than one clock for each, it is slower than the tensor cores. The plan knows of neither; nobody has measured them.
 //
 // Cost of a k-block, 16-bit: 128 x 336 x 32 products are 672 clocks at 2048 a clock; wgmma reads 4 x (64 + 168) x 32 x 2 bytes of
 // shared memory for each group, 59 KB or 464 clocks. The epilogue writes and reads T once, 2 x 172 KB in all or 2700 clocks of
@@ -35,27 +41,28 @@
 
 namespace gcn::cuda {
 
-struct HopperFirstStageArguments {
-  HopperFirstStage p;
+struct HopperFirstStageNchwArguments {
+  HopperFirstStageNchw p;
   TensorMap x[2];
 };
 
 template <class M, int kColumnBlocks>
-struct HopperFirstStageBlock {
+struct HopperFirstStageNchwBlock {
   using E = Element<M>;
   static constexpr int kColumns = 8 * kColumnBlocks, kHalf = kColumns / 2;  // accumulators of 64 pixels, in each thread
   static constexpr int kXBytes = kTilePixels * kBlockBytes, kWeightBytes = kColumns * kBlockBytes;
   static constexpr int kStageBytes = kXBytes + 2 * kWeightBytes;
   static constexpr int kBlockDepth = kBlockBytes / int(sizeof(E));
   static constexpr int kPassColumns = 8 * kPassBlocks, kPasses = (kColumnBlocks + kPassBlocks - 1) / kPassBlocks;
-  static constexpr uint32_t kEightRows = 8 * kBlockBytes, kStepBytes = 32;
+  static constexpr uint32_t kEightRows = 8 * kBlockBytes, kStepBytes = 32;  // of the weights
+  static constexpr int kSteps = kBlockBytes / int(kStepBytes);
   static constexpr int kWarps = kGroupSize / 32;
 
-  const HopperFirstStageArguments& arguments;
+  const HopperFirstStageNchwArguments& arguments;
   unsigned char* ring;
   const int rank;
 
-  GCN_DEVICE const HopperFirstStage& p() const { return arguments.p; }
+  GCN_DEVICE const HopperFirstStageNchw& p() const { return arguments.p; }
 
   // --- shared memory
   GCN_DEVICE unsigned char* stage_at(int slot) const { return ring + slot * kStageBytes; }
@@ -89,12 +96,11 @@ struct HopperFirstStageBlock {
   // --- the warpgroup that copies: one thread
 
   GCN_DEVICE void copy_x(const Unit& u, int k_block, int slot) const {
-    const FirstStageBranch& b = p().stage.branch[u.axis];
-    const int pixels = p().box_lines[u.axis] * p().box_positions[u.axis];
+    const int interleave = p().stage.branch[u.axis].interleave, pixels = p().run[u.axis] * p().box_runs[u.axis];
     for (int first = 0; first < kTilePixels; first += pixels) {
-      const Position at = line_position(u.tile * kTilePixels + first, u.axis, b.interleave, p().stage.h, p().stage.w);
-      copy_tensor_4d(stage_at(slot) + first * kBlockBytes, &arguments.x[u.axis], k_block * kBlockDepth, u.axis == 0 ? at.w : at.h,
-                     u.axis == 0 ? at.h : at.w, at.n, full(slot));
+      const Position at = line_position(u.tile * kTilePixels + first, u.axis, interleave, p().stage.h, p().stage.w);
+      copy_tensor_4d(stage_at(slot) + first * kBlockBytes, &arguments.x[u.axis], at.w, k_block * kBlockDepth, at.h, at.n,
+                     full(slot));
     }
   }
 
@@ -144,15 +150,31 @@ struct HopperFirstStageBlock {
     if (c.side == 0 && (c.steps == ahead || (last && c.steps < ahead)) && c.lane == 0) barrier_arrive(lag());
   }
 
-  GCN_DEVICE void multiply(float (&low)[kHalf], float (&high)[kHalf], const Consumer& c, bool add) const {
+  // x as it would be at address 0.
+  GCN_DEVICE uint64_t form_of_x(int axis) const {
+    const uint32_t run = uint32_t(p().run[axis]), eight_channels = 16 * run, next_run = 64 * run;
+    switch (run) {
+      case 8:
+        return operand(0, eight_channels, next_run, Swizzle::kNone);
+      case 16:
+        return operand(0, next_run, eight_channels, Swizzle::k32);
+      case 32:
+        return operand(0, next_run, eight_channels, Swizzle::k64);
+      default:
+        return operand(0, next_run, eight_channels, Swizzle::k128);
+    }
+  }
+
+  GCN_DEVICE void multiply(float (&low)[kHalf], float (&high)[kHalf], const Consumer& c, uint64_t form, uint32_t x_step,
+                           bool add) const {
     const uint32_t x = shared_address(stage_at(c.slot)), w = x + kXBytes + c.side * kWeightBytes;
-    const uint64_t of_x = operand(x, 0, kEightRows, Swizzle::k64), of_w = operand(w, 0, kEightRows, Swizzle::k64);
+    const uint64_t of_x = moved(form, x), of_w = operand(w, 0, kEightRows, Swizzle::k64);
 #pragma unroll
-    for (uint32_t step = 0; step < kBlockBytes / kStepBytes; ++step) {
-      const uint64_t of_high = moved(of_x, kTilePixels / 2 * kBlockBytes + step * kStepBytes);
+    for (int step = 0; step < kSteps; ++step) {
+      const uint64_t of_low = moved(of_x, step * x_step), of_step = moved(of_w, step * kStepBytes);
       const bool onto = add || step > 0;
-      wgmma<kColumns, false, false>(low, moved(of_x, step * kStepBytes), moved(of_w, step * kStepBytes), onto, M{});
-      wgmma<kColumns, false, false>(high, of_high, moved(of_w, step * kStepBytes), onto, M{});
+      wgmma<kColumns, true, false>(low, of_low, of_step, onto, M{});
+      wgmma<kColumns, true, false>(high, moved(of_low, kXBytes / 2), of_step, onto, M{});
     }
   }
 
@@ -164,11 +186,13 @@ struct HopperFirstStageBlock {
 
   // The product of a unit. `ends`: there is no further unit.
   GCN_DEVICE void product(float (&low)[kHalf], float (&high)[kHalf], Consumer& c, const Unit& u, bool ends) const {
+    const uint64_t form = form_of_x(u.axis);
+    const uint32_t x_step = kStepBytes * uint32_t(p().run[u.axis]);
     int before = -1;  // the slot whose products are in flight
     for (int k_block = u.first; k_block < u.last; ++k_block) {
       barrier_wait(full(c.slot), c.parity);
       wgmma_fence();
-      multiply(low, high, c, k_block > u.first);
+      multiply(low, high, c, form, x_step, k_block > u.first);
       wgmma_commit();
       wgmma_wait<1>();
       if (before >= 0) let_go(c, before);
@@ -336,29 +360,30 @@ struct HopperFirstStageBlock {
 };
 
 template <class M, int kColumnBlocks>
-__global__ void __launch_bounds__(kHopperThreads, 1) hopper_first_stage_kernel(GCN_PARAMS HopperFirstStageArguments arguments) {
+__global__ void __launch_bounds__(kHopperThreads, 1)
+    hopper_first_stage_nchw_kernel(GCN_PARAMS HopperFirstStageNchwArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   unsigned char* ring = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
-  HopperFirstStageBlock<M, kColumnBlocks>{arguments, ring, cluster_rank()}.run();
+  HopperFirstStageNchwBlock<M, kColumnBlocks>{arguments, ring, cluster_rank()}.run();
 }
 
 template <class M>
-int launch_hopper_first_stage(int column_blocks, const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
-  HopperFirstStageArguments arguments{p, {}};
+int launch_hopper_first_stage_nchw(int column_blocks, const HopperFirstStageNchw& p, int blocks, int shared_bytes, Stream s) {
+  HopperFirstStageNchwArguments arguments{p, {}};
   for (int axis = 0; axis < 2; ++axis) {
     if (const cudaError_t error = encode(p.x[axis], &arguments.x[axis])) return error;
   }
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
   switch (column_blocks) {
     case 8:
-      return launch_cluster(hopper_first_stage_kernel<M, 8>, how, p.cluster, arguments);
+      return launch_cluster(hopper_first_stage_nchw_kernel<M, 8>, how, p.cluster, arguments);
     case 16:
-      return launch_cluster(hopper_first_stage_kernel<M, 16>, how, p.cluster, arguments);
+      return launch_cluster(hopper_first_stage_nchw_kernel<M, 16>, how, p.cluster, arguments);
     case 21:
-      return launch_cluster(hopper_first_stage_kernel<M, 21>, how, p.cluster, arguments);
+      return launch_cluster(hopper_first_stage_nchw_kernel<M, 21>, how, p.cluster, arguments);
     case 22:
-      return launch_cluster(hopper_first_stage_kernel<M, 22>, how, p.cluster, arguments);
+      return launch_cluster(hopper_first_stage_nchw_kernel<M, 22>, how, p.cluster, arguments);
   }
   return cudaErrorInvalidValue;
 }

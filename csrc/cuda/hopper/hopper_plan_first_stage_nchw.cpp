@@ -1,4 +1,4 @@
-// The first stage with the Hopper kernel: sizes, splits, clusters, and how long it should take.
+// The first stage with the Hopper kernel for NCHW: sizes, splits, clusters, and how long it should take.
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -42,34 +42,33 @@ double partial_floats(const FirstStagePlan& f, int splits) {
   return floats;
 }
 
-// Pixels of a tile that follow each other in one bundle of lines, by which x is copied.
-std::string why_not_boxes(const FirstStagePlan& f, HopperFirstStagePlan& h) {
+// How x is copied: by runs of pixels that are neighbours in a row of the map, of which those that a tile has below each other,
+// and that no end of a column parts, are one box.
+void choose_boxes(const FirstStagePlan& f, HopperFirstStageNchwPlan& h) {
+  constexpr int kRunMost = 64;  // rows of 128 bytes, and the pixels of one product
+  const int height = f.branch[0].length, width = f.branch[1].length;
+  h.run[0] = f.branch[0].interleave;
+  h.run[1] = std::gcd(width, kRunMost);
   for (int axis = 0; axis < 2; ++axis) {
-    const auto& b = f.branch[axis];
-    if (kTilePixels % b.interleave) return "lines alternate in a way that boxes do not";
-    h.box_lines[axis] = b.interleave;
-    h.box_positions[axis] = std::gcd(b.length, kTilePixels / b.interleave);
-    if (h.box_lines[axis] * h.box_positions[axis] < 8) {
-      return "x would be copied by fewer than 8 pixels: the map's height and width have to be multiples of 8";
-    }
+    const bool below_each_other = axis == 0 || h.run[axis] == width;
+    h.box_runs[axis] = below_each_other ? std::gcd(height, kTilePixels / h.run[axis]) : 1;
   }
-  return "";
 }
 
 }  // namespace
 
-std::string plan_hopper_first_stage(Math math, const SourcePlan& source, const Gpu& gpu, FirstStagePlan& f,
-                                    HopperFirstStagePlan& h) {
+std::string plan_hopper_first_stage_nchw(Math math, const SourcePlan& source, const Gpu& gpu, FirstStagePlan& f,
+                                         HopperFirstStageNchwPlan& h) {
   if (!gpu.hopper) return kNotHere;
-  if (!hopper_first_stage_compiled(math, f.column_blocks)) return "the first stage takes bfloat16 and float16";
-  if (!source.channels_last) return "the first stage takes channels_last";
-  if (const std::string why = why_not_boxes(f, h); !why.empty()) return why;
+  if (!hopper_first_stage_nchw_compiled(math, f.column_blocks)) return "the first stage takes bfloat16 and float16";
+  if (source.channels_last) return "the first stage takes NCHW";
+  choose_boxes(f, h);
   for (const auto& b : f.branch) h.sums = std::max(h.sums, b.group_mid * (kTilePixels + 2 * b.overhang));
   h.stages = kHopperStagesMost;
   while (h.stages > kHopperStagesLeast &&
-         hopper_first_stage_shared_bytes(f.column_blocks, h.sums, h.stages) > gpu.shared_per_block)
+         hopper_first_stage_nchw_shared_bytes(f.column_blocks, h.sums, h.stages) > gpu.shared_per_block)
     --h.stages;
-  h.shared_bytes = hopper_first_stage_shared_bytes(f.column_blocks, h.sums, h.stages);
+  h.shared_bytes = hopper_first_stage_nchw_shared_bytes(f.column_blocks, h.sums, h.stages);
   if (h.shared_bytes > gpu.shared_per_block) return "the first stage's sums over taps leave too little shared memory";
 
   constexpr int kSplitsMax = 32;
@@ -92,11 +91,11 @@ std::string plan_hopper_first_stage(Math math, const SourcePlan& source, const G
   return "";
 }
 
-void note_hopper_first_stage(Plan& plan, const FirstStagePlan& f, const HopperFirstStagePlan& h, const Traffic& traffic,
-                             const Gpu& gpu) {
+void note_hopper_first_stage_nchw(Plan& plan, const FirstStagePlan& f, const HopperFirstStageNchwPlan& h, const Traffic& traffic,
+                                  const Gpu& gpu) {
   const double flops =
       2.0 * double(units(f, h.cluster, 1)) * h.cluster * kTilePixels * 16 * f.column_blocks * f.k_blocks * (kBlockBytes / 2);
-  note(plan, {"hopper_first_stage", h.blocks, kHopperThreads, h.shared_bytes, 1, flops},
+  note(plan, {"hopper_first_stage_nchw", h.blocks, kHopperThreads, h.shared_bytes, 1, flops},
        first_stage_clocks(f, gpu, h.cluster, f.splits), traffic, gpu);
 }
 

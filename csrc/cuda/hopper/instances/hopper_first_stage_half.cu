@@ -1,5 +1,0 @@
-#include "../hopper_first_stage.cuh"
-
-namespace gcn::cuda {
-template int launch_hopper_first_stage<Half>(int, const HopperFirstStage&, int, int, Stream);
-}
