@@ -54,3 +54,6 @@ BACKWARD = (
     EmulatedCase(WIDE, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(THREE_TILES, "half", "channels_last", "hopper", wanted=("w_r1",)),
 )
+
+#: What a GPU is checked on.
+CASES = tuple(dict.fromkeys(problem.case for problem in (*FORWARD, *BACKWARD)))
