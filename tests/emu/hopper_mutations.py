@@ -27,6 +27,13 @@ FIRST_STAGE = _of(
         "stages are overwritten while they are read",
         CLUSTER,
     ),
+    (
+        "one-lane-copies",
+        "first = min(lane *",
+        "first = min((lane ? kTilePixels : 0) *",
+        "boxes of x never come",
+        BOXES,
+    ),
     ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", CLUSTER),
     (
         "descriptor-advance",
@@ -149,8 +156,8 @@ FIRST_STAGE = _of(
     ),
     (
         "order-of-the-other-axis",
-        "first, u.axis, interleave,",
-        "first, 1 - u.axis, interleave,",
+        "first, u.axis, b.interleave,",
+        "first, 1 - u.axis, b.interleave,",
         "tiles of rows have the pixels of columns",
         BOXES,
     ),

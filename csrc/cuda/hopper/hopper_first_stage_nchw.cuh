@@ -4,7 +4,7 @@
 //   T[p, (t, m)] = sum_c x[p, c] w[m, c, t],   u[p, m] = b[m] + sum_t T[p + (t - radius) positions of its line, (t, m)]
 //
 // Who owns what: blocks are persistent, one to an SM. A unit of work is a tile of 128 pixels, one branch, two groups of middle
-// channels (168 columns each for k = 15) and a split of the channels. Warpgroup 0 copies (one thread); warpgroups 1 and 2 have
+// channels (168 columns each for k = 15) and a split of the channels. Warpgroup 0 copies (one warp); warpgroups 1 and 2 have
 // one group of middle channels each, all 128 pixels of it: two wgmma of 64 x 168 in 168 registers a thread. So neither needs the
 // other for its sums over taps, and they may be at different places.
 //
@@ -93,16 +93,7 @@ struct HopperFirstStageNchwBlock {
     for (int i = int(blockIdx.x) / p().cluster; i < units(); i += step) work(unit_at(i));
   }
 
-  // --- the warpgroup that copies: one thread
-
-  GCN_DEVICE void copy_x(const Unit& u, int k_block, int slot) const {
-    const int interleave = p().stage.branch[u.axis].interleave, pixels = p().run[u.axis] * p().box_runs[u.axis];
-    for (int first = 0; first < kTilePixels; first += pixels) {
-      const Position at = line_position(u.tile * kTilePixels + first, u.axis, interleave, p().stage.h, p().stage.w);
-      copy_tensor_4d(stage_at(slot) + first * kBlockBytes, &arguments.x[u.axis], at.w, k_block * kBlockDepth, at.h, at.n,
-                     full(slot));
-    }
-  }
+  // --- the warpgroup that copies: one warp, each lane one box of x, and the first two the weights
 
   GCN_DEVICE void copy_weights(const Unit& u, int group_of_pair, int k_block, int slot) const {
     const FirstStageBranch& b = p().stage.branch[u.axis];
@@ -116,16 +107,24 @@ struct HopperFirstStageNchwBlock {
     }
   }
 
-  GCN_DEVICE void copy_all() const {
+  // Where a lane's box is takes a few hundred clocks of divisions: once for a unit.
+  GCN_DEVICE void copy_all(int lane) const {
     int slot = 0;
     uint32_t parity = 1;  // of the phase before: the ring is empty
     for_each_unit([&](const Unit& u) {
-      const int groups = min(2, p().stage.branch[u.axis].groups - u.pair * 2);
+      const FirstStageBranch& b = p().stage.branch[u.axis];
+      const int groups = min(2, b.groups - u.pair * 2);
+      const int first = min(lane * p().run[u.axis] * p().box_runs[u.axis], kTilePixels);
+      const Position at = line_position(u.tile * kTilePixels + first, u.axis, b.interleave, p().stage.h, p().stage.w);
       for (int k_block = u.first; k_block < u.last; ++k_block) {
         barrier_wait(empty(slot), parity);
-        barrier_expect(full(slot), kXBytes + groups * kWeightBytes);
-        copy_x(u, k_block, slot);
-        for (int g = 0; g < groups; ++g) copy_weights(u, g, k_block, slot);
+        if (lane == 0) barrier_expect(full(slot), kXBytes + groups * kWeightBytes);
+        __syncwarp();  // nothing comes before it is expected
+        if (lane < groups) copy_weights(u, lane, k_block, slot);
+        if (first < kTilePixels) {
+          copy_tensor_4d(stage_at(slot) + first * kBlockBytes, &arguments.x[u.axis], at.w, k_block * kBlockDepth, at.h, at.n,
+                         full(slot));
+        }
         if (++slot == p().stages) slot = 0, parity ^= 1;
       }
     });
@@ -349,8 +348,7 @@ struct HopperFirstStageNchwBlock {
     const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
     if (warpgroup == 0) {
       registers_give_up<kRegistersCopying>();
-      if (threadIdx.x == 0) copy_all();
-      __syncwarp();
+      if (threadIdx.x < 32) copy_all(int(threadIdx.x));
     } else {
       registers_take<kRegistersMultiplying>();
       multiply_all(warpgroup - 1);
