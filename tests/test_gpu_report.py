@@ -92,6 +92,15 @@ def test_correctness_program_checks_a_backend_by_the_rule(tmp_path: Path) -> Non
     assert all(row["error"] <= row["allowed"] for row in rows if row["backend"] == "cpu")
 
 
+def test_hopper_kernels_have_problems_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(agenda.TESTS / "emu")
+    everywhere = correctness.problems()
+    monkeypatch.setenv("GCN_KERNELS_GENERATION", "hopper")
+    asked_for = correctness.problems()
+    assert {case.w for math, case in asked_for if math == "bfloat16"} >= {8, 16, 24, 32, 64, 128}
+    assert set(everywhere) < set(asked_for) and asked_for[0] not in everywhere
+
+
 @pytest.mark.parametrize("math", correctness.MATHS)
 def test_every_arithmetic_has_its_rule(math: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(agenda.TESTS / "emu")

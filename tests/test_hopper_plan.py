@@ -13,13 +13,19 @@ def kernels(plan: dict) -> set[str]:
     return {launch["kernel"].split()[0] for launch in plan["launches"]}
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_only_where_they_are_asked_for(backward: bool) -> None:
-    arguments = {"batch": 16, "channels_last": True, "backward": backward}
+@pytest.mark.parametrize(
+    ("backward", "channels_last", "taken"),
+    [
+        (False, True, {"hopper_first_stage"}),
+        (False, False, {"hopper_first_stage_nchw"}),
+        (True, True, {"hopper_input_grad", "hopper_weight_grad"}),
+    ],
+)
+def test_only_where_they_are_asked_for(backward: bool, channels_last: bool, taken: set[str]) -> None:
+    arguments = {"batch": 16, "channels_last": channels_last, "backward": backward}
     portable = info.plan(256, 21, (128, 128), **arguments)
     asked = info.plan(256, 21, (128, 128), generation="hopper", **arguments)
     assert not any("hopper" in kernel for kernel in kernels(portable))
-    taken = {"hopper_input_grad", "hopper_weight_grad"} if backward else {"hopper_first_stage"}
     assert taken <= kernels(asked)
     assert "why_portable" not in portable and "why_portable" not in asked
 
@@ -27,14 +33,12 @@ def test_only_where_they_are_asked_for(backward: bool) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"channels_last": False}, "channels_last"),
-        ({"dtype": torch.float32}, "bfloat16 and float16"),
-        ({"size": (100, 100)}, "multiples of 8"),
+        ({"channels_last": True, "dtype": torch.float32, "allow_tf32": False}, "bfloat16, float16 and tf32"),
+        ({"dtype": torch.float32}, "bfloat16 and float16 from NCHW"),
     ],
 )
 def test_what_they_leave_to_the_portable_kernels_has_a_reason(changes: dict, says: str) -> None:
-    arguments = {"size": (64, 64), "channels_last": True, **changes}
-    plan = info.plan(64, 21, generation="hopper", **arguments)
+    plan = info.plan(64, 21, generation="hopper", **{"size": (64, 64), **changes})
     assert says in plan["why_portable"]
     assert "first_stage" in kernels(plan)
 
@@ -47,11 +51,16 @@ def test_names_of_generations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "forward", "backward"),
-    [(256, 128, 1.60, 1.60), (512, 64, 1.44, 1.64), (1024, 32, 1.60, 1.86), (2048, 16, 2.05, 2.30)],
+    ("channels", "side", "forward", "forward_nchw", "backward"),
+    [(256, 128, 1.26, 1.80, 1.60), (512, 64, 1.28, 1.50, 1.64), (1024, 32, 1.44, 1.62, 1.86), (2048, 16, 1.70, 2.05, 2.30)],
 )
-def test_predictions(channels: int, side: int, forward: float, backward: float) -> None:
+def test_predictions(channels: int, side: int, forward: float, forward_nchw: float, backward: float) -> None:
     """An H100 in bfloat16 at batch 16, as multiples of the floor, is no worse than it was."""
-    for most, pass_ in ((forward, False), (backward, True)):
-        plan = info.plan(channels, 21, (side, side), batch=16, channels_last=True, backward=pass_, generation="hopper")
+    for most, channels_last, pass_ in ((forward, True, False), (forward_nchw, False, False), (backward, True, True)):
+        plan = info.plan(channels, 21, (side, side), batch=16, channels_last=channels_last, backward=pass_, generation="hopper")
         assert plan["predicted_us"] / plan["floor_us"] <= most
+
+
+def test_tf32_is_taken_from_channels_last() -> None:
+    plan = info.plan(256, 21, (64, 64), dtype=torch.float32, channels_last=True, generation="hopper")
+    assert "hopper_first_stage" in kernels(plan)

@@ -1,14 +1,16 @@
 """Program: every problem of tests/cases.py on the GPU, forward and all gradients, against float64.
 
-The rule is that of tests/rule.py: at most twice the error of PyTorch's own four convolutions, which are measured on the
-same GPU at the same precision; in tf32, which PyTorch may use but need not, of convolutions of rounded factors. One line
-of JSON per problem. A kernel that crashes leaves its process without a GPU, so the work is done by a second process;
+Where the environment variable GCN_KERNELS_GENERATION asks for the kernels of sm_90a, the problems of their own tests come
+first. The rule is that of tests/rule.py: at most twice the error of PyTorch's own four convolutions, which are measured on
+the same GPU at the same precision; in tf32, which PyTorch may use but need not, of convolutions of rounded factors. One
+line of JSON per problem. A kernel that crashes leaves its process without a GPU, so the work is done by a second process;
 where that dies, the problem is recorded and another goes on behind it.
 """
 
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -36,8 +38,9 @@ CRASHED = 3
 
 def problems() -> list[tuple[str, Any]]:
     """Every arithmetic with every case of the tests."""
-    cases: Any = importlib.import_module("cases")
-    return [(math, case) for math in MATHS for case in cases.CASES]
+    modules = ["hopper_problems"] if os.environ.get("GCN_KERNELS_GENERATION") == "hopper" else []
+    found: list[Any] = [importlib.import_module(name) for name in (*modules, "cases")]
+    return [(math, case) for math in MATHS for module in found for case in module.CASES]
 
 
 def rows_of(math: str, case: Any, device: str, names: list[str]) -> Iterator[dict[str, object]]:

@@ -107,7 +107,9 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   }
   plan.tensor_cores = true;
   if (wants_hopper(s, false, gpu)) {
-    add_reason(plan.hopper, plan_hopper_first_stage(s, math, plan.source, gpu, plan.first, plan.hopper.first));
+    HopperPlan& h = plan.hopper;
+    add_reason(h, plan.source.channels_last ? plan_hopper_first_stage(s, math, gpu, plan.first, h.first)
+                                            : plan_hopper_first_stage_nchw(math, gpu, plan.first, h.first_nchw));
   }
 
   size_t& bytes = plan.workspace_bytes;
@@ -130,6 +132,8 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   first.leave(partial > 0 ? partial : u_bytes, gpu);
   if (plan.hopper.first.used) {
     note_hopper_first_stage(plan, f, plan.hopper.first, first, gpu);
+  } else if (plan.hopper.first_nchw.used) {
+    note_hopper_first_stage_nchw(plan, f, plan.hopper.first_nchw, first, gpu);
   } else {
     note_first_stage(plan, f, first, math, gpu);
   }

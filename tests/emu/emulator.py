@@ -141,7 +141,7 @@ DEVICE = Build("emu_device", ("device_module.cpp",))
 EXAMPLE = Build("emu_example", ("example_module.cpp", "example_driver.cpp"), kernels=HERE / "example", optimize="-O1")
 #: The whole operator: plan, launches and every kernel.
 MATHS = ("half", "bfloat16", "tf32", "float")
-HOPPER_KERNELS = ("first_stage", "weight_grad", "input_grad")
+HOPPER_KERNELS = ("first_stage", "first_stage_nchw", "weight_grad", "input_grad")
 OPERATOR = Build(
     "emu_operator",
     (
@@ -149,7 +149,7 @@ OPERATOR = Build(
         *("plan.cpp", "plan_first_stage.cpp", "plan_line_conv.cpp", "plan_weight_grad.cpp", "cost.cpp"),
         *("execute.cpp", "kernels.cu"),
         *(f"instances/{kernel}_{math}.cu" for kernel in ("first_stage", "line_conv", "weight_grad") for math in MATHS),
-        *(f"hopper/hopper_plan{part}.cpp" for part in ("", "_first_stage", "_input_grad", "_weight_grad")),
+        *(f"hopper/hopper_plan{part}.cpp" for part in ("", "_first_stage_nchw", "_input_grad", "_weight_grad")),
         *("hopper/hopper_execute.cpp", "hopper/hopper_kernels.cu"),
         *(f"hopper/instances/hopper_{kernel}_{math}.cu" for kernel in HOPPER_KERNELS for math in ("half", "bfloat16")),
         "hopper/instances/hopper_first_stage_tf32.cu",

@@ -19,13 +19,14 @@ struct HopperCase {
 
 // --- wgmma: two images of shared memory, each of kImage bytes, are taken as operands in one of the layouts.
 
-constexpr int kImage = 8192;
+constexpr int kImage = 16384;
 constexpr int kImages = 2 * kImage;
 
 struct OperandLayout {
   bool transposed;
   uint32_t leading, stride;
   Swizzle swizzle;
+  uint32_t step = 4096;  // to the operand of a second product
 };
 
 // Copies an input to shared memory that is aligned to 1024 bytes, by ordinary stores.
@@ -38,7 +39,7 @@ GCN_DEVICE unsigned char* stage_input(const unsigned char* in) {
   return aligned;
 }
 
-// d = a b in a group of its own, then d += a' b with a' from the second half of its image.
+// d = a b in a group of its own, then d += a' b' with both a step further on.
 template <class M, int N, int kLayoutA, int kLayoutB>
 __global__ void __launch_bounds__(kGroupThreads, 1)
     wgmma_kernel(const unsigned char* in, unsigned char* out, GCN_PARAMS TensorMap) {
@@ -53,6 +54,12 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
       {true, 2048, 1024, Swizzle::k128},  // 7
       {false, 16, 256, Swizzle::kNone},   // 8: blocks that overlap: each unit of depth is one row further
       {true, 128, 16, Swizzle::kNone},    // 9: the same along the rows
+      // Of k-blocks with 32 of depth, both halves by a step:
+      {true, 128, 512, Swizzle::kNone, 256},    // 10: blocks of eight depths follow each other along the depth
+      {true, 1024, 256, Swizzle::k32, 512},     // 11
+      {true, 2048, 512, Swizzle::k64, 1024},    // 12
+      {true, 4096, 1024, Swizzle::k128, 2048},  // 13
+      {false, 0, 512, Swizzle::k64, 32},        // 14
   };
   constexpr OperandLayout a = kLayouts[kLayoutA], b = kLayouts[kLayoutB];
   const unsigned char* images = stage_input<kImages>(in);
@@ -64,7 +71,7 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   wgmma_fence();
   wgmma<N, a.transposed, b.transposed>(d, of_a, of_b, false, M{});
   wgmma_commit();
-  wgmma<N, a.transposed, b.transposed>(d, moved(of_a, kImage / 2), of_b, true, M{});
+  wgmma<N, a.transposed, b.transposed>(d, moved(of_a, a.step), moved(of_b, b.step), true, M{});
   wgmma_commit();
   wgmma_wait<1>();
   wgmma_wait<0>();
@@ -217,6 +224,10 @@ inline constexpr HopperCase kHopperCases[] = {
     wgmma_case<Tf32, 64, 2, 2>("wgmma_tf32_64_2_2"),
     wgmma_case<Tf32, 144, 2, 1>("wgmma_tf32_144_2_1"),
     wgmma_case<Tf32, 168, 0, 1>("wgmma_tf32_168_0_1"),
+    wgmma_case<Half, 64, 10, 14>("wgmma_half_64_10_14"),
+    wgmma_case<BFloat16, 128, 11, 14>("wgmma_bfloat16_128_11_14"),
+    wgmma_case<Half, 168, 12, 14>("wgmma_half_168_12_14"),
+    wgmma_case<BFloat16, 176, 13, 14>("wgmma_bfloat16_176_13_14"),
     {"copy_bulk", bulk_kernel, 4096, 4096, 1, {}},
     {"copy_tensor_2d", tensor_kernel<2, 64 * 16>, 40 * 2 * 16, 64 * 16, 1, {nullptr, 2, 2, {40, 0}, {80}, {32, 16}, 64}},
     {"copy_tensor_3d",
@@ -231,6 +242,12 @@ inline constexpr HopperCase kHopperCases[] = {
      128 * 40,
      1,
      {nullptr, 2, 4, {40, 8, 6, 0}, {480, 80, 3840}, {64, 8, 5, 1}, 128}},
+    {"copy_tensor_4d_of_units",
+     tensor_kernel<4, 16 * 128>,
+     48 * 6 * 20,
+     16 * 128,
+     1,
+     {nullptr, 2, 4, {24, 20, 6, 0}, {288, 48, 5760}, {8, 32, 4, 1}, 0}},
     {"cluster", cluster_kernel, 2048, 8192, 2, {}},
     {"parts", parts_kernel, 2 * kGroupThreads * 4, 4 * kGroupThreads * 4, 2, {}},
 };

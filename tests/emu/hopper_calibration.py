@@ -1,6 +1,7 @@
 """Fixed inputs for every wrapper of the Hopper layer, and what the PTX manual says comes out: a part of calibration.py."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from calibration import (
@@ -17,20 +18,34 @@ from calibration import (
     widened,
 )
 
-IMAGE, UNIT, THREADS = 8192, 16, 128
+IMAGE, UNIT, THREADS = 16384, 16, 128
 
-#: How operands lie in shared memory, as hopper_calibration.cuh numbers it: transposed, leading, stride, bytes of a swizzled row.
+
+class Layout(NamedTuple):
+    transposed: bool
+    leading: int
+    stride: int
+    swizzle: int  # bytes of a row
+    step: int = 4096  # to the operand of the second product
+
+
+#: How operands lie in shared memory, as hopper_calibration.cuh numbers it.
 LAYOUTS = (
-    (False, 128, 256, 0),
-    (False, 0, 256, 32),
-    (False, 0, 512, 64),
-    (False, 0, 1024, 128),
-    (True, 1024, 128, 0),
-    (True, 512, 256, 32),
-    (True, 1024, 512, 64),
-    (True, 2048, 1024, 128),
-    (False, 16, 256, 0),
-    (True, 128, 16, 0),
+    Layout(False, 128, 256, 0),
+    Layout(False, 0, 256, 32),
+    Layout(False, 0, 512, 64),
+    Layout(False, 0, 1024, 128),
+    Layout(True, 1024, 128, 0),
+    Layout(True, 512, 256, 32),
+    Layout(True, 1024, 512, 64),
+    Layout(True, 2048, 1024, 128),
+    Layout(False, 16, 256, 0),
+    Layout(True, 128, 16, 0),
+    Layout(True, 128, 512, 0, 256),
+    Layout(True, 1024, 256, 32, 512),
+    Layout(True, 2048, 512, 64, 1024),
+    Layout(True, 4096, 1024, 128, 2048),
+    Layout(False, 0, 512, 64, 32),
 )
 
 
@@ -40,19 +55,19 @@ def permuted(address: Array, row: int) -> Array:
     return address ^ ((address >> 7 & mask) << 4)
 
 
-def addresses(layout: int, rows: int, size: int) -> Array:
+def addresses(layout: int, rows: int, size: int, start: int) -> Array:
     """Where the elements [row, depth] of an operand are, in bytes; elements have ``size`` bytes."""
-    transposed, leading, stride, swizzle = LAYOUTS[layout]
+    transposed, leading, stride, swizzle, _ = LAYOUTS[layout]
     r, k = np.arange(rows)[:, None], np.arange(32 // size)[None, :]
     along, across = (r, k) if transposed else (k, r)  # units run along one dimension
     per_unit = UNIT // size
     if not swizzle:
         by_eight, by_unit = (leading, stride) if transposed else (stride, leading)
         blocks = across // 8 * by_eight + along // per_unit * by_unit
-        return across % 8 * UNIT + blocks + along % per_unit * size
+        return start + across % 8 * UNIT + blocks + along % per_unit * size
     per_row = swizzle // size
     blocks = across // 8 * stride + along // per_row * leading
-    return permuted(across % 8 * swizzle + blocks + along % per_row * size, swizzle)
+    return permuted(start + across % 8 * swizzle + blocks + along % per_row * size, swizzle)
 
 
 def wgmma(element: str, width: int, a: int, b: int) -> Calibration:
@@ -64,12 +79,12 @@ def wgmma(element: str, width: int, a: int, b: int) -> Calibration:
 
     def expect(images: Array) -> Expected:
         numbers = cut_to_tf32(images) if size == 4 else widened(images, element)
-        of_a, of_b = addresses(a, 64, size) // size, (IMAGE + addresses(b, width, size)) // size
-        half = IMAGE // 2 // size
         exact, magnitude = np.zeros((2, 64, width)), np.zeros((2, 64, width))
-        for start in (0, half):
-            exact += np.einsum("smk,snk->smn", numbers[:, of_a + start], numbers[:, of_b])
-            magnitude += np.einsum("smk,snk->smn", abs(numbers[:, of_a + start]), abs(numbers[:, of_b]))
+        for product in range(2):
+            of_a = numbers[:, addresses(a, 64, size, product * LAYOUTS[a].step) // size]
+            of_b = numbers[:, addresses(b, width, size, IMAGE + product * LAYOUTS[b].step) // size]
+            exact += np.einsum("smk,snk->smn", of_a, of_b)
+            magnitude += np.einsum("smk,snk->smn", abs(of_a), abs(of_b))
         t, i = np.arange(THREADS)[:, None], np.arange(width // 2)[None, :]
         rows, columns = 16 * (t // 32) + t % 32 // 4 + 8 * (i // 2 % 2), 2 * (t % 4) + i % 2 + 8 * (i // 4)
         return Expected(exact[:, rows, columns], 2.0**-21 * magnitude[:, rows, columns])
@@ -82,7 +97,7 @@ def copy_bulk() -> Calibration:
 
 
 def copy_tensor(
-    sizes: tuple[int, ...], dtype: np.dtype, box: tuple[int, ...], corner: Callable[[int], tuple[int, ...]]
+    sizes: tuple[int, ...], dtype: np.dtype, box: tuple[int, ...], corner: Callable[[int], tuple[int, ...]], kind: str = ""
 ) -> Calibration:
     """A box of a map; sizes and boxes with the contiguous dimension last, the map being all sets."""
 
@@ -106,7 +121,7 @@ def copy_tensor(
 
     rank = len(box)
     shape = (3, *sizes)
-    return Calibration(f"copy_tensor_{rank}d", bits(*shape, dtype=dtype), expect, UINT8)
+    return Calibration(f"copy_tensor_{rank}d{kind}", bits(*shape, dtype=dtype), expect, UINT8)
 
 
 def cluster() -> Calibration:
@@ -148,10 +163,15 @@ HOPPER_CALIBRATIONS = (
     wgmma("tf32", 64, 2, 2),
     wgmma("tf32", 144, 2, 1),
     wgmma("tf32", 168, 0, 1),
+    wgmma("half", 64, 10, 14),
+    wgmma("bfloat16", 128, 11, 14),
+    wgmma("half", 168, 12, 14),
+    wgmma("bfloat16", 176, 13, 14),
     copy_bulk(),
     copy_tensor((16, 40), UINT16, (16, 32), lambda s: (16 * s - 3, 8)),
     copy_tensor((10, 24), UINT32, (1, 24, 8), lambda s: (s, 5, -4)),
     copy_tensor((8, 6, 40), UINT16, (1, 5, 8, 64), lambda s: (s, 3, -2, 8)),
+    copy_tensor((20, 6, 24), UINT16, (1, 4, 32, 8), lambda s: (s, 3, -2, 8), "_of_units"),
     cluster(),
     parts(),
 )

@@ -35,6 +35,12 @@ WIDE = Case("wide-middle", n=1, c=136, h=20, w=16, mid_l=30, mid_r=8, out=4, k=(
 #: A window so long that items are short.
 LONG_KERNEL = Case("long-kernel", n=1, c=24, h=40, w=72, mid_l=3, mid_r=21, out=3, k=(63, 3, 63, 3))
 
+#: Rows that are copied 32 or 64 pixels at a time, as a whole or in parts, and columns of few positions.
+ROWS_OF_32 = Case("rows-of-32", n=2, c=40, h=4, w=32, mid_l=3, mid_r=5, out=4, k=(5, 3, 17, 3))
+ROWS_OF_64 = Case("rows-of-64", n=1, c=72, h=6, w=64, mid_l=4, mid_r=11, out=4, k=(3, 3, 15, 3))
+THIRDS_OF_96 = Case("thirds-of-96", n=1, c=40, h=4, w=96, mid_l=5, mid_r=3, out=3, k=(7, 3, 11, 3))
+HALVES_OF_128 = Case("halves-of-128", n=2, c=24, h=3, w=128, mid_l=2, mid_r=4, out=3, k=(5, 3, 13, 3))
+
 FORWARD = (
     EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1"),
     EmulatedCase(SHORT_LINES, "tf32", "channels_last", "hopper"),
@@ -47,6 +53,18 @@ FORWARD = (
     EmulatedCase(DEEP, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper"),
     EmulatedCase(LONG_KERNEL, "half", "channels_last", "hopper-2"),
+    EmulatedCase(DEEP, "half", "nchw", "hopper-slow-l2"),
+    EmulatedCase(THREE_TILES, "bfloat16", "nchw", "hopper-2"),
+    EmulatedCase(THREE_TILES, "half", "view", "hopper-1"),
+    EmulatedCase(OVERHANG, "half", "nchw", "hopper-2"),
+    EmulatedCase(OVERHANG, "bfloat16", "view", "hopper"),
+    EmulatedCase(DEEP, "bfloat16", "nchw", "hopper"),
+    EmulatedCase(EIGHT, "half", "nchw", "hopper-2"),
+    EmulatedCase(SIXTEEN, "bfloat16", "nchw", "hopper-1"),
+    EmulatedCase(ROWS_OF_32, "half", "nchw", "hopper-2"),
+    EmulatedCase(ROWS_OF_64, "bfloat16", "nchw", "hopper-2"),
+    EmulatedCase(THIRDS_OF_96, "half", "view", "hopper"),
+    EmulatedCase(HALVES_OF_128, "bfloat16", "far", "hopper-2"),
 )
 
 #: So many channels of x that a block takes 256 of them.
@@ -59,3 +77,6 @@ BACKWARD = (
     EmulatedCase(WIDE, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(THREE_TILES, "half", "channels_last", "hopper", wanted=("w_r1",)),
 )
+
+#: What a GPU is checked on.
+CASES = tuple(dict.fromkeys(problem.case for problem in (*FORWARD, *BACKWARD)))

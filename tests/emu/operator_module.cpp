@@ -143,22 +143,42 @@ class Facts {
   }
   void add(const HopperPlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
-    if (!h.first.used) return;
-    add_if(h.first.sharing > 1, "hopper first_stage blocks that share weights");
-    add_if(h.first.parts > 1, "hopper first_stage blocks with parts of the channels");
-    add("hopper first_stage of " + std::to_string(h.first.positions) + " positions");
-    add_if(f.splits > h.first.parts, "hopper first_stage splits");
+    if (h.first.used) add_hopper(h.first, f, sizes);
+    if (h.first_nchw.used) add_hopper(h.first_nchw, f);
+  }
+  void add_hopper(const HopperFirstStagePlan& h, const FirstStagePlan& f, const Sizes& sizes) {
+    add_if(h.sharing > 1, "hopper first_stage blocks that share weights");
+    add_if(h.parts > 1, "hopper first_stage blocks with parts of the channels");
+    add("hopper first_stage of " + std::to_string(h.positions) + " positions");
+    add_if(f.splits > h.parts, "hopper first_stage splits");
     int64_t items[2];
     for (int axis = 0; axis < 2; ++axis) {
       const auto& b = f.branch[axis];
-      items[axis] = sizes.n * h.first.bundles[axis] * h.first.segments[axis];
+      items[axis] = sizes.n * h.bundles[axis] * h.segments[axis];
       add_if(items[axis] % 2, "hopper first_stage warpgroup without an item");
-      add_if((items[axis] + 1) / 2 % h.first.sharing, "hopper first_stage block without items");
-      add_if(h.first.segments[axis] > 1, "hopper first_stage segments of lines");
+      add_if((items[axis] + 1) / 2 % h.sharing, "hopper first_stage block without items");
+      add_if(h.segments[axis] > 1, "hopper first_stage segments of lines");
       add_if(b.taps.taps % b.group_taps, "hopper first_stage groups of taps that overlap");
       add_if(b.groups > b.tap_groups, "hopper first_stage groups of middle channels");
     }
     add_if((items[0] + 1) / 2 != (items[1] + 1) / 2, "hopper first_stage unequal axes");
+  }
+  void add_hopper(const HopperFirstStageNchwPlan& h, const FirstStagePlan& f) {
+    const std::string kernel = "hopper first_stage_nchw ";
+    add(kernel + "of " + std::to_string(f.column_blocks) + " column blocks");
+    add_if(f.splits > 1, kernel + "splits");
+    add(kernel + "in clusters of " + std::to_string(h.cluster));
+    add_if(f.tiles % h.cluster, kernel + "block without a tile");
+    for (int axis = 0; axis < 2; ++axis) {
+      const auto& b = f.branch[axis];
+      const std::string along = kernel + (axis == 0 ? "columns: " : "rows: ");
+      const int run = h.run[axis];
+      add_if(b.groups % 2, kernel + "warpgroup without a group");
+      add(along + (b.overhang ? "overhang" : "whole lines"));
+      add(along + "runs of " + std::to_string(run));
+      add(along + (run * h.box_runs[axis] < kTilePixels ? "several boxes" : "one box"));
+      add(along + (h.box_runs[axis] > 1 ? "several runs in a box" : "one run in a box"));
+    }
   }
   void add(const HopperPlan& h, const WeightGradPlan& g) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);

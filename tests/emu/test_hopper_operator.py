@@ -35,6 +35,7 @@ def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, c
             assert np.array_equal(other[name], expected), name
 
 
+COPIED = ("overhang", "whole lines", "several boxes", "one box", "several runs in a box", "one run in a box")
 #: What plans of the Hopper kernels decide, and what the problems have to reach, one way and the other.
 BRANCHES = {
     *(f"hopper first_stage of {n} positions" for n in (18, 34)),
@@ -42,6 +43,12 @@ BRANCHES = {
     *(f"hopper first_stage {what}" for what in ("splits", "block without items", "warpgroup without an item", "unequal axes")),
     *(f"hopper first_stage groups of {what}" for what in ("taps that overlap", "middle channels")),
     "hopper first_stage segments of lines",
+    *(f"hopper first_stage_nchw of {n} column blocks" for n in (8, 16, 21)),
+    *(f"hopper first_stage_nchw in clusters of {n}" for n in (1, 2)),
+    *(f"hopper first_stage_nchw {what}" for what in ("splits", "block without a tile", "warpgroup without a group")),
+    *(f"hopper first_stage_nchw rows: runs of {n}" for n in (8, 16, 32, 64)),
+    "hopper first_stage_nchw columns: runs of 8",
+    *(f"hopper first_stage_nchw {lines}: {what}" for lines in ("columns", "rows") for what in COPIED),
     *(f"hopper input_grad of {n} channels" for n in (128, 256)),
     *(f"hopper input_grad {what}" for what in ("tiles of channels", "pairs of octets", "single octet")),
     "hopper weight_grad",
@@ -50,7 +57,9 @@ BRANCHES = {
 
 
 def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None:
-    reached = set().union(*(facts(module, case.problem()) for case in (*FORWARD, *BACKWARD)))
+    of_forward = [facts(module, case.problem()) for case in FORWARD]
+    assert all(any("hopper first_stage" in fact for fact in facts_of_one) for facts_of_one in of_forward)
+    reached = set().union(*of_forward, *(facts(module, case.problem()) for case in BACKWARD))
     assert not BRANCHES - reached
     assert not {fact for fact in reached - BRANCHES if "hopper" in fact}, "a branch that the list does not know"
 
@@ -60,6 +69,7 @@ def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None
     [
         (EmulatedCase(THREE_TILES, "half", "nchw", "hopper"), "channels_last"),
         (EmulatedCase(THREE_TILES, "float", "channels_last", "hopper"), "bfloat16, float16 and tf32"),
+        (EmulatedCase(THREE_TILES, "tf32", "nchw", "hopper"), "bfloat16 and float16 from NCHW"),
     ],
     ids=str,
 )

@@ -11,11 +11,16 @@ namespace gcn::cuda {
 // Which kernels run: those of every GPU since sm_80, or, where they take the problem, those of sm_90a.
 enum class Generation { kPortable, kHopper };
 
-struct HopperFirstStagePlan {
+struct HopperFirstStagePlan {  // of channels_last x
   bool used = false;
   int positions = 0;  // of an item, with those that only the sums over taps need
   int bundles[2] = {}, segments[2] = {}, outputs[2] = {}, window_front[2] = {}, window_positions[2] = {};
   int window_bytes = 0, windows = 0, stages = 0, ahead = 0, sums = 0, sharing = 1, parts = 1, blocks = 0, shared_bytes = 0;
+};
+
+struct HopperFirstStageNchwPlan {
+  bool used = false;
+  int run[2] = {}, box_runs[2] = {}, stages = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
 };
 
 struct HopperWeightGradPlan {
@@ -32,6 +37,7 @@ struct HopperInputGradPlan {
 
 struct HopperPlan {
   HopperFirstStagePlan first;
+  HopperFirstStageNchwPlan first_nchw;
   HopperWeightGradPlan weight_grad;
   HopperInputGradPlan input_grad;
   std::string why_portable;  // where Hopper kernels were asked for and not all are used

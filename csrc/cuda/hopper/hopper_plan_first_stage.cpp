@@ -173,11 +173,9 @@ bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gp
 
 }  // namespace
 
-std::string plan_hopper_first_stage(const Sizes& s, Math math, const SourcePlan& source, const Gpu& gpu, FirstStagePlan& f,
-                                    HopperFirstStagePlan& h) {
+std::string plan_hopper_first_stage(const Sizes& s, Math math, const Gpu& gpu, FirstStagePlan& f, HopperFirstStagePlan& h) {
   if (!gpu.hopper) return kNotHere;
   if (!hopper_first_stage_compiled(math)) return "the first stage takes bfloat16, float16 and tf32";
-  if (!source.channels_last) return "the first stage takes channels_last";
   FirstStagePlan lines = f;
   lines.column_blocks = kRowBlock / 8;
   for (Branch& b : lines.branch) {

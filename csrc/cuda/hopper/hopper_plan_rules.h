@@ -17,8 +17,11 @@ inline double wgmma_fma_per_clock(const Gpu& gpu) { return gpu.fma_16bit / 0.6; 
 bool wants_hopper(const Sizes&, bool backward, const Gpu&);
 
 // Changes the plan of the first stage to one that the Hopper kernel runs; or returns why that is not possible.
-std::string plan_hopper_first_stage(const Sizes&, Math, const SourcePlan&, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
+std::string plan_hopper_first_stage(const Sizes&, Math, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
 void note_hopper_first_stage(Plan&, const FirstStagePlan&, const HopperFirstStagePlan&, const Traffic&, const Gpu&);
+
+std::string plan_hopper_first_stage_nchw(Math, const Gpu&, FirstStagePlan&, HopperFirstStageNchwPlan&);
+void note_hopper_first_stage_nchw(Plan&, const FirstStagePlan&, const HopperFirstStageNchwPlan&, const Traffic&, const Gpu&);
 
 // The same of the first weights' gradients.
 std::string plan_hopper_weight_grad(const Sizes&, Math, const SourcePlan&, const Gpu&, WeightGradPlan&, HopperWeightGradPlan&);
