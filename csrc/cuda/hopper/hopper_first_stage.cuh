@@ -17,7 +17,7 @@
 // out, some positions at a time (cut_of()): at k = 15 lines of 16, 32, 64 positions need 84, 92, 99 % of the products.
 //
 // Who owns what: blocks are persistent, one to an SM. A unit of work is a branch, 64 rows, two items and a split of the channels.
-// Warpgroup 0 copies (one thread); warpgroups 1 and 2 have an item each and share the weights.
+// Warpgroup 0 copies (two threads); warpgroups 1 and 2 have an item each and share the weights.
 //
 // Shared memory, from an address that is a multiple of 1024:
 //   ring of windows, each of one k-block (64 bytes of channels), [2 items][positions + k - g][8][64 B]; 94208 bytes for two;
@@ -112,7 +112,7 @@ struct HopperFirstStageBlock {
   // Where group `step` of the taps starts.
   GCN_DEVICE int base_of(const FirstStageBranch& b, int step) const { return min(step * b.group_taps, b.taps - b.group_taps); }
 
-  // --- the warpgroup that copies: one thread
+  // --- the warpgroup that copies: a thread for each ring
 
   GCN_DEVICE void copy_windows(const Item (&items)[2], int axis, int k_block) {
     const int bytes = p().window_positions[axis] * kPositionBytes;
@@ -140,11 +140,16 @@ struct HopperFirstStageBlock {
     weights.next();
   }
 
-  GCN_DEVICE void copy_all() {
+  GCN_DEVICE void copy_all_windows() {
     for_each_unit([&](const Unit& u) {
       const Item items[2] = {item_of(u, 0), item_of(u, 1)};
+      for (int k_block = u.first; k_block < u.last; ++k_block) copy_windows(items, u.axis, k_block);
+    });
+  }
+
+  GCN_DEVICE void copy_all_weights() {
+    for_each_unit([&](const Unit& u) {
       for (int k_block = u.first; k_block < u.last; ++k_block) {
-        copy_windows(items, u.axis, k_block);
         for (int step = 0; step < branch(u.axis).tap_groups; ++step) copy_weights(u, k_block, step);
       }
     });
@@ -413,7 +418,8 @@ struct HopperFirstStageBlock {
     const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
     if (warpgroup == 0) {
       registers_give_up<kRegistersCopying>();
-      if (threadIdx.x == 0) copy_all();
+      if (threadIdx.x == 0) copy_all_windows();
+      if (threadIdx.x == 32) copy_all_weights();
       __syncwarp();
     } else {
       registers_take<kRegistersMultiplying>();
