@@ -10,6 +10,7 @@ from hopper_problems import (
     ROWS_OF_64,
     SHORT_LINES,
     THREE_TILES,
+    THREE_UNITS,
     WIDE,
     WIDE_MAP,
 )
@@ -21,8 +22,8 @@ LONG = EmulatedCase(LONG_LINES, "half", "channels_last", "hopper-1")
 ODD = EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper")
 #: Blocks that share weights; parts of sums in several blocks, several units to each; parts of sums in memory.
 SHARED = EmulatedCase(WIDE_MAP, "half", "channels_last", "hopper-2")
-PARTS = EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-launch-2")
-SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper")
+PARTS = EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-slow-launch-2")
+SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-fast-launch")
 #: From NCHW: two blocks in a cluster, of which the last has no tile; several units to a block; more k-blocks than stages.
 CLUSTER = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2")
 #: Runs of 8 pixels, which end with a line or in its middle; of 32; of 64.

@@ -4,12 +4,13 @@ from cases import Case, square
 from problems import GPUS, EmulatedCase
 
 #: GPUs that ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
-#: what they load; and with one, where there are no clusters. Where launches are slow, blocks of a cluster add up parts of sums.
+#: what they load; and with one, where there are no clusters. Where launches are slow, blocks of a cluster
+#: add up parts of sums, where they are fast, another launch does.
 GPUS["hopper"] = {"hopper": 1}
 GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10}
 GPUS["hopper-slow-l2"] = {"hopper": 1, "l2_gigabytes": 1000}
 GPUS["hopper-1"] = {"hopper": 1, "multiprocessors": 1}
-GPUS["hopper-slow-launch"] = {"hopper": 1, "dependent_launch_us": 500}
+GPUS["hopper-fast-launch"] = {"hopper": 1, "dependent_launch_us": 0}
 GPUS["hopper-slow-launch-2"] = {"hopper": 1, "dependent_launch_us": 500, "multiprocessors": 2}
 GPUS["hopper-slow-launch-16"] = {"hopper": 1, "dependent_launch_us": 500, "multiprocessors": 16}
 
@@ -17,6 +18,7 @@ GPUS["hopper-slow-launch-16"] = {"hopper": 1, "dependent_launch_us": 500, "multi
 SHORT_LINES = Case("short-lines", n=1, c=72, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
 #: Lines of several items, the second part of which is left out at the end; and so many of them that blocks share weights.
 LONG_LINES = Case("long-lines", n=1, c=40, h=8, w=99, mid_l=5, mid_r=40, out=3, k=(7, 3, 15, 3))
+THREE_UNITS = Case("three-units", n=1, c=264, h=16, w=16, mid_l=21, mid_r=64, out=4, k=(9, 3, 9, 3))
 WIDE_MAP = Case("wide-map", n=1, c=40, h=32, w=32, mid_l=21, mid_r=3, out=3, k=square(15))
 
 #: Three tiles, so that a block of a cluster goes without; two groups of middle channels; lines that fill tiles.
@@ -48,9 +50,9 @@ FORWARD = (
     EmulatedCase(LONG_LINES, "bfloat16", "channels_last", "hopper-1"),
     EmulatedCase(WIDE_MAP, "half", "channels_last", "hopper-2"),
     EmulatedCase(OVERHANG, "bfloat16", "unaligned", "hopper"),
-    EmulatedCase(DEEP, "tf32", "channels_last", "hopper-slow-launch-2"),
+    EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-slow-launch-2"),
     EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-launch-16"),
-    EmulatedCase(DEEP, "bfloat16", "channels_last", "hopper"),
+    EmulatedCase(DEEP, "tf32", "channels_last", "hopper-fast-launch"),
     EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper"),
     EmulatedCase(LONG_KERNEL, "half", "channels_last", "hopper-2"),
     EmulatedCase(DEEP, "half", "nchw", "hopper-slow-l2"),
