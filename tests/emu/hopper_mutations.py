@@ -33,6 +33,7 @@ OF_64 = EmulatedCase(ROWS_OF_64, "half", "nchw", "hopper-2")
 SPLIT_NCHW = EmulatedCase(DEEP, "half", "nchw", "hopper-slow-l2")
 #: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
+PATCHES = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("x",))
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 
 FIRST_STAGE = _of(
@@ -80,8 +81,8 @@ FIRST_STAGE = _of(
     ("multicast-half", "half = rank * (kRowBlockBytes / 2)", "half = 0 * rank", "both blocks send the first rows", SHARED),
     (
         "tells-itself-only",
-        "barrier_arrive_at(weights.empty + slot, c.lane)",
-        "barrier_arrive_at(weights.empty + slot, rank)",
+        "let_go_of_shared(slot, c.lane, p().sharing)",
+        "let_go(slot, c.lane)",
         "the other block's copies do not wait for this one",
         SHARED,
     ),
@@ -141,7 +142,7 @@ FIRST_STAGE = _of(
         "every item is the first of its line",
         LONG,
     ),
-    ("lag-of-too-many", "barrier_init(lag(), kWarps)", "barrier_init(lag(), kWarps + 1)", "nobody else arrives", ITEMS),
+    ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", ITEMS),
     (
         "no-dependencies",
         "    wait_for_dependencies();  // the packed weights, and maybe x\n",
@@ -319,7 +320,7 @@ FIRST_STAGE_NCHW = _of(
         "sums are cleared while other warps still write them out",
         CLUSTER,
     ),
-    ("lag-of-too-many", "barrier_init(lag(), kWarps)", "barrier_init(lag(), kWarps + 1)", "nobody else arrives", CLUSTER),
+    ("lag-of-too-many", "lag().make(kWarps)", "lag().make(kWarps + 1)", "nobody else arrives", CLUSTER),
     (
         "boxes-of-the-other-axis",
         "&arguments.x[u.axis]",
@@ -443,6 +444,18 @@ INPUT_GRAD = _of(
         "the next unit's output takes the place of what is still written out",
         INPUT,
     ),
+    ("multicast-mask", "weights.slot, 3)", "weights.slot, 1)", "only the first block gets both halves", PATCHES),
+    ("multicast-half", "half = rank * (kStageBytes / 2)", "half = 0 * rank", "both blocks send the first half", PATCHES),
+    (
+        "tells-itself-only",
+        "if (before >= 0) weights.let_go_of_shared(before, lane, p().cluster);",
+        "if (before >= 0) weights.let_go_of_shared(before, lane, 1);",
+        "the second block's stages are never free",
+        PATCHES,
+    ),
+    ("patch-outside", "u.n < p().n && ", "", "a patch past the last is written", PATCHES),
+    ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", INPUT),
+    ("ends-too-early", "cluster_sync();  // a block ends", "// a block ends", "a block ends while the other sends", PATCHES),
     ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
     ("phase", "2 * phase * plane", "phase * plane", "the second phase starts at the second octet", INPUT),
 )

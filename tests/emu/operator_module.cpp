@@ -180,10 +180,12 @@ class Facts {
       add(along + (h.box_runs[axis] > 1 ? "several runs in a box" : "one run in a box"));
     }
   }
-  void add(const HopperPlan& h, const WeightGradPlan& g) {
+  void add(const HopperPlan& h, const WeightGradPlan& g, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
     if (h.input_grad.used) {
       add("hopper input_grad of " + std::to_string(h.input_grad.outputs) + " channels");
+      add("hopper input_grad in clusters of " + std::to_string(h.input_grad.cluster));
+      add_if(sizes.n * h.input_grad.patches_h * h.input_grad.patches_w % h.input_grad.cluster, "hopper input_grad patch outside");
       add_if(h.input_grad.n_tiles > 1, "hopper input_grad tiles of channels");
       for (int octets : h.input_grad.octets) {
         add_if(octets > 1, "hopper input_grad pairs of octets");
@@ -261,7 +263,7 @@ py::list backward_facts(const std::vector<int64_t>& sizes, const std::string& ma
   if (plan.wanted.x) facts.add(plan.dx);
   if (plan.wanted.w_l1 || plan.wanted.w_r1) facts.add(plan.source), facts.add(plan.first, plan.source.channels_last);
   if (plan.wanted.w_l2 || plan.wanted.w_r2) facts.add(plan.second, true);
-  facts.add(plan.hopper, plan.first);
+  facts.add(plan.hopper, plan.first, plan.sizes);
   return facts.list();
 }
 

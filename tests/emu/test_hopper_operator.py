@@ -50,6 +50,8 @@ BRANCHES = {
     "hopper first_stage_nchw columns: runs of 8",
     *(f"hopper first_stage_nchw {lines}: {what}" for lines in ("columns", "rows") for what in COPIED),
     *(f"hopper input_grad of {n} channels" for n in (128, 256)),
+    *(f"hopper input_grad in clusters of {n}" for n in (1, 2)),
+    "hopper input_grad patch outside",
     *(f"hopper input_grad {what}" for what in ("tiles of channels", "pairs of octets", "single octet")),
     "hopper weight_grad",
     *(f"hopper weight_grad {what}" for what in ("splits", "groups of octets", "groups of taps")),

@@ -61,6 +61,7 @@ struct HopperFirstStageBlock {
   unsigned char* shared;
   const int rank;
   Ring weights, windows;
+  const Lag lag;
 
   GCN_DEVICE const HopperFirstStage& p() const { return arguments.p; }
   GCN_DEVICE const FirstStageBranch& branch(int axis) const { return p().stage.branch[axis]; }
@@ -69,9 +70,8 @@ struct HopperFirstStageBlock {
   GCN_DEVICE unsigned char* window_at(int slot, int side) const { return shared + (2 * slot + side) * p().window_bytes; }
   GCN_DEVICE unsigned char* weights_at(int slot) const { return window_at(p().windows, 0) + slot * kRowBlockBytes; }
   GCN_DEVICE float* sums_of(int side) const { return reinterpret_cast<float*>(weights_at(p().stages)) + side * p().sums; }
-  GCN_DEVICE Barrier* lag() const { return windows.empty + p().windows; }
-  GCN_DEVICE Barrier* summed(int side) const { return lag() + 1 + side; }  // by all blocks of a cluster
-  GCN_DEVICE Barrier* read(int side) const { return lag() + 3 + side; }    // the same
+  GCN_DEVICE Barrier* summed(int side) const { return lag.barrier + 1 + side; }  // by all blocks of a cluster
+  GCN_DEVICE Barrier* read(int side) const { return lag.barrier + 3 + side; }    // the same
 
   // --- units of work
   struct Unit {
@@ -163,22 +163,19 @@ struct HopperFirstStageBlock {
   };
 
   struct Consumer {
-    int side, thread, lane, warp;  // of the two warpgroups; within the warpgroup
-    int steps = 0;
+    int side, thread, lane, warp;                 // of the two warpgroups; within the warpgroup
+    int taken = 0;                                // stages of weights
     uint32_t parity = 0;                          // of the barriers between the parts of a sum
     int window_before = -1, weights_before = -1;  // slots whose products are in flight
   };
 
   // A stage of weights is free when all warps have said so, in every block that shares it.
   GCN_DEVICE void let_go_of_weights(const Consumer& c, int slot) const {
-    if (p().sharing == 1) return weights.let_go(slot, c.lane);
-    if (c.lane < p().sharing) barrier_arrive_at(weights.empty + slot, c.lane);
-  }
-
-  // Warpgroup 1 says when it is far enough ahead, or has no further to go; warpgroup 2 starts then.
-  GCN_DEVICE void tell_lag(Consumer& c, bool ends) const {
-    const bool now = ends ? c.steps < p().ahead : ++c.steps == p().ahead;
-    if (c.side == 0 && c.lane == 0 && now) barrier_arrive(lag());
+    if (p().sharing == 1) {
+      weights.let_go(slot, c.lane);
+    } else {
+      weights.let_go_of_shared(slot, c.lane, p().sharing);
+    }
   }
 
   // wgmma cuts tf32 off where mma.sync's operands are rounded in registers, which would cost half a bit and be a bias. So the
@@ -259,7 +256,7 @@ struct HopperFirstStageBlock {
         c.weights_before = weights.slot;
         if (c.window_before >= 0) windows.let_go(c.window_before, c.lane), c.window_before = -1;
         weights.next();
-        tell_lag(c, false);
+        lag.count(c.taken, c.side, c.lane);
       }
       c.window_before = windows.slot;
       windows.next();
@@ -392,21 +389,21 @@ struct HopperFirstStageBlock {
   GCN_DEVICE void multiply_all(int side) {
     const int thread = int(threadIdx.x) % kGroupSize;
     Consumer c{side, thread, thread % 32, thread / 32};
-    if (side == 1) barrier_wait(lag(), 0);
+    lag.wait(side);
     for_each_unit([&](const Unit& u) {
       Sums d;
       const Item item = item_of(u, side);
       product_of_unit(d, c, u, item);
       if (item.valid) finish(d, c, u, item);
     });
-    tell_lag(c, true);
+    lag.end(c.taken, side, c.lane);
   }
 
   GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
       weights.make(2 * kWarps * p().sharing);
       windows.make(2 * kWarps);
-      barrier_init(lag(), kWarps);
+      lag.make(kWarps);
       for (int side = 0; side < 2; ++side) {
         barrier_init(summed(side), kWarps * p().parts);
         barrier_init(read(side), kWarps * p().parts);
@@ -437,8 +434,12 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_first_stage_kernel(G
   const HopperFirstStage& p = arguments.p;
   Barrier* barriers =
       reinterpret_cast<Barrier*>(aligned + hopper_first_stage_barriers_at(p.windows, p.window_bytes, p.stages, p.sums));
-  HopperFirstStageBlock<M>{arguments, aligned, cluster_rank(), Ring{barriers, barriers + p.stages, p.stages},
-                           Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + p.windows, p.windows}}
+  HopperFirstStageBlock<M>{arguments,
+                           aligned,
+                           cluster_rank(),
+                           Ring{barriers, barriers + p.stages, p.stages},
+                           Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + p.windows, p.windows},
+                           Lag{barriers + 2 * (p.stages + p.windows), p.ahead}}
       .run();
 }
 

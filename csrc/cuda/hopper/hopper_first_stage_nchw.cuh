@@ -37,6 +37,7 @@
 #include "../first_stage.cuh"
 #include "hopper_device.cuh"
 #include "hopper_kernels.h"
+#include "hopper_ring.cuh"
 #include "hopper_tiles.h"
 
 namespace gcn::cuda {
@@ -71,7 +72,7 @@ struct HopperFirstStageNchwBlock {
   }
   GCN_DEVICE Barrier* full(int slot) const { return reinterpret_cast<Barrier*>(scratch_of(2)) + slot; }
   GCN_DEVICE Barrier* empty(int slot) const { return full(kHopperStagesMost) + slot; }
-  GCN_DEVICE Barrier* lag() const { return empty(kHopperStagesMost); }
+  GCN_DEVICE Lag lag() const { return {empty(kHopperStagesMost), p().stages / 2}; }
 
   // --- units of work
   struct Unit {
@@ -134,19 +135,13 @@ struct HopperFirstStageNchwBlock {
 
   struct Consumer {
     int side, thread, lane, warp;  // of the two warpgroups; within the warpgroup
-    int slot = 0, steps = 0;
+    int slot = 0, taken = 0;
     uint32_t parity = 0;
   };
 
   // A stage is free when all warps have said so, in every block of the cluster.
   GCN_DEVICE void let_go(const Consumer& c, int slot) const {
     if (c.lane < p().cluster) barrier_arrive_at(empty(slot), c.lane);
-  }
-
-  // Warpgroup 1 says when it is half a ring ahead, or has no further to go; warpgroup 2 starts then.
-  GCN_DEVICE void tell_lag(const Consumer& c, bool last) const {
-    const int ahead = p().stages / 2;
-    if (c.side == 0 && (c.steps == ahead || (last && c.steps < ahead)) && c.lane == 0) barrier_arrive(lag());
   }
 
   // x as it would be at address 0.
@@ -177,14 +172,12 @@ struct HopperFirstStageNchwBlock {
     }
   }
 
-  GCN_DEVICE void next_step(Consumer& c, bool last) const {
-    ++c.steps;
-    tell_lag(c, last);
+  GCN_DEVICE void next_step(Consumer& c) const {
+    lag().count(c.taken, c.side, c.lane);
     if (++c.slot == p().stages) c.slot = 0, c.parity ^= 1;
   }
 
-  // The product of a unit. `ends`: there is no further unit.
-  GCN_DEVICE void product(float (&low)[kHalf], float (&high)[kHalf], Consumer& c, const Unit& u, bool ends) const {
+  GCN_DEVICE void product(float (&low)[kHalf], float (&high)[kHalf], Consumer& c, const Unit& u) const {
     const uint64_t form = form_of_x(u.axis);
     const uint32_t x_step = kStepBytes * uint32_t(p().run[u.axis]);
     int before = -1;  // the slot whose products are in flight
@@ -196,7 +189,7 @@ struct HopperFirstStageNchwBlock {
       wgmma_wait<1>();
       if (before >= 0) let_go(c, before);
       before = c.slot;
-      next_step(c, ends && k_block + 1 == u.last);
+      next_step(c);
     }
     wgmma_wait<0>();
     wgmma_results(low);
@@ -205,11 +198,11 @@ struct HopperFirstStageNchwBlock {
   }
 
   // Of a unit with one group, the other warpgroup only lets go of what comes by.
-  GCN_DEVICE void pass_over(Consumer& c, const Unit& u, bool ends) const {
+  GCN_DEVICE void pass_over(Consumer& c, const Unit& u) const {
     for (int k_block = u.first; k_block < u.last; ++k_block) {
       barrier_wait(full(c.slot), c.parity);
       let_go(c, c.slot);
-      next_step(c, ends && k_block + 1 == u.last);
+      next_step(c);
     }
   }
 
@@ -319,19 +312,17 @@ struct HopperFirstStageNchwBlock {
   GCN_DEVICE void multiply_all(int side) const {
     const int thread = int(threadIdx.x) % kGroupSize;
     Consumer c{side, thread, thread % 32, thread / 32};
-    if (side == 1) barrier_wait(lag(), 0);
-    const int step = int(gridDim.x) / p().cluster;
-    for (int i = int(blockIdx.x) / p().cluster; i < units(); i += step) {
-      const Unit u = unit_at(i);
-      const bool ends = i + step >= units();
+    lag().wait(side);
+    for_each_unit([&](const Unit& u) {
       if (u.pair * 2 + side < p().stage.branch[u.axis].groups) {
         float low[kHalf], high[kHalf];
-        product(low, high, c, u, ends);
+        product(low, high, c, u);
         finish(low, high, c, u);
       } else {
-        pass_over(c, u, ends);
+        pass_over(c, u);
       }
-    }
+    });
+    lag().end(c.taken, side, c.lane);
   }
 
   GCN_DEVICE void run() const {
@@ -340,7 +331,7 @@ struct HopperFirstStageNchwBlock {
         barrier_init(full(slot), 1);
         barrier_init(empty(slot), 2 * kWarps * p().cluster);
       }
-      barrier_init(lag(), kWarps);
+      lag().make(kWarps);
       fence_barrier_init();
     }
     wait_for_dependencies();  // the packed weights, and maybe x

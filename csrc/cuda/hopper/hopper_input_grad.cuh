@@ -17,11 +17,15 @@
 // tap of both octets, the window of one octet apart; of an octet without a partner it is two taps, one tap apart, and behind the
 // last tap stands the block of zeros (a real zero: a weight of zero times NaN would not be one).
 //
-// Pipeline: weights up to eight stages ahead, windows a unit ahead; the next unit's stages arrive while the output is written.
+// Pipeline: weights up to eight stages ahead, windows a unit ahead. Warpgroup 2 starts half a ring of weights behind warpgroup 1
+// and keeps that distance: while one writes its output, the other has the tensor cores.
+//
+// Clusters, where they save anything: two blocks with neighbouring patches need the same weights at the same time; each loads
+// half of a stage and sends it to both.
 //
 // Cost of a unit for k = 15, M = 21: 128 x 256 x 736 products are 11776 clocks at 2048 a clock, 86 % of them useful; each step of
 // 16 reads 2 x (64 + 256) x 32 bytes of shared memory, 160 clocks of 256. 377 KB of weights come from L2, 27 B a clock at the
-// 1700 products a clock that wgmma is taken to reach.
+// 1700 products a clock that wgmma is taken to reach, or half of it in clusters.
 #pragma once
 
 #include "../fragment.cuh"
@@ -42,7 +46,9 @@ struct HopperInputGradBlock {
 
   const HopperInputGradArguments& arguments;
   unsigned char* shared;
+  const int rank;
   Ring weights, windows;
+  const Lag lag;
 
   GCN_DEVICE const HopperInputGrad& p() const { return arguments.p; }
 
@@ -58,10 +64,14 @@ struct HopperInputGradBlock {
   struct Unit {
     int n, h, w, n_tile;
   };
-  GCN_DEVICE int units() const { return p().n * p().patches_h * p().patches_w * p().n_tiles; }
-  GCN_DEVICE Unit unit_at(int i) const {
-    const int patches = p().patches_h * p().patches_w, n_tile = i / (p().n * patches), patch = i % patches;
-    return {i / patches % p().n, patch / p().patches_w * kGradPatchH, patch % p().patches_w * kGradPatchW, n_tile};
+  // Blocks of a cluster have neighbouring patches of the same channels; one past the last patch is outside of the map.
+  template <class Work>
+  GCN_DEVICE void for_each_unit(const Work& work) const {
+    const int in_map = p().patches_h * p().patches_w, groups = (p().n * in_map + p().cluster - 1) / p().cluster;
+    for (int i = int(blockIdx.x) / p().cluster; i < groups * p().n_tiles; i += int(gridDim.x) / p().cluster) {
+      const int patch = i % groups * p().cluster + rank, at = patch % in_map;
+      work(Unit{patch / in_map, at / p().patches_w * kGradPatchH, at % p().patches_w * kGradPatchW, i / groups});
+    }
   }
 
   // Steps of 16 in a phase of a branch: a tap of two octets, or two taps of the last octet.
@@ -91,19 +101,27 @@ struct HopperInputGradBlock {
     windows.next();
   }
 
+  GCN_DEVICE void copy_weights(int axis, int64_t block) {
+    const unsigned char* from = static_cast<const unsigned char*>(p().weights[axis]) + block * kStageBytes;
+    unsigned char* to = shared + weights.slot * kStageBytes;
+    weights.start_filling(kStageBytes);
+    if (p().cluster == 1) {
+      copy_bulk(to, from, kStageBytes, weights.full + weights.slot);
+    } else {
+      const int half = rank * (kStageBytes / 2);
+      copy_bulk_multicast(to + half, from + half, kStageBytes / 2, weights.full + weights.slot, 3);
+    }
+    weights.next();
+  }
+
   GCN_DEVICE void copy_all() {
-    for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
-      const Unit u = unit_at(i);
+    for_each_unit([&](const Unit& u) {
       copy_windows(u);
       for_each_k_block([&](int axis, int phase, int k_block, int) {
         const int phases = (p().octets[axis] + 1) / 2;
-        const int64_t block = (int64_t(u.n_tile) * phases + phase) * p().k_blocks[axis] + k_block;
-        weights.start_filling(kStageBytes);
-        copy_bulk(shared + weights.slot * kStageBytes, static_cast<const unsigned char*>(p().weights[axis]) + block * kStageBytes,
-                  kStageBytes, weights.full + weights.slot);
-        weights.next();
+        copy_weights(axis, (int64_t(u.n_tile) * phases + phase) * p().k_blocks[axis] + k_block);
       });
-    }
+    });
   }
 
   // --- a warpgroup that multiplies
@@ -117,7 +135,7 @@ struct HopperInputGradBlock {
     return operand(start, pair ? plane : beside, row_bytes, Swizzle::kNone);
   }
 
-  GCN_DEVICE void product(float (&acc)[kCount], int side, int lane) {
+  GCN_DEVICE void product(float (&acc)[kCount], int& taken, int side, int lane) {
     int before = -1;  // the slot whose products are in flight
     bool add = false;
     windows.wait_until_full();
@@ -138,13 +156,14 @@ struct HopperInputGradBlock {
       }
       add = true;
       wgmma_wait<1>();
-      if (before >= 0) weights.let_go(before, lane);
+      if (before >= 0) weights.let_go_of_shared(before, lane, p().cluster);
       before = weights.slot;
       weights.next();
+      lag.count(taken, side, lane);
     });
     wgmma_wait<0>();
     wgmma_results(acc);
-    weights.let_go(before, lane);
+    weights.let_go_of_shared(before, lane, p().cluster);
     windows.let_go(windows.slot, lane);
     windows.next();
   }
@@ -168,7 +187,7 @@ struct HopperInputGradBlock {
       const int row = i / kPieces, c = u.n_tile * kOutputs + i % kPieces * kOctet;
       const int h = u.h + side * 8 + row / kGradPatchW, w = u.w + row % kGradPatchW;
       const uint4 piece = load_shared(reinterpret_cast<const uint4*>(rows + row * kRowBytes + i % kPieces * kPieceBytes));
-      if (h < p().h && w < p().w && c < p().channels) {
+      if (u.n < p().n && h < p().h && w < p().w && c < p().channels) {
         M* to = static_cast<M*>(p().out) + (u.n * p().stride_n + h * p().stride_h + w * p().stride_w + c);
         *reinterpret_cast<uint4*>(to) = piece;
       }
@@ -178,11 +197,14 @@ struct HopperInputGradBlock {
 
   GCN_DEVICE void multiply_all(int side) {
     const int warp = int(threadIdx.x) % kGroupSize / 32, lane = int(threadIdx.x) % 32;
-    for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
+    int taken = 0;  // stages of weights
+    lag.wait(side);
+    for_each_unit([&](const Unit& u) {
       float acc[kCount];
-      product(acc, side, lane);
-      write(acc, unit_at(i), side, warp, lane);
-    }
+      product(acc, taken, side, lane);
+      write(acc, u, side, warp, lane);
+    });
+    lag.end(taken, side, lane);
   }
 
   GCN_DEVICE void run() {
@@ -190,20 +212,23 @@ struct HopperInputGradBlock {
       store_shared(reinterpret_cast<uint4*>(zeros()) + i, make_uint4(0, 0, 0, 0));
     fence_async_proxy();  // wgmma reads them
     if (threadIdx.x == 0) {
-      weights.make(2 * kWarps);
+      weights.make(2 * kWarps * p().cluster);
       windows.make(2 * kWarps);
+      lag.make(kWarps);
       fence_barrier_init();
     }
     wait_for_dependencies();
-    __syncthreads();
+    cluster_sync();
     const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
     if (warpgroup == 0) {
       registers_give_up<kRegistersCopying>();
       if (threadIdx.x == 0) copy_all();
+      __syncwarp();
     } else {
       registers_take<kRegistersMultiplying>();
       multiply_all(warpgroup - 1);
     }
+    cluster_sync();  // a block ends when nobody sends it anything any more
   }
 };
 
@@ -216,8 +241,12 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_input_grad_kernel(GC
   using Block = HopperInputGradBlock<M, kOutputs>;
   Barrier* barriers = reinterpret_cast<Barrier*>(aligned + p.stages * Block::kStageBytes + 2 * p.windows_bytes + p.zeros_bytes +
                                                  2 * 64 * Block::kRowBytes);
-  Block{arguments, aligned, Ring{barriers, barriers + p.stages, p.stages},
-        Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + 2, 2}}
+  Block{arguments,
+        aligned,
+        cluster_rank(),
+        Ring{barriers, barriers + p.stages, p.stages},
+        Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + 2, 2},
+        Lag{barriers + 2 * p.stages + 4, p.stages / 2}}
       .run();
 }
 
@@ -228,8 +257,8 @@ int launch_hopper_input_grad(int outputs, const HopperInputGrad& p, int blocks, 
     if (const cudaError_t error = encode(p.du[axis], &arguments.du[axis])) return error;
   }
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
-  return outputs == 256 ? launch_cluster(hopper_input_grad_kernel<M, 256>, how, 1, arguments)
-                        : launch_cluster(hopper_input_grad_kernel<M, 128>, how, 1, arguments);
+  return outputs == 256 ? launch_cluster(hopper_input_grad_kernel<M, 256>, how, p.cluster, arguments)
+                        : launch_cluster(hopper_input_grad_kernel<M, 128>, how, p.cluster, arguments);
 }
 
 }  // namespace gcn::cuda

@@ -51,7 +51,8 @@ struct HopperInputGrad {
   void* out;
   int64_t stride_n, stride_h, stride_w;
   int n, h, w, channels, n_tiles, patches_h, patches_w;
-  int stages;  // of the ring of weights
+  int stages;   // of the ring of weights
+  int cluster;  // blocks that share the weights they load: 1 or 2, of neighbouring patches
 };
 
 int hopper_input_grad(Math, int outputs, const HopperInputGrad&, int blocks, int shared_bytes, Stream);

@@ -14,20 +14,28 @@ int steps(const HopperInputGradPlan& h, int axis, int taps) {
   return pairs * taps + single * (taps + 1) / 2;
 }
 
+// Units that clusters are given.
+int64_t units(const Sizes& s, const HopperInputGradPlan& h) {
+  return ceil_div(s.n * h.patches_h * h.patches_w, h.cluster) * h.n_tiles;
+}
+
+// Clocks of the busiest multiprocessor. While one warpgroup writes its output, the other multiplies: a unit takes as long as both
+// products, or one product and one output, or what shared memory or L2 needs for it.
 double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu& gpu) {
   constexpr double kStartClocks = 2500, kWriteClocks = 1000;
-  double all_steps = 0, bytes = h.windows_bytes;
+  double all_steps = 0;
   for (int axis = 0; axis < 2; ++axis) {
     const int taps = axis == 0 ? h.window_h[0] - kGradPatchH + 1 : h.window_w[1] - kGradPatchW + 1;
     all_steps += steps(h, axis, taps);
   }
-  bytes += all_steps * h.outputs * 32;
-  const double output = double(kGradPatchH) * kGradPatchW * h.outputs * 2;
+  const double weights = all_steps * h.outputs * 32, output = double(kGradPatchH) * kGradPatchW * h.outputs * 2;
   const double tensor = kGradPatchH * kGradPatchW * 16.0 * h.outputs * all_steps / wgmma_fma_per_clock(gpu);
-  const double shared = (2 * (64.0 + h.outputs) * 32 * all_steps + bytes) / 128;
-  const double l2 = (bytes + output) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
-  const double unit = std::max({tensor, shared, l2}) + 2 * output / 128 + kWriteClocks;
-  return kStartClocks + busiest(s.n * h.patches_h * h.patches_w * h.n_tiles, gpu) * unit;
+  const double shared = (2 * (64.0 + h.outputs) * 32 * all_steps + h.windows_bytes + weights + 2 * output) / 128;
+  const double l2 = (h.windows_bytes + weights / h.cluster + output) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
+  const double epilogue = output / 128 + kWriteClocks;  // of one warpgroup: half of the output, through shared memory
+  const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2});
+  const int64_t clusters = gpu.multiprocessors / h.cluster;
+  return kStartClocks + double(ceil_div(units(s, h), clusters)) * unit + epilogue;
 }
 
 void size_input_grad(const Sizes& s, const LineConvPlan& l, int outputs, HopperInputGradPlan& h) {
@@ -66,11 +74,13 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
     while (trial.stages > kHopperStagesLeast && bytes() > gpu.shared_per_block) --trial.stages;
     trial.shared_bytes = bytes();
     if (trial.shared_bytes > gpu.shared_per_block || trial.window_h[0] > kBoxMost || trial.window_w[1] > kBoxMost) continue;
-    const double clocks = input_grad_clocks(s, trial, gpu);
-    if (clocks < quickest) quickest = clocks, h = trial;
+    for (trial.cluster = 1; trial.cluster <= std::min(2, gpu.multiprocessors); ++trial.cluster) {
+      const double clocks = input_grad_clocks(s, trial, gpu);
+      if (clocks < quickest) quickest = clocks, h = trial;
+    }
   }
   if (quickest == std::numeric_limits<double>::infinity()) return "the input gradient's windows do not fit shared memory twice";
-  h.blocks = int(std::min<int64_t>(gpu.multiprocessors, s.n * h.patches_h * h.patches_w * h.n_tiles));
+  h.blocks = h.cluster * int(std::min<int64_t>(gpu.multiprocessors / h.cluster, units(s, h)));
   h.used = true;
   return "";
 }

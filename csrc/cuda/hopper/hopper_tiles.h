@@ -66,7 +66,7 @@ constexpr int kGradPatchH = 16, kGradPatchW = 8;
 GCN_HOST_TOO constexpr int hopper_output_row_bytes(int outputs) { return outputs * 2 + 16; }
 constexpr int hopper_input_grad_shared_bytes(int outputs, int windows_bytes, int zeros_bytes, int stages) {
   return kSwizzleAlignment + stages * outputs * kBlockBytes + 2 * windows_bytes + zeros_bytes +
-         2 * 64 * hopper_output_row_bytes(outputs) + 8 * 2 * (stages + 2);
+         2 * 64 * hopper_output_row_bytes(outputs) + 8 * (2 * (stages + 2) + 1);
 }
 
 }  // namespace gcn::cuda
