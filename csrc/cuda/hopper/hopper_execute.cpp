@@ -63,23 +63,25 @@ HopperWeightGrad hopper_weight_grad_params(const BackwardPlan& plan, const Weigh
   HopperWeightGrad p{};
   p.grad = grad;
   p.stages = plan.hopper.weight_grad.stages;
-  p.x = {grad.a,
-         bytes,
-         4,
-         {uint64_t(s.c), uint64_t(s.w), uint64_t(s.h), uint64_t(s.n)},
-         {stride_bytes(pieces.w), stride_bytes(pieces.h), stride_bytes(pieces.n)},
-         {kSideChannels, kPatchSide, kPatchSide, 1},
-         128};
-  for (int i = 0; i < 2; ++i) {
-    const WeightGradBranch& b = grad.branch[i];
-    const uint64_t pixel = uint64_t(b.channels) * bytes;
-    p.du[i] = {b.map,
-               bytes,
-               4,
-               {uint64_t(b.channels), uint64_t(s.w), uint64_t(s.h), uint64_t(s.n)},
-               {pixel, pixel * s.w, pixel * s.w * s.h},
-               {kOctet, uint32_t(b.axis == 1 ? kWindowLong : kPatchSide), uint32_t(b.axis == 1 ? kPatchSide : kWindowLong), 1},
-               0};
+  for (int axis = 0; axis < 2; ++axis) {
+    const uint64_t lines = axis == 0 ? s.w : s.h, positions = axis == 0 ? s.h : s.w;
+    const WeightGradBranch& b = grad.branch[axis];
+    const uint64_t pixel = uint64_t(b.channels) * bytes, row = pixel * s.w;
+    p.x[axis] = {
+        grad.a,
+        bytes,
+        4,
+        {uint64_t(s.c), lines, positions, uint64_t(s.n)},
+        {stride_bytes(axis == 0 ? pieces.w : pieces.h), stride_bytes(axis == 0 ? pieces.h : pieces.w), stride_bytes(pieces.n)},
+        {kSideChannels, kPatchSide, kPatchSide, 1},
+        128};
+    p.du[axis] = {b.map,
+                  bytes,
+                  4,
+                  {uint64_t(b.channels), lines, positions, uint64_t(s.n)},
+                  {axis == 0 ? pixel : row, axis == 0 ? row : pixel, row * s.h},
+                  {kOctet, kPatchSide, kWindowLong, 1},
+                  0};
   }
   return p;
 }

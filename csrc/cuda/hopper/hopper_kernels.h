@@ -35,9 +35,9 @@ int hopper_first_stage_nchw(Math, int column_blocks, const HopperFirstStageNchw&
 
 // The gradients of the first weights, into the portable kernel's workspace.
 struct HopperWeightGrad {
-  WeightGradParams grad;  // of its patches, only how many there are counts: they are 8 x 8
-  TensorShape x, du[2];   // [N, H, W, channel]
-  int stages;             // of the ring
+  WeightGradParams grad;    // of its patches, only how many there are counts: they are 8 x 8
+  TensorShape x[2], du[2];  // [N, position in the line, line, channel] of either branch
+  int stages;               // of the ring
 };
 
 int hopper_weight_grad(Math, const HopperWeightGrad&, int blocks, int shared_bytes, Stream);

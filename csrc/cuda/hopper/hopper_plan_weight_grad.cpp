@@ -21,15 +21,36 @@ int64_t units(const WeightGradPlan& g, int splits) {
   return int64_t(strips(g)) * ceil_div(g.channels, 2 * kSideChannels) * splits;
 }
 
+// The share of the taps' products that is left, on average over a branch's strips and steps of two positions; as
+// HopperWeightGradBlock::multiply() chooses them.
+double share_left(const Sizes& s, const WeightGradPlan& g) {
+  int64_t left = 0, all = 0;
+  for (int axis = 0; axis < 2; ++axis) {
+    const auto& b = g.branch[axis];
+    if (b.blocks == 0) continue;
+    const int length = int(axis == 0 ? s.h : s.w), patches = axis == 0 ? g.patches_h : g.patches_w;
+    for (int first_tap = 0; first_tap < b.taps.taps; first_tap += kStripTaps) {
+      for (int position = 0; position < patches * kPatchSide; position += 2) {
+        const int inside = length - position + b.taps.radius - first_tap;
+        left += inside > 13 ? 15 : inside > 11 ? 13 : inside > 9 ? 11 : 9, all += kStripTaps;
+      }
+    }
+  }
+  return all ? double(left) / double(all) : 1;
+}
+
+// Clocks of the busiest multiprocessor. While one warpgroup writes its sums, the other multiplies: a unit takes as long as its
+// patches, or as one warpgroup's products and sums.
 double weight_grad_clocks(const Sizes& s, const WeightGradPlan& g, const Gpu& gpu, int splits) {
   constexpr double kStartClocks = 2500, kColumns = 8 * kStripTaps * kStripOctets, kPixels = kPatchSide * kPatchSide;
   constexpr double kStage = 2 * 8192 + kStripOctets * kWindowBytes;
-  const double tensor = 2 * kSideChannels * kColumns * kPixels / wgmma_fma_per_clock(gpu);
-  const double read = 2 * kPixels / 16 * kStripOctets * (kSideChannels + 8 * kStripTaps) * 32;
-  const double patch = std::max({tensor, (read + kStage) / 128, kStage / (gpu.l2 / gpu.clock / gpu.multiprocessors)});
-  const double write = 2 * kSideChannels * kColumns * 4 / (gpu.l2 / gpu.clock / gpu.multiprocessors);
+  const double share = share_left(s, g), l2 = gpu.l2 / gpu.clock / gpu.multiprocessors;
+  const double tensor = share * 2 * kSideChannels * kColumns * kPixels / wgmma_fma_per_clock(gpu);
+  const double read = 2 * kPixels / 16 * kStripOctets * (kSideChannels + share * 8 * kStripTaps) * 32;
+  const double patch = std::max({tensor, (read + kStage) / 128, kStage / l2});
+  const double write = kSideChannels * kColumns * 4 / l2;  // of one warpgroup
   const double patches = double(ceil_div(s.n * g.patches_h * g.patches_w, splits));
-  return kStartClocks + busiest(units(g, splits), gpu) * (patches * patch + write);
+  return kStartClocks + busiest(units(g, splits), gpu) * std::max(patches * patch, patches * tensor / 2 + write) + write;
 }
 
 }  // namespace
@@ -64,8 +85,8 @@ std::string plan_hopper_weight_grad(const Sizes& s, Math math, const SourcePlan&
 void note_hopper_weight_grad(Plan& plan, const WeightGradPlan& g, const HopperWeightGradPlan& h, const Traffic& traffic,
                              const Gpu& gpu) {
   const double patches = double(plan.sizes.n * g.patches_h * g.patches_w);
-  const double flops =
-      2.0 * double(units(g, 1)) * patches * kPatchSide * kPatchSide * 2 * kSideChannels * 8 * kStripTaps * kStripOctets;
+  const double flops = 2.0 * share_left(plan.sizes, g) * double(units(g, 1)) * patches * kPatchSide * kPatchSide * 2 *
+                       kSideChannels * 8 * kStripTaps * kStripOctets;
   note(plan, {"hopper_weight_grad dw_l1 and dw_r1", h.blocks, kHopperThreads, h.shared_bytes, 1, flops},
        weight_grad_clocks(plan.sizes, g, gpu, g.splits), traffic, gpu);
 }

@@ -7,16 +7,20 @@
 // channels, and a split of the pixels. Warpgroup 0 copies (one thread); warpgroups 1 and 2 have 64 channels of x each and all 360
 // columns: three wgmma of 64 x 120 in 180 registers a thread.
 //
-// A stage of the ring is a patch of 8 x 8 pixels: x [2][64 pixels][64 channels], 16 KB in rows of 128 bytes, and of each octet
-// the window of du under the patch and its taps, [22 x 8 or 8 x 22 pixels][8 channels], 16 bytes a pixel. Both operands are
-// MN-major.
-//   A  rows of a swizzled block are pixels: 1024 bytes to the next eight, which are the next row of the patch.
-//   B  a block of eight depths is eight neighbouring pixels of the window; the next eight depths are the window's next row; the
-//      next eight columns are the next tap, one pixel (or one row of the window) further. So the shifted windows of all taps are
-//      one operand that overlaps itself, and nothing is copied twice.
+// A stage of the ring is a patch of 8 lines x 8 positions: x [2][position][line][64 channels], 16 KB in rows of 128 bytes, and of
+// each octet the window of du under the patch and its taps, [22 positions][8 lines][8 channels], 16 bytes a pixel. Both operands
+// are MN-major.
+//   A  rows of a swizzled block are the lines at one position: 1024 bytes to the next position.
+//   B  a block of eight depths is the lines at one position of the window; the next eight depths are the next position; the next
+//      eight columns are the next tap, and so the next position, too. So the shifted windows of all taps are one operand that
+//      overlaps itself, and nothing is copied twice.
 // Outside of the map the copy engine writes zeros. Taps and octets past the last are computed and never written.
 //
-// Pipeline: up to eight stages; one product group stays in flight while the next is issued.
+// Skipped: products of the last taps of a strip where they lead behind the end of the lines; of lines of 16, 10 % of them, of 32
+// 5 %.
+//
+// Pipeline: up to eight stages; one product group stays in flight while the next is issued. Warpgroup 2 starts half a ring behind
+// warpgroup 1: while one writes its sums, which takes as long as two patches, the other has the tensor cores.
 //
 // Cost of a patch, 16-bit: 128 x 360 x 64 products are 1440 clocks at 2048 a clock; wgmma reads 2 x 12 x (64 + 120) x 32 bytes of
 // shared memory, 141 KB or 1104 clocks; 24832 bytes come from L2. 15 taps of 24 channels are 87.5 % useful at M = 21.
@@ -30,24 +34,29 @@ namespace gcn::cuda {
 
 struct HopperWeightGradArguments {
   HopperWeightGrad p;
-  TensorMap x, du[2];
+  TensorMap x[2], du[2];
 };
 
 template <class M>
 struct HopperWeightGradBlock {
   static constexpr int kColumns = 8 * kStripTaps, kHalf = kColumns / 2;
   static constexpr int kWarps = kGroupSize / 32, kSteps = kPatchSide * kPatchSide / 16;
-  static constexpr int kXBytes = kPatchSide * kPatchSide * 128, kPixelBytes = 16;
+  static constexpr int kXBytes = kPatchSide * kPatchSide * 128;
+  static constexpr uint32_t kRowBytes = kPatchSide * kPieceBytes;  // of a window: eight lines at one position
 
   const HopperWeightGradArguments& arguments;
   unsigned char* stages;
   Ring ring;
+  const Lag lag;
 
   GCN_DEVICE const WeightGradParams& p() const { return arguments.p.grad; }
 
   struct Unit {
     int axis, first_octet, first_tap, first_channel, split;
     int64_t first, last;  // patches
+  };
+  struct Patch {
+    int n, line, position;  // its first ones
   };
   GCN_DEVICE int strips(int branch) const {
     const WeightGradBranch& b = p().branch[branch];
@@ -70,43 +79,64 @@ struct HopperWeightGradBlock {
 
   // --- the warpgroup that copies: one thread
 
-  GCN_DEVICE void copy_patch(const Unit& u, int64_t patch) const {
+  GCN_DEVICE Patch patch_at(const Unit& u, int64_t patch) const {
     const int in_map = int(patch % (p().patches_h * p().patches_w)), n = int(patch / (p().patches_h * p().patches_w));
     const int h = in_map / p().patches_w * kPatchSide, w = in_map % p().patches_w * kPatchSide;
+    return u.axis == 0 ? Patch{n, w, h} : Patch{n, h, w};
+  }
+
+  GCN_DEVICE void copy_patch(const Unit& u, const Patch& at) const {
     ring.start_filling(2 * kXBytes + octets(u) * kWindowBytes);
     for (int side = 0; side < 2; ++side) {
-      copy_tensor_4d(stage() + side * kXBytes, &arguments.x, u.first_channel + side * kSideChannels, w, h, n,
-                     ring.full + ring.slot);
+      copy_tensor_4d(stage() + side * kXBytes, &arguments.x[u.axis], u.first_channel + side * kSideChannels, at.line, at.position,
+                     at.n, ring.full + ring.slot);
     }
-    const WeightGradBranch& b = p().branch[u.axis];
-    const int from_h = b.axis == 0 ? h - b.radius + u.first_tap : h, from_w = b.axis == 1 ? w - b.radius + u.first_tap : w;
     for (int o = 0; o < octets(u); ++o) {
-      copy_tensor_4d(stage() + 2 * kXBytes + o * kWindowBytes, &arguments.du[u.axis], (u.first_octet + o) * kOctet, from_w,
-                     from_h, n, ring.full + ring.slot);
+      copy_tensor_4d(stage() + 2 * kXBytes + o * kWindowBytes, &arguments.du[u.axis], (u.first_octet + o) * kOctet, at.line,
+                     at.position - p().branch[u.axis].radius + u.first_tap, at.n, ring.full + ring.slot);
     }
   }
 
   GCN_DEVICE void copy_all() {
     for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
       const Unit u = unit_at(i);
-      for (int64_t patch = u.first; patch < u.last; ++patch, ring.next()) copy_patch(u, patch);
+      for (int64_t patch = u.first; patch < u.last; ++patch, ring.next()) copy_patch(u, patch_at(u, patch));
     }
   }
 
   // --- a warpgroup that multiplies
 
-  GCN_DEVICE void multiply(float (&acc)[kStripOctets][kHalf], int axis, int side, bool add) const {
-    const bool along_rows = p().branch[axis].axis == 1;
-    const uint32_t row_bytes = (along_rows ? kWindowLong : kPatchSide) * kPixelBytes;
+  // Of a step's 16 pixels, the first kTaps taps; a group of its own, because to close one behind a branch takes ptxas an empty
+  // product.
+  template <int kTaps>
+  GCN_DEVICE void product(float (&acc)[kStripOctets][kHalf], uint64_t of_x, uint64_t of_du) const {
+    wgmma_fence();
+#pragma unroll
+    for (uint32_t o = 0; o < kStripOctets; ++o) {
+      auto& d = reinterpret_cast<float (&)[4 * kTaps]>(acc[o]);
+      wgmma<8 * kTaps, true, true>(d, of_x, moved(of_du, o * kWindowBytes), true, M{});
+    }
+    wgmma_commit();
+  }
+
+  // `inside`: the taps that lead from the patch's first position to a place in its line. ptxas takes a piece of a register array
+  // only from its start, so that nothing is left out at the other end of the line.
+  GCN_DEVICE void multiply(float (&acc)[kStripOctets][kHalf], int side, int inside) const {
     const uint32_t x = shared_address(stage() + side * kXBytes), du = shared_address(stage() + 2 * kXBytes);
-    const uint64_t of_x = operand(x, 0, 8 * 128, Swizzle::k128);
-    const uint64_t of_du = operand(du, row_bytes, along_rows ? kPixelBytes : row_bytes, Swizzle::kNone);
-#pragma unroll
-    for (uint32_t step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (uint32_t o = 0; o < kStripOctets; ++o) {
-        wgmma<kColumns, true, true>(acc[o], moved(of_x, step * 2 * 8 * 128),
-                                    moved(of_du, o * kWindowBytes + step * 2 * row_bytes), add || step > 0, M{});
+    const uint64_t of_x = operand(x, 0, kPatchSide * 128, Swizzle::k128);
+    const uint64_t of_du = operand(du, kRowBytes, kRowBytes, Swizzle::kNone);
+#pragma unroll 1
+    for (int step = 0; step < kSteps; ++step) {
+      const uint64_t step_x = moved(of_x, step * 2 * kPatchSide * 128), step_du = moved(of_du, step * 2 * kRowBytes);
+      const int taps = inside - 2 * step;
+      if (taps > 13) {
+        product<15>(acc, step_x, step_du);
+      } else if (taps > 11) {
+        product<13>(acc, step_x, step_du);
+      } else if (taps > 9) {
+        product<11>(acc, step_x, step_du);
+      } else {
+        product<9>(acc, step_x, step_du);
       }
     }
   }
@@ -133,19 +163,22 @@ struct HopperWeightGradBlock {
 
   GCN_DEVICE void multiply_all(int side) {
     const int thread = int(threadIdx.x) % kGroupSize, lane = thread % 32;
+    int taken = 0;  // stages
+    lag.wait(side);
     for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
       const Unit u = unit_at(i);
-      float acc[kStripOctets][kHalf];
+      const WeightGradBranch& b = p().branch[u.axis];
+      const int length = u.axis == 0 ? p().h : p().w;
+      float acc[kStripOctets][kHalf] = {};
       int before = -1;  // the slot whose products are in flight
       for (int64_t patch = u.first; patch < u.last; ++patch) {
         ring.wait_until_full();
-        wgmma_fence();
-        multiply(acc, u.axis, side, patch > u.first);
-        wgmma_commit();
-        wgmma_wait<1>();
+        multiply(acc, side, length - patch_at(u, patch).position + b.radius - u.first_tap);
+        wgmma_wait<kSteps>();
         if (before >= 0) ring.let_go(before, lane);
         before = ring.slot;
         ring.next();
+        lag.count(taken, side, lane);
       }
       wgmma_wait<0>();
 #pragma unroll
@@ -153,11 +186,13 @@ struct HopperWeightGradBlock {
       ring.let_go(before, lane);
       write(acc, u, side, thread / 32, lane);
     }
+    lag.end(taken, side, lane);
   }
 
   GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
       ring.make(2 * kWarps);
+      lag.make(kWarps);
       fence_barrier_init();
     }
     wait_for_dependencies();
@@ -180,15 +215,16 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_weight_grad_kernel(G
   unsigned char* stages = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
   const int count = arguments.p.stages;
   Barrier* barriers = reinterpret_cast<Barrier*>(stages + count * kWeightGradStageBytes);
-  HopperWeightGradBlock<M>{arguments, stages, Ring{barriers, barriers + count, count}}.run();
+  HopperWeightGradBlock<M>{arguments, stages, Ring{barriers, barriers + count, count}, Lag{barriers + 2 * count, count / 2}}
+      .run();
 }
 
 template <class M>
 int launch_hopper_weight_grad(const HopperWeightGrad& p, int blocks, int shared_bytes, Stream s) {
   HopperWeightGradArguments arguments{p, {}, {}};
-  if (const cudaError_t error = encode(p.x, &arguments.x)) return error;
   for (int i = 0; i < 2; ++i) {
     if (p.grad.branch[i].blocks == 0) continue;  // not wanted
+    if (const cudaError_t error = encode(p.x[i], &arguments.x[i])) return error;
     if (const cudaError_t error = encode(p.du[i], &arguments.du[i])) return error;
   }
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
