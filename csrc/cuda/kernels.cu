@@ -1,6 +1,5 @@
 // From a run-time choice of arithmetic to the kernels compiled for it. The three large ones are compiled in instances/, a file
 // for each arithmetic, so that they compile side by side.
-#include "channel_sum.cuh"
 #include "combine.cuh"
 #include "direct.cuh"
 #include "finish.cuh"
@@ -48,9 +47,9 @@ int with_element(Math math, const Run& run) {
 
 }  // namespace
 
-int prepare(Math math, const PrepareParams& p, int blocks, Stream s) {
-  if (math == Math::kDouble) return launch_prepare<double>(p, blocks, s);
-  return with_math(math, [&](auto m) { return launch_prepare<decltype(m)>(p, blocks, s); });
+int prepare(Math math, const PrepareParams& p, Stream s) {
+  if (math == Math::kDouble) return launch_prepare<double>(p, s);
+  return with_math(math, [&](auto m) { return launch_prepare<decltype(m)>(p, s); });
 }
 
 int first_stage(Math math, int column_blocks, bool channels_last, const FirstStageParams& p, int shared_bytes, Stream s) {
@@ -70,10 +69,6 @@ int weight_grad(Math math, bool narrow, bool channels_last, int column_blocks, c
                 Stream s) {
   return with_math(
       math, [&](auto m) { return launch_weight_grad<decltype(m)>(narrow, channels_last, column_blocks, p, shared_bytes, s); });
-}
-
-int channel_sum(Math math, const ChannelSumParams& p, Stream s) {
-  return with_element(math, [&](auto e) { return launch_channel_sum<decltype(e)>(p, s); });
 }
 
 int finish(Math math, const FinishParams& p, Stream s) {

@@ -6,6 +6,10 @@
 //   its gradients   du_l = (dy, along rows, w_l2 flipped), du_r = (dy, along columns, w_r2 flipped), one launch
 //   first stage's   dx   = (du_l, along columns, w_l1 flipped) + (du_r, along rows, w_r1 flipped), one accumulator
 //
+// The gradients of the first biases are sums of du over its pixels. A block adds up its own as they stand in the accumulators,
+// before they are rounded to the map's type: that is nearer to the definition than a sum of what is stored, and costs no reading.
+// finish.cuh adds the blocks.
+//
 // Who owns what: a block has a rectangle of pixels (128 or 256, or 32 or 64 of a small map) and a tile of output channels; its
 // warps share them as line_tile_shape() says. A fragment of 16 pixels is a patch of the rectangle, 4 x 4 where that fits, and
 // patches are dealt out to warps as LinePatches says. The maps' pixels under the rectangle, with the terms' halos, lie in shared
@@ -20,7 +24,7 @@
 // Shared memory: windows of both terms, (tile + halo) * (pieces | 1) * 16 bytes and what window_row_bytes() adds; one piece of
 // zeros, which pads the depth (a real zero: a padding weight times NaN would not be one); the table of steps, 4 bytes a piece and
 // 2 a product, and 8 bytes a fragment; 3 stages of weights [outputs][64 B], times 4 where the warps share the depth. After the
-// loop the output tile takes the windows' place.
+// loop the output tile takes the windows' place, and behind it the warps' sums of pixels.
 //
 // Cost of a product, 16-bit, kWide: 4 + 4 ldmatrix.x4 for 32 HMMA, each under a predicate, in runs of eight: what is left out
 // costs a place in the warp's instructions each; of about 250 instructions of two products, 64 are HMMA. For k = 15, M = 21 the
@@ -51,7 +55,7 @@ struct LineConvBlock {
   unsigned char* shared;
   const int lane, warp_m, warp_n, warp_k;
   LinePatches patches{};
-  int n = 0, h0 = 0, w0 = 0, n_tile = 0;  // of the block
+  int tile = 0, n = 0, h0 = 0, w0 = 0, n_tile = 0;  // of the block
   int zero_at = 0, table_at = 0, stages_at = 0;
 
   struct Pixel {
@@ -69,9 +73,8 @@ struct LineConvBlock {
   }
 
   GCN_DEVICE void find_block() {
-    int tile = blockIdx.x;
-    w0 = tile % p.tiles_w * p.tile_w, tile /= p.tiles_w;
-    h0 = tile % p.tiles_h * p.tile_h, n = tile / p.tiles_h;
+    tile = blockIdx.x;
+    w0 = tile % p.tiles_w * p.tile_w, h0 = tile / p.tiles_w % p.tiles_h * p.tile_h, n = tile / p.tiles_w / p.tiles_h;
     n_tile = blockIdx.y;
     patches = line_patches(p.tile_h, p.tile_w, kShape.warps_m);
     zero_at = window_bytes(0) + window_bytes(1);
@@ -264,16 +267,41 @@ struct LineConvBlock {
     return bias;
   }
 
+  // Sums of each warp's pixels inside the map: [warp][output of the tile].
+  GCN_DEVICE void add_pixels(const Accumulators& acc, float* sums) const {
+    uint32_t inside = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
+      const Pixel pixel = pixel_of(warp_m * kShape.blocks_m + i / 2, c_row(lane, i % 2 * 2));
+      if (h0 + pixel.h < p.h && w0 + pixel.w < p.w) inside |= 1u << i;
+    }
+#pragma unroll
+    for (int column = 0; column < 2 * kShape.blocks_n; ++column) {
+      const int j = column / 2, odd = column % 2;
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
+        if (inside >> i & 1) sum += acc[i / 2][j][i % 2 * 2 + odd];
+      }
+#pragma unroll
+      for (int apart = 4; apart < 32; apart *= 2) sum += shuffle_xor(sum, apart);  // lanes with the same columns
+      if (lane < 4) store_shared(sums + warp_m * kOutputs + (warp_n * kShape.blocks_n + j) * 8 + c_column(lane, odd), sum);
+    }
+  }
+
   // The tile goes through shared memory with the output's contiguous dimension last, so that stores are whole pieces. Rows of
   // channels_last tiles are in the order of the fragments; columns of the others are pixels row by row, which puts the two rows
   // of a 4 x 4 patch that a store touches into the same banks where the rectangle is 16 wide or more: two passes instead of one.
   GCN_DEVICE void write(const Accumulators& acc) const {
     const bool channels_last = p.stride_c == 1;
     const int minor = channels_last ? kOutputs : kPixels, row = minor + kPiece<E>, first_output = n_tile * kOutputs;
-    E* tile = reinterpret_cast<E*>(shared);
+    const int per_row = minor / kPiece<E>, major = channels_last ? kPixels : kOutputs;
+    E* staged = reinterpret_cast<E*>(shared);
+    float* sums = reinterpret_cast<float*>(staged + major * row);
     if (warp_k == 0) {
+      if (p.sums) add_pixels(acc, sums);
       const int step_m = channels_last ? row : 1, step_n = channels_last ? 1 : row;
-      E* corner = tile + (warp_n * kShape.blocks_n * 8 + c_column(lane, 0)) * step_n;
+      E* corner = staged + (warp_n * kShape.blocks_n * 8 + c_column(lane, 0)) * step_n;
       int at[2 * kShape.blocks_m];
 #pragma unroll
       for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
@@ -298,11 +326,15 @@ struct LineConvBlock {
     }
     __syncthreads();
 
-    const int per_row = minor / kPiece<E>, major = channels_last ? kPixels : kOutputs;
+    for (int i = threadIdx.x; i < kOutputs && p.sums && first_output + i < p.outputs; i += kThreads) {
+      float sum = 0;
+      for (int warp = 0; warp < kShape.warps_m; ++warp) sum += load_shared(sums + warp * kOutputs + i);
+      p.sums[int64_t(first_output + i) * (p.n * p.tiles_h * p.tiles_w) + tile] = sum;
+    }
 #pragma unroll 1
     for (int i = threadIdx.x; i < major * per_row; i += kThreads) {
       const int major_at = i / per_row, minor_at = i % per_row * kPiece<E>;
-      const E* from = tile + major_at * row + minor_at;
+      const E* from = staged + major_at * row + minor_at;
       const Pixel pixel = channels_last ? pixel_of(major_at / 16, major_at % 16) : pixel_at(minor_at);
       const int h = h0 + pixel.h, w = w0 + pixel.w, o = first_output + (channels_last ? minor_at : major_at);
       if (p.vector) {  // a piece is inside as a whole, or not at all

@@ -127,10 +127,15 @@ struct BackwardPlan : Plan {
   SourcePlan source;
   LineConvPlan du[2], dx;
   WeightGradPlan first, second;
-  int sum_chunks;
+  // The biases' gradients: sums of dy, du_l and du_r over parts of their pixels, [channels][parts].
+  struct Sums {
+    bool wanted;
+    int channels, parts;
+    size_t at;  // in the workspace
+  } sums[3];
   // Places in the workspace. dy and du stand there as padded maps.
   size_t x_at = 0, dy_at = 0, du_at[2] = {}, du_weights_at[2] = {}, dx_weights_at = 0;
-  size_t first_partial_at = 0, second_partial_at = 0, sums_at[3] = {};
+  size_t first_partial_at = 0, second_partial_at = 0;
 };
 
 inline int padded(int64_t channels) { return int((channels + kOctet - 1) / kOctet * kOctet); }

@@ -26,8 +26,9 @@ int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
                        window_bytes(l, math);
   const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
   const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
+  const int64_t sums = shape.warps_m * shape.outputs() * 4;
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
-  return std::max({loop, tile, warps});
+  return std::max({loop, tile + sums, warps});
 }
 
 // Products of two pieces of the depth that groups of group_h x group_w pixels need, on average over the map: those whose taps

@@ -13,6 +13,17 @@ namespace gcn::cuda {
 
 constexpr int kThreads = 128;  // of every tensor core kernel: four warps
 
+// --- prepare: shares of a map's pixels, each for one block and 32 channels at a time
+
+constexpr int kPrepareBlocks = 1024;  // enough loads in flight to fill the memory of a large GPU
+constexpr int kSquareSide = 32;       // pixels and channels that go through shared memory at a time
+
+constexpr int pack_map_shares(int64_t pixels, int channels) {
+  const int64_t squares = (pixels + kSquareSide - 1) / kSquareSide, across = (channels + kSquareSide - 1) / kSquareSide;
+  const int64_t blocks = across < kPrepareBlocks ? kPrepareBlocks / across : 1;
+  return int(squares < blocks ? squares : blocks);
+}
+
 constexpr int element_bytes(Math math) { return math == Math::kDouble ? 8 : math == Math::kTf32 || math == Math::kFloat ? 4 : 2; }
 
 // --- first stage: 128 pixels x (8 * column blocks), each warp 32 pixels x all columns

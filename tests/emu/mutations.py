@@ -21,6 +21,8 @@ BATCH = EmulatedCase(Case("batch", n=2, c=40, h=7, w=13, mid_l=5, mid_r=3, out=6
 PACKED = EmulatedCase(EIGHTS, "half", "unaligned")
 SKIPS = EmulatedCase(SKIPPING, "half", "channels_last")
 DOUBLE = EmulatedCase(EIGHTS, "double", "nchw")
+#: More parts of a bias's gradient than a block has threads.
+LONG = EmulatedCase(Case("long", n=1, c=8, h=1, w=4500, mid_l=2, mid_r=2, out=2, k=square(3)), "half", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,8 @@ PREPARE = _of(
         "reads the next tap's weights as further channels",
         ODD,
     ),
+    ("sum", "sum += to_float(value);", "sum = to_float(value);", "only the last pixel of a thread counts", NCHW),
+    ("shares", "* j.shares + share] = sum", "* j.shares] = sum", "all shares write one sum", NCHW),
 )
 
 LINE_CONV = _of(
@@ -276,6 +280,17 @@ LINE_CONV = _of(
         CHANNELS_LAST,
     ),
     ("bias", "b && o < p.outputs", "b && o < p.outputs - 1", "the last output has no bias", NCHW),
+    ("sums-outside", "if (inside >> i & 1) sum +=", "sum +=", "pixels past the edge of the map are summed", ODD),
+    ("sums-of-lanes", "apart = 4; apart < 32", "apart = 8; apart < 32", "half of the pixels are summed", NCHW),
+    ("sums-of-warps", "for (int warp = 0;", "for (int warp = 1;", "the first warp's pixels are not summed", NCHW),
+    ("sums-of-rectangles", "+ tile] = sum", "] = sum", "all rectangles write one sum", NCHW),
+    (
+        "sums-twice",
+        "add_pixels(acc, sums);",
+        "add_pixels(acc, reinterpret_cast<float*>(staged));",
+        "the tile is written over the sums",
+        NCHW,
+    ),
 )
 
 WEIGHT_GRAD = _of(
@@ -351,32 +366,25 @@ FINISH = _of(
         "gradients stand at taps that touch the padding only",
         SKIPS,
     ),
-    ("chunk-lost", "for (int chunk = 0;", "for (int chunk = 1;", "the first chunk is lost", NCHW),
+    ("part-lost", "part = threadIdx.x;", "part = threadIdx.x + 1;", "the first part of a bias is lost", NCHW),
+    ("part-stride", "part += kThreads", "part += kThreads / 2", "parts of a bias count twice", LONG),
 )
 
-CHANNEL_SUM = _of(
-    "channel_sum.cuh",
+BLOCK_SUM = _of(
+    "block_sum.cuh",
     (
         "no-barrier",
-        "store_shared(sums + tid, sum);\n    __syncthreads();",
-        "store_shared(sums + tid, sum);",
+        "store_shared(sums + tid, mine);\n  __syncthreads();",
+        "store_shared(sums + tid, mine);",
         "read before they are written",
         NCHW,
     ),
-    ("row-lost", "for (int row = 0;", "for (int row = 1;", "a share of the pixels is lost", NCHW),
+    ("half-of-the-sum", "half >= width; half /= 2", "half > width; half /= 2", "the last two are not added", DOUBLE),
 )
 
 DIRECT = _of(
     "direct.cuh",
     ("last-tap", "length - at + radius)", "length - at + radius - 1)", "the tap on the line's last position is lost", DOUBLE),
-    (
-        "no-barrier",
-        "store_shared(sums + threadIdx.x, sum);\n    __syncthreads();",
-        "store_shared(sums + threadIdx.x, sum);",
-        "read before they are written",
-        DOUBLE,
-    ),
-    ("half-of-the-sum", "half > 0; half /= 2", "half > 1; half /= 2", "the last two are not added", DOUBLE),
 )
 
 SANITIZED = [
@@ -390,4 +398,4 @@ SANITIZED = [
     )
 ]
 
-MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *WEIGHT_GRAD, *FINISH, *CHANNEL_SUM, *DIRECT, *SANITIZED)
+MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *WEIGHT_GRAD, *FINISH, *BLOCK_SUM, *DIRECT, *SANITIZED)
