@@ -2,6 +2,8 @@
 // device memory, and the latencies that nothing hides. Predictions, made with the ceilings of `Gpu`.
 #pragma once
 
+#include <vector>
+
 #include "plan.h"
 
 namespace gcn::cuda {
@@ -27,8 +29,14 @@ double busiest(int64_t blocks, const Gpu&);
 // How many blocks with this much shared memory a multiprocessor takes, `most` by their registers.
 int blocks_per_multiprocessor(int shared_bytes, int most, const Gpu&);
 
+// Blocks of one kind, of which a launch may have several.
+struct BlockKind {
+  int64_t blocks;
+  BlockCost cost;
+};
+
 // From the first block's start to the last one's end.
-double clocks_of(int64_t blocks, int per_multiprocessor, const BlockCost&, const Gpu&);
+double clocks_of(const std::vector<BlockKind>&, int per_multiprocessor, const Gpu&);
 
 // What a launch says of itself: name, blocks, threads, shared memory, blocks on a multiprocessor, operations.
 struct LaunchFacts {
@@ -38,8 +46,20 @@ struct LaunchFacts {
   double flops;
 };
 
-// Adds a launch to the plan: one with a main loop that takes `clocks`, or one that only moves bytes.
+// The blocks of one kernel, or of two that share a launch.
+struct LaunchWork {
+  std::vector<BlockKind> kinds;
+  int shared_bytes = 0;
+  double flops = 0;
+  Traffic traffic;
+
+  void add(const LaunchWork&);
+};
+
+// Adds a launch to the plan: one with a main loop that takes `clocks`, or with blocks whose main loops take what they cost, or
+// one that only moves bytes. `most`: blocks that a multiprocessor takes by their registers.
 void note(Plan&, const LaunchFacts&, double clocks, const Traffic&, const Gpu&);
+void note(Plan&, const char* kernel, int threads, int most, const LaunchWork&, const Gpu&);
 void note_copy(Plan&, const char* kernel, const Traffic&, const Gpu&);
 
 }  // namespace gcn::cuda

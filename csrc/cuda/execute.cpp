@@ -1,5 +1,7 @@
 #include "execute.h"
 
+#include <algorithm>
+
 #include "hopper/hopper_execute.h"
 #include "tiles.h"
 
@@ -93,8 +95,8 @@ WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, con
   p.partial = static_cast<float*>(partial);
   for (int i = 0; i < 2; ++i) {
     const auto& b = g.branch[i];
-    p.branch[i] = {maps[i],  b.channels,    b.taps.taps, b.taps.radius, b.taps.axis, b.blocks,
-                   b.groups, b.first_block, b.octets,    b.by_columns,  b.inner_log2};
+    p.branch[i] = {maps[i],  b.channels,     b.taps.taps,   b.taps.radius, b.taps.axis,  b.blocks,
+                   b.groups, b.group_blocks, b.first_block, b.octets,      b.by_columns, b.inner_log2};
   }
   return p;
 }
@@ -301,14 +303,30 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
 
   FinishParams end{};
   if (plan.tensor_cores) {
-    if (needs_du) {
-      LineConvParams p{};
-      for (int i = 0; i < 2; ++i) {
-        p.job[i] = line_conv_job(s, plan.du[i], &dy, at(workspace, plan.du_weights_at[i]), du[i]);
-        p.job[i].sums = static_cast<float*>(sums[1 + i]);
-      }
-      const int shared = plan.du[0].shared_bytes > plan.du[1].shared_bytes ? plan.du[0].shared_bytes : plan.du[1].shared_bytes;
-      chain.then([&](Stream q) { return line_conv(plan.math, plan.du[0].tile, p, 2, shared, q); });
+    SecondStageGradParams both{};
+    for (int i = 0; i < 2 && needs_du; ++i) {
+      both.du.job[i] = line_conv_job(s, plan.du[i], &dy, at(workspace, plan.du_weights_at[i]), du[i]);
+      both.du.job[i].sums = static_cast<float*>(sums[1 + i]);
+    }
+    void* const second_partial = at(workspace, plan.second_partial_at);
+    const Strides dy_strides = padded_strides(s, padded(s.o));
+    if (second_weights) {
+      const int64_t piece = kPieceBytes / element_bytes(plan.math);
+      const Strides pieces{dy_strides.n / piece, 0, dy_strides.h / piece, dy_strides.w / piece};
+      both.dw = weight_grad_params(s, plan.second, dy, pieces, {t.u_l, t.u_r}, second_partial);
+    }
+    const int du_shared = std::max(plan.du[0].shared_bytes, plan.du[1].shared_bytes);
+    const bool narrow = second_weights && plan.second.narrow, together = narrow && plan.du_narrow;
+    if (needs_du && !together) {
+      chain.then([&](Stream q) { return line_conv(plan.math, plan.du[0].tile, both.du, 2, du_shared, q); });
+    }
+    if (narrow) {
+      const int rows = weight_grad_rows(true), tiles = int((s.o + rows - 1) / rows);
+      both.jobs = together ? 2 : 0;
+      both.dw_blocks = (plan.second.branch[0].groups + plan.second.branch[1].groups) * tiles * plan.second.splits;
+      const int shared = std::max(plan.second.shared_bytes, together ? du_shared : 0);
+      const LineTile tile = together ? plan.du[0].tile : LineTile::kNarrowSmall;
+      chain.then([&](Stream q) { return second_stage_grad(plan.math, tile, both, shared, q); });
     }
     if (const HopperInputGradPlan& h = plan.hopper.input_grad; h.used) {
       const HopperInputGrad p = hopper_input_grad_params(plan, {du[0], du[1]}, workspace, t.dx);
@@ -325,7 +343,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       chain.then([&](Stream q) {
         const HopperWeightGradPlan& h = plan.hopper.weight_grad;
         if (h.used) return hopper_weight_grad(plan.math, hopper_weight_grad_params(plan, p), h.blocks, h.shared_bytes, q);
-        return weight_grad(plan.math, false, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
+        return weight_grad(plan.math, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
       });
       const StridedMap a = strided(t.x, plan.x_strides);
       if (wanted.w_l1) {
@@ -338,21 +356,19 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       }
     }
     if (second_weights) {
-      void* partial = at(workspace, plan.second_partial_at);
-      const int64_t piece = kPieceBytes / element_bytes(plan.math);
-      const Strides own = padded_strides(s, padded(s.o)), pieces{own.n / piece, 0, own.h / piece, own.w / piece};
-      const WeightGradParams p = weight_grad_params(s, plan.second, dy, pieces, {t.u_l, t.u_r}, partial);
-      chain.then([&](Stream q) {
-        return weight_grad(plan.math, plan.second.narrow, true, plan.second.column_blocks, p, plan.second.shared_bytes, q);
-      });
-      const StridedMap a = strided(dy, own);
+      if (!narrow) {
+        chain.then([&](Stream q) {
+          return weight_grad(plan.math, true, plan.second.column_blocks, both.dw, plan.second.shared_bytes, q);
+        });
+      }
+      const StridedMap a = strided(dy, dy_strides);
       if (wanted.w_l2) {
         const FinishTo to{t.dw_l2, s.m_l * s.k2, s.k2, false};
-        end.weight[end.weights++] = finish_job(s, plan.second, 0, partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
+        end.weight[end.weights++] = finish_job(s, plan.second, 0, second_partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
       }
       if (wanted.w_r2) {
         const FinishTo to{t.dw_r2, s.m_r * s.k4, s.k4, false};
-        end.weight[end.weights++] = finish_job(s, plan.second, 1, partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
+        end.weight[end.weights++] = finish_job(s, plan.second, 1, second_partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
       }
     }
   } else {

@@ -53,6 +53,7 @@ GCN_DEVICE void finish_weight(const FinishWeightGrad& j) {
     float sum = 0;  // taps that only ever touch the padding have no gradient
     if (packed_tap >= 0 && packed_tap < j.taps) {
       const int64_t block = j.first_block + int64_t(octet) * j.taps + packed_tap;
+#pragma unroll 8
       for (int split = 0; split < j.splits; ++split) {
         sum += j.partial[((int64_t(split) * j.channels_a + a) * j.blocks_per_row + block) * kOctet + i % kOctet];
       }

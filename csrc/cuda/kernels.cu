@@ -5,6 +5,7 @@
 #include "finish.cuh"
 #include "line_conv.cuh"
 #include "prepare.cuh"
+#include "second_stage_grad.cuh"
 #include "weight_grad.cuh"
 
 namespace gcn::cuda {
@@ -12,7 +13,8 @@ namespace gcn::cuda {
 #define GCN_DECLARE_INSTANCES(M)                                                              \
   extern template int launch_first_stage<M>(int, bool, const FirstStageParams&, int, Stream); \
   extern template int launch_line_conv<M>(LineTile, const LineConvParams&, int, int, Stream); \
-  extern template int launch_weight_grad<M>(bool, bool, int, const WeightGradParams&, int, Stream);
+  extern template int launch_weight_grad<M>(bool, int, const WeightGradParams&, int, Stream); \
+  extern template int launch_second_stage_grad<M>(LineTile, const SecondStageGradParams&, int, Stream);
 GCN_DECLARE_INSTANCES(Half)
 GCN_DECLARE_INSTANCES(BFloat16)
 GCN_DECLARE_INSTANCES(Tf32)
@@ -65,10 +67,13 @@ int line_conv(Math math, LineTile tile, const LineConvParams& p, int jobs, int s
   return with_math(math, [&](auto m) { return launch_line_conv<decltype(m)>(tile, p, jobs, shared_bytes, s); });
 }
 
-int weight_grad(Math math, bool narrow, bool channels_last, int column_blocks, const WeightGradParams& p, int shared_bytes,
-                Stream s) {
-  return with_math(
-      math, [&](auto m) { return launch_weight_grad<decltype(m)>(narrow, channels_last, column_blocks, p, shared_bytes, s); });
+int weight_grad(Math math, bool channels_last, int column_blocks, const WeightGradParams& p, int shared_bytes, Stream s) {
+  return with_math(math,
+                   [&](auto m) { return launch_weight_grad<decltype(m)>(channels_last, column_blocks, p, shared_bytes, s); });
+}
+
+int second_stage_grad(Math math, LineTile tile, const SecondStageGradParams& p, int shared_bytes, Stream s) {
+  return with_math(math, [&](auto m) { return launch_second_stage_grad<decltype(m)>(tile, p, shared_bytes, s); });
 }
 
 int finish(Math math, const FinishParams& p, Stream s) {

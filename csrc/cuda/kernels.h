@@ -139,12 +139,13 @@ struct WeightGradBranch {
   const void* map;  // padded map
   int channels;     // with padding
   int taps, radius, axis;
-  int blocks;       // of 8 columns: channels / 8 * taps, tap fastest
-  int groups;       // thread blocks over them
-  int first_block;  // where they stand in a row of `partial`
-  int octets;       // octets of channels that one group may touch
-  bool by_columns;  // order of a patch's pixels: columns one after the other, else rows
-  int inner_log2;   // length of one of them
+  int blocks;        // of 8 columns: channels / 8 * taps, tap fastest
+  int groups;        // thread blocks over them
+  int group_blocks;  // of one of them
+  int first_block;   // where they stand in a row of `partial`
+  int octets;        // octets of channels that one group may touch
+  bool by_columns;   // order of a patch's pixels: columns one after the other, else rows
+  int inner_log2;    // length of one of them
 };
 
 struct WeightGradParams {
@@ -156,6 +157,15 @@ struct WeightGradParams {
   int splits, blocks_per_row;
   float* partial;  // [split][channels][blocks_per_row][8]
   WeightGradBranch branch[2];
+};
+
+// --- gradients of the second stage in one launch: du_l and du_r, and what is left of dw_l2 and dw_r2 to be added -----------
+
+struct SecondStageGradParams {
+  LineConvParams du;
+  int jobs;             // of du: 0 or 2
+  WeightGradParams dw;  // narrow
+  int dw_blocks;        // thread blocks, before those of du; or 0
 };
 
 // --- the end of backward: adds what was left in parts --------------------------------------------------------------------
@@ -219,7 +229,8 @@ int prepare(Math, const PrepareParams&, Stream);
 int first_stage(Math, int column_blocks, bool channels_last, const FirstStageParams&, int shared_bytes, Stream);
 int combine(Math, const CombineParams&, Stream);
 int line_conv(Math, LineTile, const LineConvParams&, int jobs, int shared_bytes, Stream);
-int weight_grad(Math, bool narrow, bool channels_last, int column_blocks, const WeightGradParams&, int shared_bytes, Stream);
+int weight_grad(Math, bool channels_last, int column_blocks, const WeightGradParams&, int shared_bytes, Stream);
+int second_stage_grad(Math, LineTile, const SecondStageGradParams&, int shared_bytes, Stream);
 int finish(Math, const FinishParams&, Stream);
 int direct_conv(Math, const DirectConv&, Stream);
 int direct_weight_grad(Math, const DirectWeightGrad&, Stream);

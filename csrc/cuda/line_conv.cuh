@@ -54,8 +54,9 @@ struct LineConvBlock {
   const LineConv& p;
   unsigned char* shared;
   const int lane, warp_m, warp_n, warp_k;
+  const int tile, n_tile;     // rectangle of pixels, tile of output channels
+  int n = 0, h0 = 0, w0 = 0;  // of the rectangle
   LinePatches patches{};
-  int tile = 0, n = 0, h0 = 0, w0 = 0, n_tile = 0;  // of the block
   int zero_at = 0, table_at = 0, stages_at = 0;
 
   struct Pixel {
@@ -73,9 +74,7 @@ struct LineConvBlock {
   }
 
   GCN_DEVICE void find_block() {
-    tile = blockIdx.x;
     w0 = tile % p.tiles_w * p.tile_w, h0 = tile / p.tiles_w % p.tiles_h * p.tile_h, n = tile / p.tiles_w / p.tiles_h;
-    n_tile = blockIdx.y;
     patches = line_patches(p.tile_h, p.tile_w, kShape.warps_m);
     zero_at = window_bytes(0) + window_bytes(1);
     table_at = zero_at + kPieceBytes;
@@ -377,19 +376,25 @@ struct LineConvBlock {
   }
 };
 
+template <class M, LineTile kTile>
+GCN_DEVICE void run_line_conv(const LineConv& job, int tile, int n_tile, unsigned char* shared) {
+  const int lane = int(threadIdx.x) % 32, warp = broadcast(int(threadIdx.x) / 32);
+  constexpr LineTileShape s = LineConvBlock<M, kTile>::kShape;
+  const int warp_m = warp / s.warps_k % s.warps_m, warp_n = warp / s.warps_k / s.warps_m, warp_k = warp % s.warps_k;
+  LineConvBlock<M, kTile>{job, shared, lane, warp_m, warp_n, warp_k, tile, n_tile}.run();
+}
+
 // Grid: x = rectangle of pixels, y = tile of output channels, z = job.
 template <class M, LineTile kTile>
 __global__ void __launch_bounds__(kThreads, line_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, kTile))
     line_conv_kernel(GCN_PARAMS LineConvParams p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
-  using Block = LineConvBlock<M, kTile>;
   const LineConv& job = p.job[blockIdx.z];
+  const int tile = blockIdx.x, n_tile = blockIdx.y;
   // Jobs of one launch may differ in size.
-  if (int(blockIdx.x) >= job.n * job.tiles_h * job.tiles_w || int(blockIdx.y) * Block::kOutputs >= job.outputs_written) return;
-  const int lane = int(threadIdx.x) % 32, warp = broadcast(int(threadIdx.x) / 32);
-  constexpr LineTileShape s = Block::kShape;
-  Block{job, shared, lane, warp / s.warps_k % s.warps_m, warp / s.warps_k / s.warps_m, warp % s.warps_k}.run();
+  if (tile >= job.n * job.tiles_h * job.tiles_w || n_tile * LineConvBlock<M, kTile>::kOutputs >= job.outputs_written) return;
+  run_line_conv<M, kTile>(job, tile, n_tile, shared);
 }
 
 template <class M, LineTile kTile>

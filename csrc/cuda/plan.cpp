@@ -187,6 +187,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     const int64_t most = std::max(s.m_l, s.m_r);
     const LineTile du_tile =
         choose_line_tile(s, math, {{second_taps[0], padded(s.o)}}, most, padded_strides(s, padded(most)), 2, gpu);
+    plan.du_narrow = du && (du_tile == LineTile::kNarrow || du_tile == LineTile::kNarrowSmall);
     for (int i = 0; i < 2 && du; ++i) {
       const int width = padded(mid[i]);
       plan.du[i] =
@@ -241,9 +242,13 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   prepare.leave(packed, gpu), prepare.leave(work.y_bytes, gpu);
   if (packs_x) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
   note_copy(plan, "prepare", prepare, gpu);
-  if (du) {
-    const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
-    note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
+  const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
+  const bool narrow = second && plan.second.narrow;
+  if (du && !(narrow && plan.du_narrow)) note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
+  if (narrow) {
+    LaunchWork both_kinds = weight_grad_work(plan.second, work.y_bytes, s, math, gpu);
+    if (plan.du_narrow) both_kinds.add(line_conv_work(both, 2, s, math, gpu));
+    note(plan, "second_stage_grad", kThreads, weight_grad_blocks_per_multiprocessor(math, true), both_kinds, gpu);
   }
   if (dx_hopper.used) {
     Traffic traffic{work.x_bytes, double(dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1])};
@@ -260,7 +265,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   } else if (first) {
     note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
   }
-  if (second) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
+  if (second && !narrow) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
   if (first || second || biases) {
     Traffic parts;
     parts.leave(double(plan.first.partial_bytes + plan.second.partial_bytes), gpu), parts.leave(sum_bytes, gpu);

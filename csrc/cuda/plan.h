@@ -79,7 +79,7 @@ struct WeightGradPlan {
   int column_blocks, channels, patch_h, patch_w, patches_h, patches_w, splits, blocks_per_row, shared_bytes;
   struct Branch {
     Taps taps;
-    int channels, blocks, groups, first_block, octets, inner_log2;
+    int channels, blocks, groups, group_blocks, first_block, octets, inner_log2;
     bool by_columns;
   } branch[2];
   size_t partial_bytes;
@@ -127,6 +127,7 @@ struct BackwardPlan : Plan {
   SourcePlan source;
   LineConvPlan du[2], dx;
   WeightGradPlan first, second;
+  bool du_narrow;  // the second weights' gradients, where they are narrow, can be in one launch with du
   // The biases' gradients: sums of dy, du_l and du_r over parts of their pixels, [channels][parts].
   struct Sums {
     bool wanted;

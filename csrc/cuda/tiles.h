@@ -148,11 +148,15 @@ constexpr int line_blocks_per_multiprocessor(bool three_products, LineTile tile)
 constexpr int kLineStages = 3;
 constexpr int line_stage_bytes(LineTileShape s) { return s.outputs() * kBlockBytes * s.warps_k; }
 
-// --- weight gradient: 128 (or, narrow, 32) channels of a x (8 * column blocks), K-tiles of `patch_pixels` pixels
+// --- weight gradient: 128 (or, narrow, 24) channels of a x (8 * column blocks), K-tiles of `patch_pixels` pixels
 constexpr int kWeightGradColumnBlocks[] = {15, 21};
+constexpr int kNarrowColumnBlocks = 48;  // of four warps: 45 are all of k = 15, M = 21
+constexpr int kNarrowDeal = 8;           // column blocks that are dealt out to the warps together: a pair each
 constexpr bool weight_grad_compiled(Math math, int column_blocks) { return math != Math::kFloat || column_blocks == 15; }
 constexpr int kWeightGradStages = 2;
-constexpr int weight_grad_rows(bool narrow) { return narrow ? 32 : 128; }
+constexpr int weight_grad_rows(bool narrow) { return narrow ? 24 : 128; }
+// As far as registers go.
+constexpr int weight_grad_blocks_per_multiprocessor(Math math, bool narrow) { return narrow && math != Math::kFloat ? 4 : 2; }
 constexpr int patch_pixels(int element_bytes) { return 128 / element_bytes; }
 constexpr int weight_grad_a_bytes(bool narrow) { return weight_grad_rows(narrow) * 128; }
 constexpr int kWeightGradPlaceBytes = 8;  // what is kept of each pixel of a patch and of its window
