@@ -19,8 +19,9 @@ struct BlockCost {
 struct Traffic {
   double memory = 0, l2 = 0;
 
-  // What one launch leaves to the next is found in L2, if it leaves room there for what else passes through.
-  void leave(double bytes, const Gpu& gpu) { (bytes < gpu.l2_size / 2 ? l2 : memory) += bytes; }
+  // What one launch leaves to another is found in L2, if it leaves room there for what else passes through: `between` are the
+  // bytes of the launches in between.
+  void leave(double bytes, const Gpu& gpu, double between = 0) { (bytes + between < gpu.l2_size / 2 ? l2 : memory) += bytes; }
 };
 
 // Blocks of `blocks` on the busiest multiprocessor.

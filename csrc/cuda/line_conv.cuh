@@ -54,7 +54,7 @@ struct LineConvBlock {
   const LineConv& p;
   unsigned char* shared;
   const int lane, warp_m, warp_n, warp_k;
-  const int tile, n_tile;     // rectangle of pixels, tile of output channels
+  const int rectangle, n_tile;
   int n = 0, h0 = 0, w0 = 0;  // of the rectangle
   LinePatches patches{};
   int zero_at = 0, table_at = 0, stages_at = 0;
@@ -74,7 +74,8 @@ struct LineConvBlock {
   }
 
   GCN_DEVICE void find_block() {
-    w0 = tile % p.tiles_w * p.tile_w, h0 = tile / p.tiles_w % p.tiles_h * p.tile_h, n = tile / p.tiles_w / p.tiles_h;
+    w0 = rectangle % p.tiles_w * p.tile_w, h0 = rectangle / p.tiles_w % p.tiles_h * p.tile_h;
+    n = rectangle / p.tiles_w / p.tiles_h;
     patches = line_patches(p.tile_h, p.tile_w, kShape.warps_m);
     zero_at = window_bytes(0) + window_bytes(1);
     table_at = zero_at + kPieceBytes;
@@ -295,12 +296,12 @@ struct LineConvBlock {
     const bool channels_last = p.stride_c == 1;
     const int minor = channels_last ? kOutputs : kPixels, row = minor + kPiece<E>, first_output = n_tile * kOutputs;
     const int per_row = minor / kPiece<E>, major = channels_last ? kPixels : kOutputs;
-    E* staged = reinterpret_cast<E*>(shared);
-    float* sums = reinterpret_cast<float*>(staged + major * row);
+    E* tile = reinterpret_cast<E*>(shared);
+    float* sums = reinterpret_cast<float*>(tile + major * row);
     if (warp_k == 0) {
       if (p.sums) add_pixels(acc, sums);
       const int step_m = channels_last ? row : 1, step_n = channels_last ? 1 : row;
-      E* corner = staged + (warp_n * kShape.blocks_n * 8 + c_column(lane, 0)) * step_n;
+      E* corner = tile + (warp_n * kShape.blocks_n * 8 + c_column(lane, 0)) * step_n;
       int at[2 * kShape.blocks_m];
 #pragma unroll
       for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
@@ -325,15 +326,16 @@ struct LineConvBlock {
     }
     __syncthreads();
 
+    const int rectangles = p.n * p.tiles_h * p.tiles_w;
     for (int i = threadIdx.x; i < kOutputs && p.sums && first_output + i < p.outputs; i += kThreads) {
       float sum = 0;
       for (int warp = 0; warp < kShape.warps_m; ++warp) sum += load_shared(sums + warp * kOutputs + i);
-      p.sums[int64_t(first_output + i) * (p.n * p.tiles_h * p.tiles_w) + tile] = sum;
+      p.sums[int64_t(first_output + i) * rectangles + rectangle] = sum;
     }
 #pragma unroll 1
     for (int i = threadIdx.x; i < major * per_row; i += kThreads) {
       const int major_at = i / per_row, minor_at = i % per_row * kPiece<E>;
-      const E* from = staged + major_at * row + minor_at;
+      const E* from = tile + major_at * row + minor_at;
       const Pixel pixel = channels_last ? pixel_of(major_at / 16, major_at % 16) : pixel_at(minor_at);
       const int h = h0 + pixel.h, w = w0 + pixel.w, o = first_output + (channels_last ? minor_at : major_at);
       if (p.vector) {  // a piece is inside as a whole, or not at all
@@ -377,11 +379,11 @@ struct LineConvBlock {
 };
 
 template <class M, LineTile kTile>
-GCN_DEVICE void run_line_conv(const LineConv& job, int tile, int n_tile, unsigned char* shared) {
+GCN_DEVICE void run_line_conv(const LineConv& job, int rectangle, int n_tile, unsigned char* shared) {
   const int lane = int(threadIdx.x) % 32, warp = broadcast(int(threadIdx.x) / 32);
   constexpr LineTileShape s = LineConvBlock<M, kTile>::kShape;
   const int warp_m = warp / s.warps_k % s.warps_m, warp_n = warp / s.warps_k / s.warps_m, warp_k = warp % s.warps_k;
-  LineConvBlock<M, kTile>{job, shared, lane, warp_m, warp_n, warp_k, tile, n_tile}.run();
+  LineConvBlock<M, kTile>{job, shared, lane, warp_m, warp_n, warp_k, rectangle, n_tile}.run();
 }
 
 // Grid: x = rectangle of pixels, y = tile of output channels, z = job.
@@ -391,10 +393,10 @@ __global__ void __launch_bounds__(kThreads, line_blocks_per_multiprocessor(std::
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   const LineConv& job = p.job[blockIdx.z];
-  const int tile = blockIdx.x, n_tile = blockIdx.y;
+  const int rectangle = blockIdx.x, n_tile = blockIdx.y;
   // Jobs of one launch may differ in size.
-  if (tile >= job.n * job.tiles_h * job.tiles_w || n_tile * LineConvBlock<M, kTile>::kOutputs >= job.outputs_written) return;
-  run_line_conv<M, kTile>(job, tile, n_tile, shared);
+  if (rectangle >= job.n * job.tiles_h * job.tiles_w || n_tile * LineConvBlock<M, kTile>::kOutputs >= job.outputs_written) return;
+  run_line_conv<M, kTile>(job, rectangle, n_tile, shared);
 }
 
 template <class M, LineTile kTile>

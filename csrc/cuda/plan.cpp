@@ -192,6 +192,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
       const int width = padded(mid[i]);
       plan.du[i] =
           plan_line_conv(s, math, du_tile, {{second_taps[i], padded(s.o)}}, mid[i], width, padded_strides(s, width), true, gpu);
+      plan.du[i].sums = plan.sums[1 + i].wanted;
     }
     if (wanted.x) {
       const std::vector<LineConvPlan::Term> terms = {{first_taps[0], padded(s.m_l)}, {first_taps[1], padded(s.m_r)}};
@@ -244,11 +245,14 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   note_copy(plan, "prepare", prepare, gpu);
   const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
   const bool narrow = second && plan.second.narrow;
+  Traffic second_reads{double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), 0};
+  second_reads.leave(work.y_bytes, gpu);
   if (du && !(narrow && plan.du_narrow)) note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
   if (narrow) {
-    LaunchWork both_kinds = weight_grad_work(plan.second, work.y_bytes, s, math, gpu);
-    if (plan.du_narrow) both_kinds.add(line_conv_work(both, 2, s, math, gpu));
-    note(plan, "second_stage_grad", kThreads, weight_grad_blocks_per_multiprocessor(math, true), both_kinds, gpu);
+    LaunchWork all = weight_grad_work(plan.second, second_reads, s, math, gpu);
+    if (plan.du_narrow) all.add(line_conv_work(both, 2, s, math, gpu));
+    const char* name = plan.du_narrow ? "second_stage_grad du_l, du_r, dw_l2 and dw_r2" : "second_stage_grad dw_l2 and dw_r2";
+    note(plan, name, kThreads, weight_grad_blocks_per_multiprocessor(math == Math::kFloat, true), all, gpu);
   }
   if (dx_hopper.used) {
     Traffic traffic{work.x_bytes, double(dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1])};
@@ -263,12 +267,13 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     traffic.leave(double(plan.first.partial_bytes), gpu);
     note_hopper_weight_grad(plan, plan.first, plan.hopper.weight_grad, traffic, gpu);
   } else if (first) {
-    note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
+    note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, {work.x_bytes, 0}, math, gpu);
   }
-  if (second && !narrow) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
+  if (second && !narrow) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, second_reads, math, gpu);
   if (first || second || biases) {
     Traffic parts;
-    parts.leave(double(plan.first.partial_bytes + plan.second.partial_bytes), gpu), parts.leave(sum_bytes, gpu);
+    const double small = double(plan.second.partial_bytes) + sum_bytes;
+    parts.leave(double(plan.first.partial_bytes), gpu), parts.leave(small, gpu, 2 * work.x_bytes);
     note_copy(plan, "finish", parts, gpu);
   }
   return plan;

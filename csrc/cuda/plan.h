@@ -65,6 +65,7 @@ struct LineConvPlan {
   LineTile tile;
   int tile_h, tile_w, tiles_h, tiles_w, chunk, phases, k_blocks, n_tiles, outputs, outputs_written, shared_bytes;
   bool vector;
+  bool sums;  // over the pixels of what is written, for a bias's gradient
   Strides out;
   struct Term {
     Taps taps;

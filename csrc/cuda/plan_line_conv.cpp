@@ -84,6 +84,7 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
   c.shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
   c.l2 = bytes * shape.outputs() + double(l.phases) * double(window_bytes(l, math));
   c.epilogue = 2.0 * shape.pixels() * shape.outputs() * element_bytes(math) / 128;
+  if (l.sums) c.epilogue += 3.0 * shape.warps_m * shape.outputs() / 4;  // shuffles: two columns to a lane, three steps
   return c;
 }
 

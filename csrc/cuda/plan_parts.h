@@ -44,7 +44,7 @@ void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* job
 // Weight gradients.
 WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, bool narrow, bool channels_last,
                                 const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2], const Gpu& gpu);
-LaunchWork weight_grad_work(const WeightGradPlan& g, double a_bytes, const Sizes& s, Math math, const Gpu& gpu);
-void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, double a_bytes, Math math, const Gpu& gpu);
+LaunchWork weight_grad_work(const WeightGradPlan& g, const Traffic& read, const Sizes& s, Math math, const Gpu& gpu);
+void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, const Traffic& read, Math math, const Gpu& gpu);
 
 }  // namespace gcn::cuda

@@ -1,6 +1,7 @@
 // Weight gradients: column blocks, patch of pixels, splits of the pixels.
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "plan_parts.h"
 
@@ -78,13 +79,26 @@ BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double
 double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, double share, Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
   const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), share, math, gpu);
-  const int most = weight_grad_blocks_per_multiprocessor(math, g.narrow);
+  const int most = weight_grad_blocks_per_multiprocessor(math == Math::kFloat, g.narrow);
   return clocks_of({{(g.branch[0].groups + g.branch[1].groups) * tiles * splits, cost}},
                    blocks_per_multiprocessor(g.shared_bytes, most, gpu), gpu);
 }
 
-// The shape of a patch with least to do; none if no window fits shared memory.
-void choose_patch(WeightGradPlan& g, const Sizes& s, Math math, bool channels_last, const Gpu& gpu) {
+// Column blocks of a group that is not narrow: with the fewest to multiply.
+int wide_columns(const WeightGradPlan& g, Math math) {
+  double least = std::numeric_limits<double>::infinity();
+  int best = 0;
+  for (int column_blocks : kWeightGradColumnBlocks) {
+    if (!weight_grad_compiled(math, column_blocks)) continue;
+    double cost = 0;
+    for (const auto& b : g.branch) cost += double(ceil_div(b.blocks, column_blocks)) * (column_blocks + 2);
+    if (cost < least) least = cost, best = column_blocks;
+  }
+  return best;
+}
+
+// The shape of a patch with least to do. Returns whether there is one whose windows fit shared memory.
+bool choose_patch(WeightGradPlan& g, const Sizes& s, Math math, bool channels_last, const Gpu& gpu) {
   const int pixels = patch_pixels(element_bytes(math));
   double fewest = std::numeric_limits<double>::infinity();
   WeightGradPlan best = g;
@@ -99,6 +113,26 @@ void choose_patch(WeightGradPlan& g, const Sizes& s, Math math, bool channels_la
     if (cost < fewest) fewest = cost, best = g;
   }
   g = best;
+  g.shared_bytes = int(weight_grad_shared_bytes(g, math));
+  for (auto& b : g.branch) {
+    b.by_columns = channels_last && b.taps.axis == 1;
+    for (const int inner = b.by_columns ? g.patch_h : g.patch_w; 1 << b.inner_log2 < inner;) ++b.inner_log2;
+  }
+  return fewest < std::numeric_limits<double>::infinity();
+}
+
+// Returns the seconds they take, with those of adding them up.
+double choose_splits(WeightGradPlan& g, const Sizes& s, Math math, const Gpu& gpu) {
+  constexpr int64_t kSplitsMax = 64;
+  const int64_t patches = s.n * g.patches_h * g.patches_w;
+  const double share = wanted_share(g, s, math), partial = double(g.channels) * g.blocks_per_row * kOctet * 4;
+  double quickest = std::numeric_limits<double>::infinity();
+  for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
+    const double seconds = weight_grad_clocks(g, s, splits, share, math, gpu) / gpu.clock + 2 * double(splits) * partial / gpu.l2;
+    if (seconds < quickest) quickest = seconds, g.splits = int(splits);
+  }
+  g.partial_bytes = size_t(g.splits) * size_t(partial);
+  return quickest;
 }
 
 }  // namespace
@@ -116,44 +150,29 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
     b.first_block = g.blocks_per_row;
     g.blocks_per_row += b.blocks;
   }
+  std::vector<int> sizes;  // of groups, in column blocks
   if (narrow) {
-    g.column_blocks = kNarrowColumnBlocks;
-    for (int most = kNarrowColumnBlocks; most >= kNarrowDeal && !g.patch_h; most /= 2) {
-      group_columns(g, most);
-      choose_patch(g, s, math, channels_last, gpu);
-    }
+    for (int most = kNarrowColumnBlocks; most >= kNarrowDeal; most /= 2) sizes.push_back(most);
   } else {
-    double least = std::numeric_limits<double>::infinity();
-    for (int column_blocks : kWeightGradColumnBlocks) {
-      if (!weight_grad_compiled(math, column_blocks)) continue;
-      double cost = 0;
-      for (const auto& b : g.branch) cost += double(ceil_div(b.blocks, column_blocks)) * (column_blocks + 2);
-      if (cost < least) least = cost, g.column_blocks = column_blocks;
-    }
-    group_columns(g, g.column_blocks);
-    choose_patch(g, s, math, channels_last, gpu);
+    sizes = {wide_columns(g, math)};
   }
-  if (!g.patch_h) throw TooLarge("the window of a weight gradient does not fit shared memory");
-  g.shared_bytes = int(weight_grad_shared_bytes(g, math));
-  for (auto& b : g.branch) {
-    b.by_columns = channels_last && b.taps.axis == 1;
-    for (const int inner = b.by_columns ? g.patch_h : g.patch_w; 1 << b.inner_log2 < inner;) ++b.inner_log2;
-  }
-
-  const int64_t patches = s.n * g.patches_h * g.patches_w;
-  const double share = wanted_share(g, s, math);
-  constexpr int64_t kSplitsMax = 64;
+  g.column_blocks = sizes[0];
   double quickest = std::numeric_limits<double>::infinity();
-  for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
-    const double partial = double(splits) * double(channels) * g.blocks_per_row * kOctet * 4;
-    const double seconds = weight_grad_clocks(g, s, splits, share, math, gpu) / gpu.clock + 2 * partial / gpu.l2;
-    if (seconds < quickest) quickest = seconds, g.splits = int(splits);
+  WeightGradPlan best;
+  for (int most : sizes) {
+    WeightGradPlan trial = g;
+    group_columns(trial, most);
+    if (!choose_patch(trial, s, math, channels_last, gpu)) continue;
+    const double seconds = choose_splits(trial, s, math, gpu);
+    if (seconds < quickest) quickest = seconds, best = trial;
   }
-  g.partial_bytes = size_t(g.splits) * size_t(channels) * g.blocks_per_row * kOctet * 4;
-  return g;
+  if (quickest == std::numeric_limits<double>::infinity()) {
+    throw TooLarge("the window of a weight gradient does not fit shared memory");
+  }
+  return best;
 }
 
-LaunchWork weight_grad_work(const WeightGradPlan& g, double a_bytes, const Sizes& s, Math math, const Gpu& gpu) {
+LaunchWork weight_grad_work(const WeightGradPlan& g, const Traffic& read, const Sizes& s, Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
   const int64_t groups = (g.branch[0].groups + g.branch[1].groups) * tiles;
   const auto cost = [&](int64_t of) { return weight_grad_block_cost(g, double(of), wanted_share(g, s, math), math, gpu); };
@@ -161,14 +180,14 @@ LaunchWork weight_grad_work(const WeightGradPlan& g, double a_bytes, const Sizes
   work.kinds = {{groups * g.splits, cost(ceil_div(patches, g.splits))}};
   work.shared_bytes = g.shared_bytes;
   work.flops = 2 * cost(patches).tensor * fma_per_clock(math, gpu) * double(groups);
-  work.traffic.memory = a_bytes;
+  work.traffic = read;
   work.traffic.leave(double(g.partial_bytes), gpu);
   return work;
 }
 
-void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, double a_bytes, Math math, const Gpu& gpu) {
-  const int most = weight_grad_blocks_per_multiprocessor(math, g.narrow);
-  note(plan, name, kThreads, most, weight_grad_work(g, a_bytes, plan.sizes, math, gpu), gpu);
+void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, const Traffic& read, Math math, const Gpu& gpu) {
+  const int most = weight_grad_blocks_per_multiprocessor(math == Math::kFloat, g.narrow);
+  note(plan, name, kThreads, most, weight_grad_work(g, read, plan.sizes, math, gpu), gpu);
 }
 
 }  // namespace gcn::cuda

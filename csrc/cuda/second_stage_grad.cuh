@@ -4,7 +4,7 @@
 //   du_l, du_r     narrow blocks of line_conv.cuh
 //
 // One launch less is 1 us and the start of a main loop, about as much as either takes on the smallest maps; on the larger ones
-// the blocks of one kind fill what the other leaves idle. Registers let 4 blocks share an SM (2 in true float32). Where either
+// the blocks of one kind fill what the other leaves idle. Registers let 3 blocks share an SM (2 in true float32). Where either
 // is not wanted, or du has more channels than the narrow tiles, the other runs alone.
 #pragma once
 
@@ -14,7 +14,7 @@
 namespace gcn::cuda {
 
 template <class M, LineTile kTile>
-__global__ void __launch_bounds__(kThreads, line_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, kTile))
+__global__ void __launch_bounds__(kThreads, weight_grad_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, true))
     second_stage_grad_kernel(GCN_PARAMS SecondStageGradParams p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();

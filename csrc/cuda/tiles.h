@@ -155,8 +155,10 @@ constexpr int kNarrowDeal = 8;           // column blocks that are dealt out to 
 constexpr bool weight_grad_compiled(Math math, int column_blocks) { return math != Math::kFloat || column_blocks == 15; }
 constexpr int kWeightGradStages = 2;
 constexpr int weight_grad_rows(bool narrow) { return narrow ? 24 : 128; }
-// As far as registers go.
-constexpr int weight_grad_blocks_per_multiprocessor(Math math, bool narrow) { return narrow && math != Math::kFloat ? 4 : 2; }
+// As far as registers go. Narrow ones share a kernel with line convolutions.
+constexpr int weight_grad_blocks_per_multiprocessor(bool three_products, bool narrow) {
+  return narrow && !three_products ? 3 : 2;
+}
 constexpr int patch_pixels(int element_bytes) { return 128 / element_bytes; }
 constexpr int weight_grad_a_bytes(bool narrow) { return weight_grad_rows(narrow) * 128; }
 constexpr int kWeightGradPlaceBytes = 8;  // what is kept of each pixel of a patch and of its window

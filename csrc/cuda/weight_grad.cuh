@@ -25,8 +25,9 @@
 // Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 140 instructions, 185 on sm_120; 15 blocks of 8
 // columns are 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to
 // four steps. Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Narrow: 2 + 6 ldmatrix for
-// up to 18 HMMA, so that shared memory is busy for 83 % of the tensor cores' time; 45 of 48 column blocks, dy and u are read from
-// L2 once. Partial sums go to device memory in fp32, [split][a][column], and are added in a fixed order by finish.cuh.
+// up to 18 HMMA, so that shared memory is busy for 83 % of the tensor cores' time; one group has all of k = 15, M = 21, 45 of 48
+// column blocks, so that dy and u are read from L2 once. Partial sums go to device memory in fp32, [split][a][column], and are
+// added in a fixed order by finish.cuh.
 #pragma once
 
 #include <algorithm>
@@ -237,8 +238,8 @@ struct WeightGradBlock {
       const auto number = [](const unsigned char* from) { return load_shared(reinterpret_cast<const uint32_t*>(from)); };
 #pragma unroll
       for (int i = 0; i < kOctets; ++i) {
-        const unsigned char* octet = stage + i * kOctetBytes + channel;
-        a[i][0] = number(octet + low * kPixelBytes), a[i][1] = number(octet + high * kPixelBytes);
+        const unsigned char* own = stage + i * kOctetBytes + channel;
+        a[i][0] = number(own + low * kPixelBytes), a[i][1] = number(own + high * kPixelBytes);
         round_operand<M>(a[i]);
       }
       const unsigned char *from_low = window + pixel_at(low) + channel, *from_high = window + pixel_at(high) + channel;
