@@ -20,6 +20,7 @@ BLOCKS = {"first_stage_kernel": 2, "weight_grad_kernel": 2, "line_conv_kernel": 
 
 #: Whose products are the bulk of the work, by template arguments: products to each load of fragments in the 16-bit main loop.
 WIDE = 3  # LineTile::kWide, the gradient of x
+NARROW_SMALL = 1  # LineTile::kNarrowSmall, next to which the narrow weight gradient has more products in a step
 
 
 def is_bulk(kernel: Kernel) -> bool:
@@ -81,6 +82,7 @@ MIX = {
     ("first_stage_kernel", (21, 1)): (42, 13, 190),
     ("weight_grad_kernel", (1, 15)): (30, 10, 200),
     ("line_conv_kernel", (WIDE,)): (64, 16, 300),
+    ("second_stage_grad_kernel", (NARROW_SMALL,)): (18, 8, 200),
 }
 
 

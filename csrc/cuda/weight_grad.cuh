@@ -25,9 +25,9 @@
 // Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 140 instructions, 185 on sm_120; 15 blocks of 8
 // columns are 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to
 // four steps. Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Narrow: 2 + 6 ldmatrix for
-// up to 18 HMMA, so that shared memory is busy for 83 % of the tensor cores' time; one group has all of k = 15, M = 21, 45 of 48
-// column blocks, so that dy and u are read from L2 once. Partial sums go to device memory in fp32, [split][a][column], and are
-// added in a fixed order by finish.cuh.
+// up to 18 HMMA, in 160 to 190 instructions with what decides on the skipping at the edges of the map, so that shared memory is
+// busy for 83 % of the tensor cores' time; one group has all of k = 15, M = 21, 45 of 48 column blocks, so that dy and u are
+// read from L2 once. Partial sums go to device memory in fp32, [split][a][column], and are added in a fixed order by finish.cuh.
 #pragma once
 
 #include <algorithm>
