@@ -22,7 +22,7 @@
 // each other across the taps' axis, 8 at a time, so that a step has two positions along it: of 16 x 16 pixels at k = 15, 84 % of
 // the column blocks are left, of 32 x 32 92 %. From NCHW, where pieces lie along rows, only in the branch along columns.
 //
-// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 140 instructions, 185 on sm_120; 15 blocks of 8
+// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 150 instructions, 175 on sm_120; 15 blocks of 8
 // columns are 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to
 // four steps. Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Narrow: 2 + 6 ldmatrix for
 // up to 18 HMMA, in 160 to 190 instructions with what decides on the skipping at the edges of the map, so that shared memory is
@@ -353,7 +353,8 @@ GCN_DEVICE void run_weight_grad(const WeightGradParams& p, int block, int channe
 
 // Grid: x = groups of both branches, y = tile of A's channels, z = split of the pixels.
 template <class M, bool kChannelsLast, int kColumnBlocks>
-__global__ void __launch_bounds__(kThreads) weight_grad_kernel(GCN_PARAMS WeightGradParams p) {
+__global__ void __launch_bounds__(kThreads, weight_grad_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, false))
+    weight_grad_kernel(GCN_PARAMS WeightGradParams p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   run_weight_grad<M, false, kChannelsLast, kColumnBlocks>(p, blockIdx.x, blockIdx.y, blockIdx.z, shared);
