@@ -29,16 +29,36 @@ int blocks_per_multiprocessor(int shared_bytes, int most, const Gpu& gpu) {
 
 // Either something is busy all the time, and one block's start and epilogue run under another's main loop; or there are too few
 // blocks on a multiprocessor for that, and it is one after the other.
-double clocks_of(int64_t blocks, int per_multiprocessor, const BlockCost& c, const Gpu& gpu) {
-  const double l2_clocks = c.l2 / (gpu.l2 / gpu.clock / gpu.multiprocessors), count = busiest(blocks, gpu);
-  const double busy = std::max({c.tensor, c.shared + c.epilogue, l2_clocks}), loop = std::max({c.tensor, c.shared, l2_clocks});
+double clocks_of(const std::vector<BlockKind>& kinds, int per_multiprocessor, const Gpu& gpu) {
+  double count = 0, tensor = 0, shared = 0, l2 = 0, after = 0, longest = 0, one_by_one = 0;
+  for (const auto& [blocks, c] : kinds) {
+    const double own = busiest(blocks, gpu), l2_clocks = c.l2 / (gpu.l2 / gpu.clock / gpu.multiprocessors);
+    const double block = std::max({c.tensor, c.shared, l2_clocks}) + c.epilogue;
+    count += own, tensor += own * c.tensor, shared += own * (c.shared + c.epilogue), l2 += own * l2_clocks;
+    after = std::max(after, c.epilogue), longest = std::max(longest, block), one_by_one += own * block;
+  }
   const double rounds = double((int64_t(count) + per_multiprocessor - 1) / per_multiprocessor);
-  const double full = count * busy + c.epilogue, alone = rounds * (loop + c.epilogue) + (rounds - 1) * kNextBlockClocks;
+  const double full = std::max({tensor, shared, l2}) + after;
+  const double alone = std::max(longest, rounds * one_by_one / count + (rounds - 1) * kNextBlockClocks);
   return kStartClocks + std::max(full, alone);
+}
+
+void LaunchWork::add(const LaunchWork& other) {
+  kinds.insert(kinds.end(), other.kinds.begin(), other.kinds.end());
+  shared_bytes = std::max(shared_bytes, other.shared_bytes);
+  flops += other.flops;
+  traffic.memory += other.traffic.memory, traffic.l2 += other.traffic.l2;
 }
 
 void note(Plan& plan, const LaunchFacts& facts, double clocks, const Traffic& traffic, const Gpu& gpu) {
   add(plan, facts, std::max(clocks / gpu.clock, moving(traffic, gpu)), traffic, gpu);
+}
+
+void note(Plan& plan, const char* kernel, int threads, int most, const LaunchWork& work, const Gpu& gpu) {
+  const int per_multiprocessor = blocks_per_multiprocessor(work.shared_bytes, most, gpu);
+  LaunchFacts facts{kernel, 0, threads, work.shared_bytes, per_multiprocessor, work.flops};
+  for (const auto& kind : work.kinds) facts.blocks += kind.blocks;
+  note(plan, facts, clocks_of(work.kinds, per_multiprocessor, gpu), work.traffic, gpu);
 }
 
 void note_copy(Plan& plan, const char* kernel, const Traffic& traffic, const Gpu& gpu) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "block_sum.cuh"
 #include "device.cuh"
 #include "kernels.h"
 
@@ -73,19 +74,11 @@ __global__ void __launch_bounds__(kDirectThreads) direct_weight_grad_kernel(GCN_
       sum += A(to_float(map_at<E>(p.a, n, h, w)[a * p.a.stride_c])) *
              to_float(map_at<E>(p.b, n, shifted_h, shifted_w)[b * p.b.stride_c]);
     }
-    store_shared(sums + threadIdx.x, sum);
-    __syncthreads();
-    for (int half = kDirectThreads / 2; half > 0; half /= 2) {
-      if (int(threadIdx.x) < half) {
-        store_shared(sums + threadIdx.x, load_shared(sums + threadIdx.x) + load_shared(sums + threadIdx.x + half));
-      }
-      __syncthreads();
-    }
+    sum = sum_over_threads(sum, sums, kDirectThreads, 1);
     if (threadIdx.x == 0) {
       const int64_t to = a * p.stride_a + b * p.stride_b + (p.flip ? p.kernel - 1 - tap : tap);
-      static_cast<E*>(p.out)[to] = from_float<E>(load_shared(sums));
+      static_cast<E*>(p.out)[to] = from_float<E>(sum);
     }
-    __syncthreads();
   }
 }
 

@@ -1,5 +1,7 @@
 #include "execute.h"
 
+#include <algorithm>
+
 #include "hopper/hopper_execute.h"
 #include "tiles.h"
 
@@ -26,12 +28,11 @@ class Chain {
 
 unsigned char* at(void* workspace, size_t offset) { return static_cast<unsigned char*>(workspace) + offset; }
 
-constexpr int kPrepareBlocks = 1024;  // enough loads in flight to fill the memory of a large GPU
-
 Strides padded_strides(const Sizes& s, int channels) { return {s.h * s.w * channels, 1, s.w * channels, channels}; }
 
-PackMap pack_map(const Sizes& s, const void* from, const Strides& strides, int64_t channels, void* to) {
-  return {from, to, strides.n, strides.c, strides.h, strides.w, int(s.n), int(s.h), int(s.w), int(channels), padded(channels)};
+PackMap pack_map(const Sizes& s, const void* from, const Strides& strides, int64_t channels, void* to, void* sums = nullptr) {
+  const int width = padded(channels), shares = pack_map_shares(s.n * s.h * s.w, width);
+  return {from, to, strides.n, strides.c, strides.h, strides.w, int(s.n), int(s.h), int(s.w), int(channels), width, shares, sums};
 }
 
 // --- line convolutions ---------------------------------------------------------------------------------------------------------
@@ -94,8 +95,8 @@ WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, con
   p.partial = static_cast<float*>(partial);
   for (int i = 0; i < 2; ++i) {
     const auto& b = g.branch[i];
-    p.branch[i] = {maps[i],  b.channels,    b.taps.taps, b.taps.radius, b.taps.axis, b.blocks,
-                   b.groups, b.first_block, b.octets,    b.by_columns,  b.inner_log2};
+    p.branch[i] = {maps[i],  b.channels,     b.taps.taps,   b.taps.radius, b.taps.axis,  b.blocks,
+                   b.groups, b.group_blocks, b.first_block, b.octets,      b.by_columns, b.inner_log2};
   }
   return p;
 }
@@ -218,7 +219,7 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   }
   const LineWeights second[2] = {{t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}};
   packs.line[packs.lines++] = pack_line_weights(plan.second, second, at(workspace, plan.second_at));
-  chain.then([&](Stream q) { return prepare(plan.math, packs, kPrepareBlocks, q); });
+  chain.then([&](Stream q) { return prepare(plan.math, packs, q); });
 
   FirstStageParams p{};
   p.x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
@@ -284,10 +285,12 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
   // Weights as the input gradients see them: outputs and inputs change places, taps run backwards.
   const LineWeights second[2] = {{t.w_l2, s.k2, s.m_l * s.k2, s.o, true}, {t.w_r2, s.k4, s.m_r * s.k4, s.o, true}};
   const LineWeights first[2] = {{t.w_l1, s.k1, s.c * s.k1, s.m_l, true}, {t.w_r1, s.k3, s.c * s.k3, s.m_r, true}};
+  void* sums[3];
+  for (int i = 0; i < 3; ++i) sums[i] = plan.sums[i].wanted ? at(workspace, plan.sums[i].at) : nullptr;
   const bool first_weights = wanted.w_l1 || wanted.w_r1, second_weights = wanted.w_l2 || wanted.w_r2;
 
   PrepareParams packs{};
-  packs.map[packs.maps++] = pack_map(s, t.dy, plan.dy_strides, s.o, dy);
+  packs.map[packs.maps++] = pack_map(s, t.dy, plan.dy_strides, s.o, dy, sums[0]);
   if (plan.tensor_cores) {
     if (first_weights && plan.source.packed) {
       packs.map[packs.maps++] = pack_map(s, t.x, plan.x_strides, s.c, at(workspace, plan.x_at));
@@ -302,15 +305,34 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       if (!apart) packs.line[packs.lines++] = both;
     }
   }
-  chain.then([&](Stream q) { return prepare(plan.math, packs, kPrepareBlocks, q); });
+  chain.then([&](Stream q) { return prepare(plan.math, packs, q); });
 
   FinishParams end{};
   if (plan.tensor_cores) {
-    if (needs_du) {
-      LineConvParams p{};
-      for (int i = 0; i < 2; ++i) p.job[i] = line_conv_job(s, plan.du[i], &dy, at(workspace, plan.du_weights_at[i]), du[i]);
-      const int shared = plan.du[0].shared_bytes > plan.du[1].shared_bytes ? plan.du[0].shared_bytes : plan.du[1].shared_bytes;
-      chain.then([&](Stream q) { return line_conv(plan.math, plan.du[0].tile, p, 2, shared, q); });
+    SecondStageGradParams both{};
+    for (int i = 0; i < 2 && needs_du; ++i) {
+      both.du.job[i] = line_conv_job(s, plan.du[i], &dy, at(workspace, plan.du_weights_at[i]), du[i]);
+      both.du.job[i].sums = static_cast<float*>(sums[1 + i]);
+    }
+    void* const second_partial = at(workspace, plan.second_partial_at);
+    const Strides dy_strides = padded_strides(s, padded(s.o));
+    if (second_weights) {
+      const int64_t piece = kPieceBytes / element_bytes(plan.math);
+      const Strides pieces{dy_strides.n / piece, 0, dy_strides.h / piece, dy_strides.w / piece};
+      both.dw = weight_grad_params(s, plan.second, dy, pieces, {t.u_l, t.u_r}, second_partial);
+    }
+    const int du_shared = std::max(plan.du[0].shared_bytes, plan.du[1].shared_bytes);
+    const bool narrow = second_weights && plan.second.narrow, together = narrow && plan.du_narrow;
+    if (needs_du && !together) {
+      chain.then([&](Stream q) { return line_conv(plan.math, plan.du[0].tile, both.du, 2, du_shared, q); });
+    }
+    if (narrow) {
+      const int rows = weight_grad_rows(true), tiles = int((s.o + rows - 1) / rows);
+      both.jobs = together ? 2 : 0;
+      both.dw_blocks = (plan.second.branch[0].groups + plan.second.branch[1].groups) * tiles * plan.second.splits;
+      const int shared = std::max(plan.second.shared_bytes, together ? du_shared : 0);
+      const LineTile tile = together ? plan.du[0].tile : LineTile::kNarrowSmall;
+      chain.then([&](Stream q) { return second_stage_grad(plan.math, tile, both, shared, q); });
     }
     if (const HopperInputGradPlan& h = plan.hopper.input_grad; h.used) {
       const HopperInputGrad p = hopper_input_grad_params(plan, {du[0], du[1]}, workspace, t.dx);
@@ -327,7 +349,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       chain.then([&](Stream q) {
         const HopperWeightGradPlan& h = plan.hopper.weight_grad;
         if (h.used) return hopper_weight_grad(plan.math, hopper_weight_grad_params(plan, p), h.blocks, h.shared_bytes, q);
-        return weight_grad(plan.math, false, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
+        return weight_grad(plan.math, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
       });
       const StridedMap a = strided(t.x, plan.x_strides);
       if (wanted.w_l1) {
@@ -340,21 +362,19 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       }
     }
     if (second_weights) {
-      void* partial = at(workspace, plan.second_partial_at);
-      const int64_t piece = kPieceBytes / element_bytes(plan.math);
-      const Strides own = padded_strides(s, padded(s.o)), pieces{own.n / piece, 0, own.h / piece, own.w / piece};
-      const WeightGradParams p = weight_grad_params(s, plan.second, dy, pieces, {t.u_l, t.u_r}, partial);
-      chain.then([&](Stream q) {
-        return weight_grad(plan.math, plan.second.narrow, true, plan.second.column_blocks, p, plan.second.shared_bytes, q);
-      });
-      const StridedMap a = strided(dy, own);
+      if (!narrow) {
+        chain.then([&](Stream q) {
+          return weight_grad(plan.math, true, plan.second.column_blocks, both.dw, plan.second.shared_bytes, q);
+        });
+      }
+      const StridedMap a = strided(dy, dy_strides);
       if (wanted.w_l2) {
         const FinishTo to{t.dw_l2, s.m_l * s.k2, s.k2, false};
-        end.weight[end.weights++] = finish_job(s, plan.second, 0, partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
+        end.weight[end.weights++] = finish_job(s, plan.second, 0, second_partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
       }
       if (wanted.w_r2) {
         const FinishTo to{t.dw_r2, s.m_r * s.k4, s.k4, false};
-        end.weight[end.weights++] = finish_job(s, plan.second, 1, partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
+        end.weight[end.weights++] = finish_job(s, plan.second, 1, second_partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
       }
     }
   } else {
@@ -372,19 +392,20 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       chain.then([&](Stream q) { return direct_conv(plan.math, d, q); });
     }
     direct_weight_grads(plan, t, dy, du, chain);
+    PrepareParams of_du{};
+    for (int i = 0; i < 2; ++i) {
+      if (sums[1 + i]) of_du.map[of_du.maps++] = pack_map(s, du[i], mid_strides[i], mid[i], nullptr, sums[1 + i]);
+    }
+    if (of_du.maps) chain.then([&](Stream q) { return prepare(plan.math, of_du, q); });
   }
 
-  ChannelSumParams& sums = end.sums;
-  sums.chunks = plan.sum_chunks;
-  sums.pixels = s.n * s.h * s.w;
-  const auto add_sum = [&](int i, const void* map, int64_t channels, void* a, void* b) {
-    if (a || b) sums.job[sums.jobs++] = {map, at(workspace, plan.sums_at[i]), {a, b}, padded(channels), int(channels)};
-  };
-  add_sum(0, dy, s.o, wanted.b_l2 ? t.db_l2 : nullptr, wanted.b_r2 ? t.db_r2 : nullptr);
-  add_sum(1, du[0], s.m_l, wanted.b_l1 ? t.db_l1 : nullptr, nullptr);
-  add_sum(2, du[1], s.m_r, wanted.b_r1 ? t.db_r1 : nullptr, nullptr);
-  if (sums.jobs) chain.then([&](Stream q) { return channel_sum(plan.math, sums, q); });
-  if (end.weights || sums.jobs) chain.then([&](Stream q) { return finish(plan.math, end, q); });
+  void* const bias_gradients[3][2] = {
+      {wanted.b_l2 ? t.db_l2 : nullptr, wanted.b_r2 ? t.db_r2 : nullptr}, {t.db_l1, nullptr}, {t.db_r1, nullptr}};
+  for (int i = 0; i < 3; ++i) {
+    const auto& of = plan.sums[i];
+    if (of.wanted) end.bias[end.biases++] = {sums[i], {bias_gradients[i][0], bias_gradients[i][1]}, of.channels, of.parts};
+  }
+  if (end.weights || end.biases) chain.then([&](Stream q) { return finish(plan.math, end, q); });
   return chain.error();
 }
 

@@ -1,14 +1,15 @@
-// The last launch of a backward pass: adds what weight_grad.cuh and channel_sum.cuh left in parts, in a fixed order, and writes
-// the gradients in their own layout and type.
+// The last launch of a backward pass: adds what the launches before left in parts, in a fixed order, and writes the gradients in
+// their own layout and type.
 //
-//   weight    dW[a, b, t] = sum over splits of partial[split][a][column of (b, t)]
-//   bias      db[c]       = sum over chunks of partial[chunk][c]
+//   weight    dW[a, b, t] = sum over splits of partial[split][a][column of (b, t)]     of weight_grad.cuh; a thread each
+//   bias      db[c]       = sum over parts of partial[c][part]    of prepare.cuh (dy) and line_conv.cuh (du); a block each
 //
 // Neighbouring threads read neighbouring numbers. Bound by reading the parts, which the launches before have just left in L2.
 #pragma once
 
 #include <algorithm>
 
+#include "block_sum.cuh"
 #include "direct.cuh"
 #include "kernels.h"
 #include "tiles.h"
@@ -52,6 +53,7 @@ GCN_DEVICE void finish_weight(const FinishWeightGrad& j) {
     float sum = 0;  // taps that only ever touch the padding have no gradient
     if (packed_tap >= 0 && packed_tap < j.taps) {
       const int64_t block = j.first_block + int64_t(octet) * j.taps + packed_tap;
+#pragma unroll 8
       for (int split = 0; split < j.splits; ++split) {
         sum += j.partial[((int64_t(split) * j.channels_a + a) * j.blocks_per_row + block) * kOctet + i % kOctet];
       }
@@ -62,24 +64,27 @@ GCN_DEVICE void finish_weight(const FinishWeightGrad& j) {
 }
 
 template <class E>
-GCN_DEVICE void finish_bias(const ChannelSum& j, int chunks) {
+GCN_DEVICE void finish_bias(const FinishBiasGrad& j, unsigned char* shared) {
   using A = Accumulator<E>;
-  for (int channel = int(blockIdx.x) * kThreads + int(threadIdx.x); channel < j.outputs; channel += int(gridDim.x) * kThreads) {
-    A total = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk) total += static_cast<const A*>(j.partial)[int64_t(chunk) * j.channels + channel];
+  for (int channel = blockIdx.x; channel < j.channels; channel += int(gridDim.x)) {
+    const A* partial = static_cast<const A*>(j.partial) + int64_t(channel) * j.parts;
+    A sum = 0;
+    for (int part = threadIdx.x; part < j.parts; part += kThreads) sum += partial[part];
+    sum = sum_over_threads(sum, reinterpret_cast<A*>(shared), kThreads, 1);
     for (void* out : j.out) {
-      if (out) static_cast<E*>(out)[channel] = from_float<E>(total);
+      if (out && threadIdx.x == 0) static_cast<E*>(out)[channel] = from_float<E>(sum);
     }
   }
 }
 
-// Grid: x = chunks of the largest gradient, y = gradients of weights, then of biases.
+// Grid: x = shares of the largest gradient, y = gradients of weights, then of biases.
 template <class E>
 __global__ void __launch_bounds__(kThreads) finish_kernel(GCN_PARAMS FinishParams p) {
+  GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   wait_for_dependencies();
   const int job = int(blockIdx.y);
-  if (job >= p.weights) return finish_bias<E>(p.sums.job[job - p.weights], p.sums.chunks);
+  if (job >= p.weights) return finish_bias<E>(p.bias[job - p.weights], shared);
   if constexpr (sizeof(E) < 8) finish_weight<E>(p.weight[job]);  // float64 has the direct kernels, which leave nothing to add
 }
 
@@ -90,9 +95,10 @@ int launch_finish(const FinishParams& p, Stream s) {
     const FinishWeightGrad& j = p.weight[i];
     most = std::max(most, int64_t(j.channels_a) * ((j.channels_b + kOctet - 1) / kOctet) * kOctet * j.kernel);
   }
-  for (int i = 0; i < p.sums.jobs; ++i) most = std::max<int64_t>(most, p.sums.job[i].outputs);
+  for (int i = 0; i < p.biases; ++i) most = std::max(most, int64_t(p.bias[i].channels) * kThreads);
   const unsigned blocks = unsigned(std::min<int64_t>((most + kThreads - 1) / kThreads, 4096));
-  return launch(finish_kernel<E>, Launch{dim3(blocks, p.weights + p.sums.jobs), kThreads, 0, s.stream, s.dependent}, p);
+  const Launch how{dim3(blocks, p.weights + p.biases), kThreads, kThreads * sizeof(Accumulator<E>), s.stream, s.dependent};
+  return launch(finish_kernel<E>, how, p);
 }
 
 }  // namespace gcn::cuda

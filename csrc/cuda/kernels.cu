@@ -1,11 +1,11 @@
 // From a run-time choice of arithmetic to the kernels compiled for it. The three large ones are compiled in instances/, a file
 // for each arithmetic, so that they compile side by side.
-#include "channel_sum.cuh"
 #include "combine.cuh"
 #include "direct.cuh"
 #include "finish.cuh"
 #include "line_conv.cuh"
 #include "prepare.cuh"
+#include "second_stage_grad.cuh"
 #include "weight_grad.cuh"
 
 namespace gcn::cuda {
@@ -13,7 +13,8 @@ namespace gcn::cuda {
 #define GCN_DECLARE_INSTANCES(M)                                                              \
   extern template int launch_first_stage<M>(int, bool, const FirstStageParams&, int, Stream); \
   extern template int launch_line_conv<M>(LineTile, const LineConvParams&, int, int, Stream); \
-  extern template int launch_weight_grad<M>(bool, bool, int, const WeightGradParams&, int, Stream);
+  extern template int launch_weight_grad<M>(bool, int, const WeightGradParams&, int, Stream); \
+  extern template int launch_second_stage_grad<M>(LineTile, const SecondStageGradParams&, int, Stream);
 GCN_DECLARE_INSTANCES(Half)
 GCN_DECLARE_INSTANCES(BFloat16)
 GCN_DECLARE_INSTANCES(Tf32)
@@ -48,9 +49,9 @@ int with_element(Math math, const Run& run) {
 
 }  // namespace
 
-int prepare(Math math, const PrepareParams& p, int blocks, Stream s) {
-  if (math == Math::kDouble) return launch_prepare<double>(p, blocks, s);
-  return with_math(math, [&](auto m) { return launch_prepare<decltype(m)>(p, blocks, s); });
+int prepare(Math math, const PrepareParams& p, Stream s) {
+  if (math == Math::kDouble) return launch_prepare<double>(p, s);
+  return with_math(math, [&](auto m) { return launch_prepare<decltype(m)>(p, s); });
 }
 
 int first_stage(Math math, int column_blocks, bool channels_last, const FirstStageParams& p, int shared_bytes, Stream s) {
@@ -66,14 +67,13 @@ int line_conv(Math math, LineTile tile, const LineConvParams& p, int jobs, int s
   return with_math(math, [&](auto m) { return launch_line_conv<decltype(m)>(tile, p, jobs, shared_bytes, s); });
 }
 
-int weight_grad(Math math, bool narrow, bool channels_last, int column_blocks, const WeightGradParams& p, int shared_bytes,
-                Stream s) {
-  return with_math(
-      math, [&](auto m) { return launch_weight_grad<decltype(m)>(narrow, channels_last, column_blocks, p, shared_bytes, s); });
+int weight_grad(Math math, bool channels_last, int column_blocks, const WeightGradParams& p, int shared_bytes, Stream s) {
+  return with_math(math,
+                   [&](auto m) { return launch_weight_grad<decltype(m)>(channels_last, column_blocks, p, shared_bytes, s); });
 }
 
-int channel_sum(Math math, const ChannelSumParams& p, Stream s) {
-  return with_element(math, [&](auto e) { return launch_channel_sum<decltype(e)>(p, s); });
+int second_stage_grad(Math math, LineTile tile, const SecondStageGradParams& p, int shared_bytes, Stream s) {
+  return with_math(math, [&](auto m) { return launch_second_stage_grad<decltype(m)>(tile, p, shared_bytes, s); });
 }
 
 int finish(Math math, const FinishParams& p, Stream s) {

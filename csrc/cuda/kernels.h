@@ -29,12 +29,14 @@ struct StridedMap {
 
 // --- prepare: copies into the layouts that the kernels below read ---------------------------------------------------------
 
-// Any strided map -> padded map.
+// Any strided map -> padded map, and the sums of its channels over the pixels, which are bias gradients.
 struct PackMap {
   const void* from;
-  void* to;                                        // [N, H, W, padded]
+  void* to;                                        // [N, H, W, padded], or null: sums only
   int64_t stride_n, stride_c, stride_h, stride_w;  // of `from`, in elements
   int n, h, w, channels, padded;
+  int shares;  // of the pixels, a block each
+  void* sums;  // [channels][share] in the accumulator's type, or null
 };
 
 // First weights [M, C, k] -> [group][k-block][column][64 bytes], column = (tap, m), m fastest; see swizzle_rows().
@@ -117,6 +119,7 @@ struct LineConv {
   const void* weights;  // PackLineWeights::to
   const void* bias[2];  // [outputs] or null
   void* out;
+  float* sums;                                     // [outputs][rectangle]: sums over their pixels; or null
   int64_t stride_n, stride_c, stride_h, stride_w;  // of `out`, in elements
   int outputs, outputs_written;                    // zeros from `outputs` on
   bool vector;                                     // 16-byte stores are aligned
@@ -137,12 +140,13 @@ struct WeightGradBranch {
   const void* map;  // padded map
   int channels;     // with padding
   int taps, radius, axis;
-  int blocks;       // of 8 columns: channels / 8 * taps, tap fastest
-  int groups;       // thread blocks over them
-  int first_block;  // where they stand in a row of `partial`
-  int octets;       // octets of channels that one group may touch
-  bool by_columns;  // order of a patch's pixels: columns one after the other, else rows
-  int inner_log2;   // length of one of them
+  int blocks;        // of 8 columns: channels / 8 * taps, tap fastest
+  int groups;        // thread blocks over them
+  int group_blocks;  // of one of them
+  int first_block;   // where they stand in a row of `partial`
+  int octets;        // octets of channels that one group may touch
+  bool by_columns;   // order of a patch's pixels: columns one after the other, else rows
+  int inner_log2;    // length of one of them
 };
 
 struct WeightGradParams {
@@ -156,6 +160,17 @@ struct WeightGradParams {
   WeightGradBranch branch[2];
 };
 
+// --- gradients of the second stage in one launch: du_l and du_r, and what is left of dw_l2 and dw_r2 to be added -----------
+
+struct SecondStageGradParams {
+  LineConvParams du;
+  int jobs;             // of du: 0 or 2
+  WeightGradParams dw;  // narrow
+  int dw_blocks;        // thread blocks, before those of du; or 0
+};
+
+// --- the end of backward: adds what was left in parts --------------------------------------------------------------------
+
 struct FinishWeightGrad {
   const float* partial;
   void* out;  // element (a, b, t) at out[a * stride_a + b * stride_b + t]
@@ -166,27 +181,16 @@ struct FinishWeightGrad {
   int axis, n, h, w;
 };
 
-// --- bias gradients --------------------------------------------------------------------------------------------------------
-
-struct ChannelSum {
-  const void* map;  // padded map
-  void* partial;    // [chunk][channels], in the accumulator's type
-  void* out[2];     // [outputs], or null
-  int channels, outputs;
+struct FinishBiasGrad {
+  const void* partial;  // [channels][part], in the accumulator's type: PackMap::sums or LineConv::sums
+  void* out[2];         // [channels], or null
+  int channels, parts;
 };
-
-struct ChannelSumParams {
-  ChannelSum job[3];
-  int jobs, chunks;
-  int64_t pixels;
-};
-
-// --- the end of backward: adds what weight gradients and channel sums left in parts --------------------------------------
 
 struct FinishParams {
   FinishWeightGrad weight[4];
-  int weights;
-  ChannelSumParams sums;
+  FinishBiasGrad bias[3];
+  int weights, biases;
 };
 
 // --- direct kernels: any size, any dtype, no tensor cores -----------------------------------------------------------------
@@ -222,12 +226,12 @@ struct Stream {
   bool dependent;  // start before the previous kernel has ended (programmatic dependent launch), as the kernels allow
 };
 
-int prepare(Math, const PrepareParams&, int blocks, Stream);
+int prepare(Math, const PrepareParams&, Stream);
 int first_stage(Math, int column_blocks, bool channels_last, const FirstStageParams&, int shared_bytes, Stream);
 int combine(Math, const CombineParams&, Stream);
 int line_conv(Math, LineTile, const LineConvParams&, int jobs, int shared_bytes, Stream);
-int weight_grad(Math, bool narrow, bool channels_last, int column_blocks, const WeightGradParams&, int shared_bytes, Stream);
-int channel_sum(Math, const ChannelSumParams&, Stream);
+int weight_grad(Math, bool channels_last, int column_blocks, const WeightGradParams&, int shared_bytes, Stream);
+int second_stage_grad(Math, LineTile, const SecondStageGradParams&, int shared_bytes, Stream);
 int finish(Math, const FinishParams&, Stream);
 int direct_conv(Math, const DirectConv&, Stream);
 int direct_weight_grad(Math, const DirectWeightGrad&, Stream);

@@ -6,6 +6,10 @@
 //   its gradients   du_l = (dy, along rows, w_l2 flipped), du_r = (dy, along columns, w_r2 flipped), one launch
 //   first stage's   dx   = (du_l, along columns, w_l1 flipped) + (du_r, along rows, w_r1 flipped), one accumulator
 //
+// The gradients of the first biases are sums of du over its pixels. A block adds up its own as they stand in the accumulators,
+// before they are rounded to the map's type: that is nearer to the definition than a sum of what is stored, and costs no reading.
+// finish.cuh adds the blocks.
+//
 // Who owns what: a block has a rectangle of pixels (128 or 256, or 32 or 64 of a small map) and a tile of output channels; its
 // warps share them as line_tile_shape() says. A fragment of 16 pixels is a patch of the rectangle, 4 x 4 where that fits, and
 // patches are dealt out to warps as LinePatches says. The maps' pixels under the rectangle, with the terms' halos, lie in shared
@@ -20,7 +24,7 @@
 // Shared memory: windows of both terms, (tile + halo) * (pieces | 1) * 16 bytes and what window_row_bytes() adds; one piece of
 // zeros, which pads the depth (a real zero: a padding weight times NaN would not be one); the table of steps, 4 bytes a piece and
 // 2 a product, and 8 bytes a fragment; 3 stages of weights [outputs][64 B], times 4 where the warps share the depth. After the
-// loop the output tile takes the windows' place.
+// loop the output tile takes the windows' place, and behind it the warps' sums of pixels.
 //
 // Cost of a product, 16-bit, kWide: 4 + 4 ldmatrix.x4 for 32 HMMA, each under a predicate, in runs of eight: what is left out
 // costs a place in the warp's instructions each; of about 250 instructions of two products, 64 are HMMA. For k = 15, M = 21 the
@@ -50,8 +54,9 @@ struct LineConvBlock {
   const LineConv& p;
   unsigned char* shared;
   const int lane, warp_m, warp_n, warp_k;
+  const int rectangle, n_tile;
+  int n = 0, h0 = 0, w0 = 0;  // of the rectangle
   LinePatches patches{};
-  int n = 0, h0 = 0, w0 = 0, n_tile = 0;  // of the block
   int zero_at = 0, table_at = 0, stages_at = 0;
 
   struct Pixel {
@@ -69,10 +74,8 @@ struct LineConvBlock {
   }
 
   GCN_DEVICE void find_block() {
-    int tile = blockIdx.x;
-    w0 = tile % p.tiles_w * p.tile_w, tile /= p.tiles_w;
-    h0 = tile % p.tiles_h * p.tile_h, n = tile / p.tiles_h;
-    n_tile = blockIdx.y;
+    w0 = rectangle % p.tiles_w * p.tile_w, h0 = rectangle / p.tiles_w % p.tiles_h * p.tile_h;
+    n = rectangle / p.tiles_w / p.tiles_h;
     patches = line_patches(p.tile_h, p.tile_w, kShape.warps_m);
     zero_at = window_bytes(0) + window_bytes(1);
     table_at = zero_at + kPieceBytes;
@@ -264,14 +267,39 @@ struct LineConvBlock {
     return bias;
   }
 
+  // Sums of each warp's pixels inside the map: [warp][output of the tile].
+  GCN_DEVICE void add_pixels(const Accumulators& acc, float* sums) const {
+    uint32_t inside = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
+      const Pixel pixel = pixel_of(warp_m * kShape.blocks_m + i / 2, c_row(lane, i % 2 * 2));
+      if (h0 + pixel.h < p.h && w0 + pixel.w < p.w) inside |= 1u << i;
+    }
+#pragma unroll
+    for (int column = 0; column < 2 * kShape.blocks_n; ++column) {
+      const int j = column / 2, odd = column % 2;
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
+        if (inside >> i & 1) sum += acc[i / 2][j][i % 2 * 2 + odd];
+      }
+#pragma unroll
+      for (int apart = 4; apart < 32; apart *= 2) sum += shuffle_xor(sum, apart);  // lanes with the same columns
+      if (lane < 4) store_shared(sums + warp_m * kOutputs + (warp_n * kShape.blocks_n + j) * 8 + c_column(lane, odd), sum);
+    }
+  }
+
   // The tile goes through shared memory with the output's contiguous dimension last, so that stores are whole pieces. Rows of
   // channels_last tiles are in the order of the fragments; columns of the others are pixels row by row, which puts the two rows
   // of a 4 x 4 patch that a store touches into the same banks where the rectangle is 16 wide or more: two passes instead of one.
   GCN_DEVICE void write(const Accumulators& acc) const {
     const bool channels_last = p.stride_c == 1;
     const int minor = channels_last ? kOutputs : kPixels, row = minor + kPiece<E>, first_output = n_tile * kOutputs;
+    const int per_row = minor / kPiece<E>, major = channels_last ? kPixels : kOutputs;
     E* tile = reinterpret_cast<E*>(shared);
+    float* sums = reinterpret_cast<float*>(tile + major * row);
     if (warp_k == 0) {
+      if (p.sums) add_pixels(acc, sums);
       const int step_m = channels_last ? row : 1, step_n = channels_last ? 1 : row;
       E* corner = tile + (warp_n * kShape.blocks_n * 8 + c_column(lane, 0)) * step_n;
       int at[2 * kShape.blocks_m];
@@ -298,7 +326,12 @@ struct LineConvBlock {
     }
     __syncthreads();
 
-    const int per_row = minor / kPiece<E>, major = channels_last ? kPixels : kOutputs;
+    const int rectangles = p.n * p.tiles_h * p.tiles_w;
+    for (int i = threadIdx.x; i < kOutputs && p.sums && first_output + i < p.outputs; i += kThreads) {
+      float sum = 0;
+      for (int warp = 0; warp < kShape.warps_m; ++warp) sum += load_shared(sums + warp * kOutputs + i);
+      p.sums[int64_t(first_output + i) * rectangles + rectangle] = sum;
+    }
 #pragma unroll 1
     for (int i = threadIdx.x; i < major * per_row; i += kThreads) {
       const int major_at = i / per_row, minor_at = i % per_row * kPiece<E>;
@@ -345,19 +378,25 @@ struct LineConvBlock {
   }
 };
 
+template <class M, LineTile kTile>
+GCN_DEVICE void run_line_conv(const LineConv& job, int rectangle, int n_tile, unsigned char* shared) {
+  const int lane = int(threadIdx.x) % 32, warp = broadcast(int(threadIdx.x) / 32);
+  constexpr LineTileShape s = LineConvBlock<M, kTile>::kShape;
+  const int warp_m = warp / s.warps_k % s.warps_m, warp_n = warp / s.warps_k / s.warps_m, warp_k = warp % s.warps_k;
+  LineConvBlock<M, kTile>{job, shared, lane, warp_m, warp_n, warp_k, rectangle, n_tile}.run();
+}
+
 // Grid: x = rectangle of pixels, y = tile of output channels, z = job.
 template <class M, LineTile kTile>
 __global__ void __launch_bounds__(kThreads, line_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, kTile))
     line_conv_kernel(GCN_PARAMS LineConvParams p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
-  using Block = LineConvBlock<M, kTile>;
   const LineConv& job = p.job[blockIdx.z];
+  const int rectangle = blockIdx.x, n_tile = blockIdx.y;
   // Jobs of one launch may differ in size.
-  if (int(blockIdx.x) >= job.n * job.tiles_h * job.tiles_w || int(blockIdx.y) * Block::kOutputs >= job.outputs_written) return;
-  const int lane = int(threadIdx.x) % 32, warp = broadcast(int(threadIdx.x) / 32);
-  constexpr LineTileShape s = Block::kShape;
-  Block{job, shared, lane, warp / s.warps_k % s.warps_m, warp / s.warps_k / s.warps_m, warp % s.warps_k}.run();
+  if (rectangle >= job.n * job.tiles_h * job.tiles_w || n_tile * LineConvBlock<M, kTile>::kOutputs >= job.outputs_written) return;
+  run_line_conv<M, kTile>(job, rectangle, n_tile, shared);
 }
 
 template <class M, LineTile kTile>

@@ -46,6 +46,17 @@ size_t padded_map_bytes(const Sizes& s, int64_t channels, Math math) {
   return size_t(s.n * s.h * s.w) * padded(channels) * element_bytes(math);
 }
 
+// --- bias gradients ------------------------------------------------------------------------------------------------------------
+
+// Returns the bytes of all parts.
+double place_sums(BackwardPlan& plan) {
+  const size_t before = plan.workspace_bytes, bytes = plan.math == Math::kDouble ? 8 : 4;
+  for (auto& sums : plan.sums) {
+    sums.at = take(plan.workspace_bytes, sums.wanted ? size_t(sums.channels) * size_t(sums.parts) * bytes : 0);
+  }
+  return double(plan.workspace_bytes - before);
+}
+
 // --- the direct kernels, and floors ------------------------------------------------------------------------------------------
 
 void note_direct(Plan& plan, const Gpu& gpu, const char* name, double multiplications) {
@@ -159,14 +170,18 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   const bool first = wanted.w_l1 || wanted.w_r1, second = wanted.w_l2 || wanted.w_r2, du = wanted.first_stage();
   const double operations = work.first * (double(wanted.x) + double(first)) + work.second * (double(du) + double(second));
   plan.floor = std::max(matrix_floor(operations, math, gpu), (2 * work.x_bytes + work.y_bytes) / gpu.memory);
-  plan.sum_chunks = int(std::min<int64_t>(ceil_div(pixels, 64), 2 * gpu.multiprocessors));
   const int64_t mid[2] = {s.m_l, s.m_r};
   size_t& bytes = plan.workspace_bytes;
   // In either case dy and du stand in the workspace as padded maps.
   plan.dy_at = take(bytes, padded_map_bytes(s, s.o, math));
   for (int i = 0; i < 2; ++i) plan.du_at[i] = take(bytes, du ? padded_map_bytes(s, mid[i], math) : 0);
-  const int64_t sum_channels[3] = {s.o, s.m_l, s.m_r};
-  for (int i = 0; i < 3; ++i) plan.sums_at[i] = take(bytes, size_t(plan.sum_chunks) * padded(sum_channels[i]) * 8);
+  // As the copying kernel sums maps; the line convolution sums what it writes.
+  const auto sums = [&](bool want, int64_t channels) {
+    return BackwardPlan::Sums{want, int(channels), pack_map_shares(pixels, padded(channels)), 0};
+  };
+  plan.sums[0] = sums(wanted.b_l2 || wanted.b_r2, s.o);
+  plan.sums[1] = sums(wanted.b_l1, s.m_l), plan.sums[2] = sums(wanted.b_r1, s.m_r);
+  const bool biases = plan.sums[0].wanted || plan.sums[1].wanted || plan.sums[2].wanted;
   try {
     if (math == Math::kDouble) throw TooLarge("float64 has no tensor core kernels");
     const Taps first_taps[2] = {clip_taps(s.k1, s.h, 0), clip_taps(s.k3, s.w, 1)};
@@ -176,10 +191,12 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     const int64_t most = std::max(s.m_l, s.m_r);
     const LineTile du_tile =
         choose_line_tile(s, math, {{second_taps[0], padded(s.o)}}, most, padded_strides(s, padded(most)), 2, gpu);
+    plan.du_narrow = du && (du_tile == LineTile::kNarrow || du_tile == LineTile::kNarrowSmall);
     for (int i = 0; i < 2 && du; ++i) {
       const int width = padded(mid[i]);
       plan.du[i] =
           plan_line_conv(s, math, du_tile, {{second_taps[i], padded(s.o)}}, mid[i], width, padded_strides(s, width), true, gpu);
+      plan.du[i].sums = plan.sums[1 + i].wanted;
     }
     if (wanted.x) {
       const std::vector<LineConvPlan::Term> terms = {{first_taps[0], padded(s.m_l)}, {first_taps[1], padded(s.m_r)}};
@@ -195,12 +212,14 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     }
   } catch (const TooLarge& reason) {
     plan.why_direct = reason.what();
+    place_sums(plan);
+    note_copy(plan, "prepare", {2 * work.y_bytes, 0}, gpu);
     if (du) note_direct(plan, gpu, "direct_conv du_l and du_r", work.second);
     if (wanted.x) note_direct(plan, gpu, "direct_conv dx", work.first);
     if (first) note_direct(plan, gpu, "direct_weight_grad dw_l1 and dw_r1", work.first);
     if (second) note_direct(plan, gpu, "direct_weight_grad dw_l2 and dw_r2", work.second);
-    note_copy(plan, "channel_sum", {work.y_bytes, 0}, gpu);
-    note_copy(plan, "finish", {}, gpu);
+    if (wanted.b_l1 || wanted.b_r1) note_copy(plan, "prepare sums of du_l and du_r", {2 * work.y_bytes, 0}, gpu);
+    if (biases) note_copy(plan, "finish", {}, gpu);
     return plan;
   }
   plan.tensor_cores = true;
@@ -219,6 +238,8 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   for (int i = 0; i < 2; ++i) dx_hopper.weights_at[i] = take(bytes, dx_hopper.packed_bytes[i]);
   plan.first_partial_at = take(bytes, plan.first.partial_bytes);
   plan.second_partial_at = take(bytes, plan.second.partial_bytes);
+  for (int i = 0; i < 2; ++i) plan.sums[1 + i].parts = int(s.n) * plan.du[i].tiles_h * plan.du[i].tiles_w;
+  const double sum_bytes = place_sums(plan);
 
   const double packed = double(plan.du[0].packed_bytes + plan.du[1].packed_bytes + plan.dx.packed_bytes +
                                dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1]);
@@ -226,9 +247,16 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   prepare.leave(packed, gpu), prepare.leave(work.y_bytes, gpu);
   if (packs_x) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
   note_copy(plan, "prepare", prepare, gpu);
-  if (du) {
-    const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
-    note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
+  const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
+  const bool narrow = second && plan.second.narrow;
+  Traffic second_reads{double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), 0};
+  second_reads.leave(work.y_bytes, gpu);
+  if (du && !(narrow && plan.du_narrow)) note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
+  if (narrow) {
+    LaunchWork all = weight_grad_work(plan.second, second_reads, s, math, gpu);
+    if (plan.du_narrow) all.add(line_conv_work(both, 2, s, math, gpu));
+    const char* name = plan.du_narrow ? "second_stage_grad du_l, du_r, dw_l2 and dw_r2" : "second_stage_grad dw_l2 and dw_r2";
+    note(plan, name, kThreads, weight_grad_blocks_per_multiprocessor(math == Math::kFloat, true), all, gpu);
   }
   if (dx_hopper.used) {
     Traffic traffic{work.x_bytes, double(dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1])};
@@ -243,18 +271,13 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     traffic.leave(double(plan.first.partial_bytes), gpu);
     note_hopper_weight_grad(plan, plan.first, plan.hopper.weight_grad, traffic, gpu);
   } else if (first) {
-    note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, work.x_bytes, math, gpu);
+    note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, {work.x_bytes, 0}, math, gpu);
   }
-  if (second) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, work.y_bytes, math, gpu);
-  const bool biases = wanted.b_l1 || wanted.b_l2 || wanted.b_r1 || wanted.b_r2;
-  if (biases) {
-    Traffic maps;
-    for (int i = 0; i < 3; ++i) maps.leave(work.y_bytes, gpu);
-    note_copy(plan, "channel_sum", maps, gpu);
-  }
+  if (second && !narrow) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, second_reads, math, gpu);
   if (first || second || biases) {
     Traffic parts;
-    parts.leave(double(plan.first.partial_bytes + plan.second.partial_bytes), gpu);
+    const double small = double(plan.second.partial_bytes) + sum_bytes;
+    parts.leave(double(plan.first.partial_bytes), gpu), parts.leave(small, gpu, 2 * work.x_bytes);
     note_copy(plan, "finish", parts, gpu);
   }
   return plan;

@@ -65,6 +65,7 @@ struct LineConvPlan {
   LineTile tile;
   int tile_h, tile_w, tiles_h, tiles_w, chunk, phases, k_blocks, n_tiles, outputs, outputs_written, shared_bytes;
   bool vector;
+  bool sums;  // over the pixels of what is written, for a bias's gradient
   Strides out;
   struct Term {
     Taps taps;
@@ -79,7 +80,7 @@ struct WeightGradPlan {
   int column_blocks, channels, patch_h, patch_w, patches_h, patches_w, splits, blocks_per_row, shared_bytes;
   struct Branch {
     Taps taps;
-    int channels, blocks, groups, first_block, octets, inner_log2;
+    int channels, blocks, groups, group_blocks, first_block, octets, inner_log2;
     bool by_columns;
   } branch[2];
   size_t partial_bytes;
@@ -127,10 +128,16 @@ struct BackwardPlan : Plan {
   SourcePlan source;
   LineConvPlan du[2], dx;
   WeightGradPlan first, second;
-  int sum_chunks;
+  bool du_narrow;  // the second weights' gradients, where they are narrow, can be in one launch with du
+  // The biases' gradients: sums of dy, du_l and du_r over parts of their pixels, [channels][parts].
+  struct Sums {
+    bool wanted;
+    int channels, parts;
+    size_t at;  // in the workspace
+  } sums[3];
   // Places in the workspace. dy and du stand there as padded maps.
   size_t x_at = 0, dy_at = 0, du_at[2] = {}, du_weights_at[2] = {}, dx_weights_at = 0;
-  size_t first_partial_at = 0, second_partial_at = 0, sums_at[3] = {};
+  size_t first_partial_at = 0, second_partial_at = 0;
 };
 
 inline int padded(int64_t channels) { return int((channels + kOctet - 1) / kOctet * kOctet); }

@@ -78,7 +78,7 @@ int64_t first_stage_blocks(const FirstStagePlan& f, int splits) {
 double first_stage_clocks(const FirstStagePlan& f, const BlockCost& k_block, int splits, const Gpu& gpu) {
   const double count = double(ceil_div(f.k_blocks, splits));
   const BlockCost block{k_block.tensor * count, k_block.shared * count, k_block.l2 * count, k_block.epilogue};
-  return clocks_of(first_stage_blocks(f, splits), blocks_per_multiprocessor(f.shared_bytes, 2, gpu), block, gpu);
+  return clocks_of({{first_stage_blocks(f, splits), block}}, blocks_per_multiprocessor(f.shared_bytes, 2, gpu), gpu);
 }
 
 double partial_floats(const FirstStagePlan& f, int splits) {

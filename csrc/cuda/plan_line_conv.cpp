@@ -26,8 +26,9 @@ int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
                        window_bytes(l, math);
   const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
   const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
+  const int64_t sums = shape.warps_m * shape.outputs() * 4;
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
-  return std::max({loop, tile, warps});
+  return std::max({loop, tile + sums, warps});
 }
 
 // Products of two pieces of the depth that groups of group_h x group_w pixels need, on average over the map: those whose taps
@@ -83,6 +84,7 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
   c.shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
   c.l2 = bytes * shape.outputs() + double(l.phases) * double(window_bytes(l, math));
   c.epilogue = 2.0 * shape.pixels() * shape.outputs() * element_bytes(math) / 128;
+  if (l.sums) c.epilogue += 3.0 * shape.warps_m * shape.outputs() / 4;  // shuffles: two columns to a lane, three steps
   return c;
 }
 
@@ -99,7 +101,7 @@ LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvP
   const auto clocks = [&](LineTile tile) {
     const LineConvPlan l = plan_line_conv(s, math, tile, terms, outputs, outputs, out, false, gpu);
     const int per_sm = blocks_per_multiprocessor(l.shared_bytes, line_blocks_per_multiprocessor(math == Math::kFloat, tile), gpu);
-    return clocks_of(jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles, per_sm, line_block_cost(l, s, math, gpu), gpu);
+    return clocks_of({{jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles, line_block_cost(l, s, math, gpu)}}, per_sm, gpu);
   };
   try {
     return clocks(large) <= clocks(small) ? large : small;
@@ -163,26 +165,28 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
   throw TooLarge("the window of a line convolution does not fit shared memory");
 }
 
-void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu) {
-  const Sizes& s = plan.sizes;
-  LaunchFacts facts{name, 0, kThreads, 0, 0, 0};
-  BlockCost most{};
-  Traffic traffic;
+LaunchWork line_conv_work(const LineConvPlan* const* jobs, int count, const Sizes& s, Math math, const Gpu& gpu) {
+  LaunchWork work;
+  BlockKind most{};
   for (int i = 0; i < count; ++i) {
     const LineConvPlan& l = *jobs[i];
     const int64_t own = s.n * l.tiles_h * l.tiles_w * l.n_tiles;
     const BlockCost cost = line_block_cost(l, s, math, gpu);
     const LinePatches patches = patches_of(l);
-    facts.blocks += own;
-    facts.shared_bytes = std::max(facts.shared_bytes, l.shared_bytes);
-    facts.flops += 2 * double(own) * line_product_size(l, math) * line_products(l, s, math, patches.h(), patches.w());
-    if (cost.tensor > most.tensor) most = cost;
-    traffic.leave(double(s.n * s.h * s.w) * l.outputs_written * element_bytes(math), gpu);
-    for (const auto& t : l.terms) traffic.leave(double(s.n * s.h * s.w) * t.channels * element_bytes(math), gpu);
+    most.blocks += own;
+    work.shared_bytes = std::max(work.shared_bytes, l.shared_bytes);
+    work.flops += 2 * double(own) * line_product_size(l, math) * line_products(l, s, math, patches.h(), patches.w());
+    if (cost.tensor > most.cost.tensor) most.cost = cost;
+    work.traffic.leave(double(s.n * s.h * s.w) * l.outputs_written * element_bytes(math), gpu);
+    for (const auto& t : l.terms) work.traffic.leave(double(s.n * s.h * s.w) * t.channels * element_bytes(math), gpu);
   }
-  facts.blocks_per_multiprocessor =
-      blocks_per_multiprocessor(facts.shared_bytes, line_blocks_per_multiprocessor(math == Math::kFloat, jobs[0]->tile), gpu);
-  note(plan, facts, clocks_of(facts.blocks, facts.blocks_per_multiprocessor, most, gpu), traffic, gpu);
+  work.kinds = {most};
+  return work;
+}
+
+void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu) {
+  const int most = line_blocks_per_multiprocessor(math == Math::kFloat, jobs[0]->tile);
+  note(plan, name, kThreads, most, line_conv_work(jobs, count, plan.sizes, math, gpu), gpu);
 }
 
 }  // namespace gcn::cuda

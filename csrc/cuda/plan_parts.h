@@ -38,11 +38,13 @@ LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvP
                           const Strides& out, int jobs, const Gpu& gpu);
 LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,
                             int64_t outputs, int64_t outputs_written, const Strides& out, bool out_aligned, const Gpu& gpu);
+LaunchWork line_conv_work(const LineConvPlan* const* jobs, int count, const Sizes& s, Math math, const Gpu& gpu);
 void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu);
 
 // Weight gradients.
 WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, bool narrow, bool channels_last,
                                 const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2], const Gpu& gpu);
-void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, double a_bytes, Math math, const Gpu& gpu);
+LaunchWork weight_grad_work(const WeightGradPlan& g, const Traffic& read, const Sizes& s, Math math, const Gpu& gpu);
+void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, const Traffic& read, Math math, const Gpu& gpu);
 
 }  // namespace gcn::cuda

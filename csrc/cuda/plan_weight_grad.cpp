@@ -1,6 +1,7 @@
 // Weight gradients: column blocks, patch of pixels, splits of the pixels.
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "plan_parts.h"
 
@@ -16,9 +17,7 @@ int64_t weight_grad_shared_bytes(const WeightGradPlan& g, Math math) {
     window = std::max(window, pixels * window_pixel_bytes(b.octets, kOctet * element_bytes(math)));
     places = std::max(places, (pixels + patch_pixels(element_bytes(math))) * kWeightGradPlaceBytes);
   }
-  const int64_t loop = kWeightGradStages * (weight_grad_a_bytes(g.narrow) + window) + places;
-  const int64_t warps = g.narrow ? int64_t(g.column_blocks) * 2 * 4 * 32 * 4 : 0;
-  return std::max(loop, warps);
+  return kWeightGradStages * (weight_grad_a_bytes(g.narrow) + window) + places;
 }
 
 // The most octets of channels that one group of consecutive (octet, tap) blocks touches.
@@ -28,6 +27,16 @@ int octets_of_groups(int blocks, int taps, int column_blocks) {
     most = std::max(most, (std::min(first + column_blocks, blocks) - 1) / taps - first / taps + 1);
   }
   return most;
+}
+
+// Narrow groups are even, so that all blocks last equally long.
+void group_columns(WeightGradPlan& g, int most) {
+  for (auto& b : g.branch) {
+    b.groups = int(ceil_div(b.blocks, most));
+    if (!b.groups) continue;
+    b.group_blocks = g.narrow ? int(round_up(ceil_div(b.blocks, b.groups), kNarrowDeal)) : most;
+    b.octets = octets_of_groups(b.blocks, b.taps.taps, b.group_blocks);
+  }
 }
 
 // The share of its column blocks that a step multiplies, on average: those with a tap that leads from one of the step's pixels to
@@ -55,10 +64,13 @@ double wanted_share(const WeightGradPlan& g, const Sizes& s, Math math) {
 
 // Of a block with this many patches.
 BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double share, Math math, const Gpu& gpu) {
-  const double rows = weight_grad_rows(g.narrow), columns = 8.0 * g.column_blocks, depth = patch_pixels(element_bytes(math));
+  const double rows = weight_grad_rows(g.narrow), depth = patch_pixels(element_bytes(math)), warps = kThreads / 32;
+  const double columns = 8.0 * std::max(g.branch[0].group_blocks, g.branch[1].group_blocks);
   BlockCost c{};
   c.tensor = patches * share * rows * columns * depth / fma_per_clock(math, gpu);
-  c.shared = patches * depth * element_bytes(math) * (rows + share * columns * (g.narrow ? 1 : 4)) / 128;
+  // Each warp loads what is all warps' and its own share of the rest.
+  const double loaded = g.narrow ? warps * rows + share * columns : rows + warps * share * columns;
+  c.shared = patches * depth * element_bytes(math) * loaded / 128;
   c.l2 = patches * double(weight_grad_shared_bytes(g, math)) / kWeightGradStages;
   c.epilogue = rows * columns * 4 / 32;  // sums to memory
   return c;
@@ -67,8 +79,60 @@ BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double
 double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, double share, Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
   const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), share, math, gpu);
-  const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
-  return clocks_of((g.branch[0].groups + g.branch[1].groups) * tiles * splits, per_sm, cost, gpu);
+  const int most = weight_grad_blocks_per_multiprocessor(math == Math::kFloat, g.narrow);
+  return clocks_of({{(g.branch[0].groups + g.branch[1].groups) * tiles * splits, cost}},
+                   blocks_per_multiprocessor(g.shared_bytes, most, gpu), gpu);
+}
+
+// Column blocks of a group that is not narrow: with the fewest to multiply.
+int wide_columns(const WeightGradPlan& g, Math math) {
+  double least = std::numeric_limits<double>::infinity();
+  int best = 0;
+  for (int column_blocks : kWeightGradColumnBlocks) {
+    if (!weight_grad_compiled(math, column_blocks)) continue;
+    double cost = 0;
+    for (const auto& b : g.branch) cost += double(ceil_div(b.blocks, column_blocks)) * (column_blocks + 2);
+    if (cost < least) least = cost, best = column_blocks;
+  }
+  return best;
+}
+
+// The shape of a patch with least to do. Returns whether there is one whose windows fit shared memory.
+bool choose_patch(WeightGradPlan& g, const Sizes& s, Math math, bool channels_last, const Gpu& gpu) {
+  const int pixels = patch_pixels(element_bytes(math));
+  double fewest = std::numeric_limits<double>::infinity();
+  WeightGradPlan best = g;
+  for (g.patch_h = 1; g.patch_h <= pixels; g.patch_h *= 2) {
+    g.patch_w = pixels / g.patch_h;
+    if (!channels_last && g.patch_w < piece_elements(math)) continue;  // NCHW pieces are along a row
+    g.patches_h = int(ceil_div(s.h, g.patch_h)), g.patches_w = int(ceil_div(s.w, g.patch_w));
+    const int64_t bytes = weight_grad_shared_bytes(g, math);
+    if (bytes > gpu.shared_per_block) continue;
+    const BlockCost block = weight_grad_block_cost(g, 1, 1, math, gpu);
+    const double cost = double(g.patches_h) * g.patches_w * (std::max(block.tensor, block.shared) + double(bytes) / 64);
+    if (cost < fewest) fewest = cost, best = g;
+  }
+  g = best;
+  g.shared_bytes = int(weight_grad_shared_bytes(g, math));
+  for (auto& b : g.branch) {
+    b.by_columns = channels_last && b.taps.axis == 1;
+    for (const int inner = b.by_columns ? g.patch_h : g.patch_w; 1 << b.inner_log2 < inner;) ++b.inner_log2;
+  }
+  return fewest < std::numeric_limits<double>::infinity();
+}
+
+// Returns the seconds they take, with those of adding them up.
+double choose_splits(WeightGradPlan& g, const Sizes& s, Math math, const Gpu& gpu) {
+  constexpr int64_t kSplitsMax = 64;
+  const int64_t patches = s.n * g.patches_h * g.patches_w;
+  const double share = wanted_share(g, s, math), partial = double(g.channels) * g.blocks_per_row * kOctet * 4;
+  double quickest = std::numeric_limits<double>::infinity();
+  for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
+    const double seconds = weight_grad_clocks(g, s, splits, share, math, gpu) / gpu.clock + 2 * double(splits) * partial / gpu.l2;
+    if (seconds < quickest) quickest = seconds, g.splits = int(splits);
+  }
+  g.partial_bytes = size_t(g.splits) * size_t(partial);
+  return quickest;
 }
 
 }  // namespace
@@ -86,64 +150,44 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
     b.first_block = g.blocks_per_row;
     g.blocks_per_row += b.blocks;
   }
-  double least = std::numeric_limits<double>::infinity();
-  for (int column_blocks : kWeightGradColumnBlocks) {
-    if (!weight_grad_compiled(math, column_blocks)) continue;
-    double cost = 0;
-    for (const auto& b : g.branch) cost += double(ceil_div(b.blocks, column_blocks)) * (column_blocks + 2);
-    if (cost < least) least = cost, g.column_blocks = column_blocks;
+  std::vector<int> sizes;  // of groups, in column blocks
+  if (narrow) {
+    for (int most = kNarrowColumnBlocks; most >= kNarrowDeal; most /= 2) sizes.push_back(most);
+  } else {
+    sizes = {wide_columns(g, math)};
   }
-  for (auto& b : g.branch) {
-    b.groups = int(ceil_div(b.blocks, g.column_blocks));
-    b.octets = octets_of_groups(b.blocks, b.taps.taps, g.column_blocks);
-  }
-
-  const int pixels = patch_pixels(element_bytes(math));
-  double fewest = std::numeric_limits<double>::infinity();
-  WeightGradPlan best = g;
-  for (g.patch_h = 1; g.patch_h <= pixels; g.patch_h *= 2) {
-    g.patch_w = pixels / g.patch_h;
-    if (!channels_last && g.patch_w < piece_elements(math)) continue;  // NCHW pieces are along a row
-    g.patches_h = int(ceil_div(s.h, g.patch_h)), g.patches_w = int(ceil_div(s.w, g.patch_w));
-    const int64_t bytes = weight_grad_shared_bytes(g, math);
-    if (bytes > gpu.shared_per_block) continue;
-    const BlockCost block = weight_grad_block_cost(g, 1, 1, math, gpu);
-    const double cost = double(g.patches_h) * g.patches_w * (std::max(block.tensor, block.shared) + double(bytes) / 64);
-    if (cost < fewest) fewest = cost, best = g;
-  }
-  if (fewest == std::numeric_limits<double>::infinity())
-    throw TooLarge("the window of a weight gradient does not fit shared memory");
-  g = best;
-  g.shared_bytes = int(weight_grad_shared_bytes(g, math));
-  for (auto& b : g.branch) {
-    b.by_columns = channels_last && b.taps.axis == 1;
-    for (const int inner = b.by_columns ? g.patch_h : g.patch_w; 1 << b.inner_log2 < inner;) ++b.inner_log2;
-  }
-
-  const int64_t patches = s.n * g.patches_h * g.patches_w;
-  const double share = wanted_share(g, s, math);
-  constexpr int64_t kSplitsMax = 64;
+  g.column_blocks = sizes[0];
   double quickest = std::numeric_limits<double>::infinity();
-  for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
-    const double partial = double(splits) * double(channels) * g.blocks_per_row * kOctet * 4;
-    const double seconds = weight_grad_clocks(g, s, splits, share, math, gpu) / gpu.clock + 2 * partial / gpu.l2;
-    if (seconds < quickest) quickest = seconds, g.splits = int(splits);
+  WeightGradPlan best;
+  for (int most : sizes) {
+    WeightGradPlan trial = g;
+    group_columns(trial, most);
+    if (!choose_patch(trial, s, math, channels_last, gpu)) continue;
+    const double seconds = choose_splits(trial, s, math, gpu);
+    if (seconds < quickest) quickest = seconds, best = trial;
   }
-  g.partial_bytes = size_t(g.splits) * size_t(channels) * g.blocks_per_row * kOctet * 4;
-  return g;
+  if (quickest == std::numeric_limits<double>::infinity()) {
+    throw TooLarge("the window of a weight gradient does not fit shared memory");
+  }
+  return best;
 }
 
-void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, double a_bytes, Math math, const Gpu& gpu) {
-  const Sizes& s = plan.sizes;
+LaunchWork weight_grad_work(const WeightGradPlan& g, const Traffic& read, const Sizes& s, Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
   const int64_t groups = (g.branch[0].groups + g.branch[1].groups) * tiles;
-  const double share = wanted_share(g, s, math);
-  const double macs = weight_grad_block_cost(g, double(patches), share, math, gpu).tensor * fma_per_clock(math, gpu);
-  Traffic traffic{a_bytes, 0};
-  traffic.leave(double(g.partial_bytes), gpu);
-  const int per_sm = blocks_per_multiprocessor(g.shared_bytes, 2, gpu);
-  note(plan, {name, groups * g.splits, kThreads, g.shared_bytes, per_sm, 2 * macs * double(groups)},
-       weight_grad_clocks(g, s, g.splits, share, math, gpu), traffic, gpu);
+  const auto cost = [&](int64_t of) { return weight_grad_block_cost(g, double(of), wanted_share(g, s, math), math, gpu); };
+  LaunchWork work;
+  work.kinds = {{groups * g.splits, cost(ceil_div(patches, g.splits))}};
+  work.shared_bytes = g.shared_bytes;
+  work.flops = 2 * cost(patches).tensor * fma_per_clock(math, gpu) * double(groups);
+  work.traffic = read;
+  work.traffic.leave(double(g.partial_bytes), gpu);
+  return work;
+}
+
+void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, const Traffic& read, Math math, const Gpu& gpu) {
+  const int most = weight_grad_blocks_per_multiprocessor(math == Math::kFloat, g.narrow);
+  note(plan, name, kThreads, most, weight_grad_work(g, read, plan.sizes, math, gpu), gpu);
 }
 
 }  // namespace gcn::cuda

@@ -1,8 +1,12 @@
 // Copies into the layouts that the tensor core kernels read: weights into tiles in the order of the product's depth, swizzled as
 // they will lie in shared memory, and maps that are not whole 16-byte pieces into padded maps. All of an op's copies are one
 // launch. Each writes every byte of its result, zeros in the padding. Bound by memory: weights 2.6 MB at 2048 channels, k = 15.
+//
+// The gradients of the second biases are sums of dy over its pixels. Whoever copies dy has them in hand: a thread adds up what it
+// writes of its channel, a block its threads, finish.cuh the blocks.
 #pragma once
 
+#include "block_sum.cuh"
 #include "fragment.cuh"
 #include "tiles.h"
 
@@ -20,37 +24,46 @@ GCN_DEVICE Element<M> as_operand(Element<M> value) {
 }
 
 // Pixels and channels in squares of 32 through shared memory: read along whichever runs through memory, written along channels.
+// A block has 32 channels and every `shares`-th square along the pixels.
 template <class M>
 GCN_DEVICE void pack_map(const PackMap& j, int block, int blocks, unsigned char* shared) {
   using E = Element<M>;
-  constexpr int kSide = 32, kRow = kSide + 1;
+  using A = Accumulator<E>;
+  constexpr int kSide = kSquareSide, kRow = kSide + 1;
   E* square = reinterpret_cast<E*>(shared);
-  const int64_t pixels = int64_t(j.n) * j.h * j.w;
+  const int64_t pixels = int64_t(j.n) * j.h * j.w, squares = (pixels + kSide - 1) / kSide;
   const int across = (j.padded + kSide - 1) / kSide;
-  const int64_t squares = (pixels + kSide - 1) / kSide * across;
   const bool along_channels = j.stride_c == 1;
-  for (int64_t s = block; s < squares; s += blocks) {
-    const int64_t first_pixel = s / across * kSide;
-    const int first_channel = int(s % across) * kSide;
-    for (int i = threadIdx.x; i < kSide * kSide; i += kPrepareThreads) {
-      const int fast = i % kSide, slow = i / kSide;
-      const int64_t pixel = first_pixel + (along_channels ? slow : fast);
-      const int channel = first_channel + (along_channels ? fast : slow);
-      E value = from_float<E>(0);
-      if (pixel < pixels && channel < j.channels) {
-        const int64_t w = pixel % j.w, h = pixel / j.w % j.h, n = pixel / j.w / j.h;
-        value = static_cast<const E*>(j.from)[n * j.stride_n + channel * j.stride_c + h * j.stride_h + w * j.stride_w];
+  for (int part = block; part < across * j.shares; part += blocks) {
+    const int share = part / across, first_channel = part % across * kSide;
+    A sum = 0;  // over pixels of this thread's channel
+    for (int64_t s = share; s < squares; s += j.shares) {
+      const int64_t first_pixel = s * kSide;
+      for (int i = threadIdx.x; i < kSide * kSide; i += kPrepareThreads) {
+        const int fast = i % kSide, slow = i / kSide;
+        const int64_t pixel = first_pixel + (along_channels ? slow : fast);
+        const int channel = first_channel + (along_channels ? fast : slow);
+        E value = from_float<E>(0);
+        if (pixel < pixels && channel < j.channels) {
+          const int64_t w = pixel % j.w, h = pixel / j.w % j.h, n = pixel / j.w / j.h;
+          value = static_cast<const E*>(j.from)[n * j.stride_n + channel * j.stride_c + h * j.stride_h + w * j.stride_w];
+        }
+        store_shared(square + (along_channels ? slow * kRow + fast : fast * kRow + slow), value);
       }
-      store_shared(square + (along_channels ? slow * kRow + fast : fast * kRow + slow), value);
+      __syncthreads();
+      for (int i = threadIdx.x; i < kSide * kSide; i += kPrepareThreads) {
+        const int64_t pixel = first_pixel + i / kSide;
+        const int channel = first_channel + i % kSide;
+        const E value = load_shared(square + i / kSide * kRow + i % kSide);
+        sum += to_float(value);
+        if (j.to && pixel < pixels && channel < j.padded) static_cast<E*>(j.to)[pixel * j.padded + channel] = value;
+      }
+      __syncthreads();
     }
-    __syncthreads();
-    for (int i = threadIdx.x; i < kSide * kSide; i += kPrepareThreads) {
-      const int64_t pixel = first_pixel + i / kSide;
-      const int channel = first_channel + i % kSide;
-      const E value = load_shared(square + i / kSide * kRow + i % kSide);
-      if (pixel < pixels && channel < j.padded) static_cast<E*>(j.to)[pixel * j.padded + channel] = value;
-    }
-    __syncthreads();
+    if (!j.sums) continue;
+    sum = sum_over_threads(sum, reinterpret_cast<A*>(shared), kPrepareThreads, kSide);
+    const int channel = first_channel + int(threadIdx.x);
+    if (threadIdx.x < kSide && channel < j.channels) static_cast<A*>(j.sums)[int64_t(channel) * j.shares + share] = sum;
   }
 }
 
@@ -130,9 +143,9 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(GCN_PARAMS Pre
 }
 
 template <class M>
-int launch_prepare(const PrepareParams& p, int blocks, Stream s) {
-  constexpr size_t kSquareBytes = 32 * 33 * sizeof(Element<M>);
-  const dim3 grid(blocks, p.maps + p.firsts + p.lines);
+int launch_prepare(const PrepareParams& p, Stream s) {
+  constexpr size_t kSquareBytes = kSquareSide * (kSquareSide + 1) * sizeof(Element<M>);  // more than a number of each thread
+  const dim3 grid(kPrepareBlocks, p.maps + p.firsts + p.lines);
   return launch(prepare_kernel<M>, Launch{grid, kPrepareThreads, kSquareBytes, s.stream, s.dependent}, p);
 }
 

@@ -13,6 +13,17 @@ namespace gcn::cuda {
 
 constexpr int kThreads = 128;  // of every tensor core kernel: four warps
 
+// --- prepare: shares of a map's pixels, each for one block and 32 channels at a time
+
+constexpr int kPrepareBlocks = 1024;  // enough loads in flight to fill the memory of a large GPU
+constexpr int kSquareSide = 32;       // pixels and channels that go through shared memory at a time
+
+constexpr int pack_map_shares(int64_t pixels, int channels) {
+  const int64_t squares = (pixels + kSquareSide - 1) / kSquareSide, across = (channels + kSquareSide - 1) / kSquareSide;
+  const int64_t blocks = across < kPrepareBlocks ? kPrepareBlocks / across : 1;
+  return int(squares < blocks ? squares : blocks);
+}
+
 constexpr int element_bytes(Math math) { return math == Math::kDouble ? 8 : math == Math::kTf32 || math == Math::kFloat ? 4 : 2; }
 
 // --- first stage: 128 pixels x (8 * column blocks), each warp 32 pixels x all columns
@@ -137,11 +148,17 @@ constexpr int line_blocks_per_multiprocessor(bool three_products, LineTile tile)
 constexpr int kLineStages = 3;
 constexpr int line_stage_bytes(LineTileShape s) { return s.outputs() * kBlockBytes * s.warps_k; }
 
-// --- weight gradient: 128 (or, narrow, 32) channels of a x (8 * column blocks), K-tiles of `patch_pixels` pixels
+// --- weight gradient: 128 (or, narrow, 24) channels of a x (8 * column blocks), K-tiles of `patch_pixels` pixels
 constexpr int kWeightGradColumnBlocks[] = {15, 21};
+constexpr int kNarrowColumnBlocks = 48;  // of four warps: 45 are all of k = 15, M = 21
+constexpr int kNarrowDeal = 8;           // column blocks that are dealt out to the warps together: a pair each
 constexpr bool weight_grad_compiled(Math math, int column_blocks) { return math != Math::kFloat || column_blocks == 15; }
 constexpr int kWeightGradStages = 2;
-constexpr int weight_grad_rows(bool narrow) { return narrow ? 32 : 128; }
+constexpr int weight_grad_rows(bool narrow) { return narrow ? 24 : 128; }
+// As far as registers go. Narrow ones share a kernel with line convolutions.
+constexpr int weight_grad_blocks_per_multiprocessor(bool three_products, bool narrow) {
+  return narrow && !three_products ? 3 : 2;
+}
 constexpr int patch_pixels(int element_bytes) { return 128 / element_bytes; }
 constexpr int weight_grad_a_bytes(bool narrow) { return weight_grad_rows(narrow) * 128; }
 constexpr int kWeightGradPlaceBytes = 8;  // what is kept of each pixel of a patch and of its window

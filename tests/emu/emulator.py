@@ -148,7 +148,11 @@ OPERATOR = Build(
         "operator_module.cpp",
         *("plan.cpp", "plan_first_stage.cpp", "plan_line_conv.cpp", "plan_weight_grad.cpp", "cost.cpp"),
         *("execute.cpp", "kernels.cu"),
-        *(f"instances/{kernel}_{math}.cu" for kernel in ("first_stage", "line_conv", "weight_grad") for math in MATHS),
+        *(
+            f"instances/{kernel}_{math}.cu"
+            for kernel in ("first_stage", "line_conv", "weight_grad", "second_stage_grad")
+            for math in MATHS
+        ),
         *("hopper/hopper_plan.cpp", *(f"hopper/hopper_plan_{kernel}.cpp" for kernel in HOPPER_KERNELS)),
         *("hopper/hopper_execute.cpp", "hopper/hopper_kernels.cu"),
         *(f"hopper/instances/hopper_{kernel}_{math}.cu" for kernel in HOPPER_KERNELS for math in ("half", "bfloat16")),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cases import Case, square
 from faults import Fault
-from problems import CROP, EIGHTS, EmulatedCase
+from problems import CROP, EIGHTS, MANY_OUTPUTS, EmulatedCase
 
 #: Lines that fill tiles, several groups of middle channels.
 WHOLE_LINES = Case("whole-lines", n=1, c=32, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
@@ -21,6 +21,9 @@ BATCH = EmulatedCase(Case("batch", n=2, c=40, h=7, w=13, mid_l=5, mid_r=3, out=6
 PACKED = EmulatedCase(EIGHTS, "half", "unaligned")
 SKIPS = EmulatedCase(SKIPPING, "half", "channels_last")
 DOUBLE = EmulatedCase(EIGHTS, "double", "nchw")
+OUTPUTS = EmulatedCase(MANY_OUTPUTS, "half", "channels_last")
+#: More parts of a bias's gradient than a block has threads.
+LONG = EmulatedCase(Case("long", n=1, c=8, h=1, w=4500, mid_l=2, mid_r=2, out=2, k=square(3)), "half", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,8 @@ PREPARE = _of(
     "prepare.cuh",
     (
         "square-no-barrier",
-        "value);\n    }\n    __syncthreads();",
-        "value);\n    }",
+        "value);\n      }\n      __syncthreads();",
+        "value);\n      }",
         "the square is read before it is written",
         PACKED,
     ),
@@ -188,6 +191,8 @@ PREPARE = _of(
         "reads the next tap's weights as further channels",
         ODD,
     ),
+    ("sum", "sum += to_float(value);", "sum = to_float(value);", "only the last pixel of a thread counts", NCHW),
+    ("shares", "* j.shares + share] = sum", "* j.shares] = sum", "all shares write one sum", NCHW),
 )
 
 LINE_CONV = _of(
@@ -276,6 +281,17 @@ LINE_CONV = _of(
         CHANNELS_LAST,
     ),
     ("bias", "b && o < p.outputs", "b && o < p.outputs - 1", "the last output has no bias", NCHW),
+    ("sums-outside", "if (inside >> i & 1) sum +=", "sum +=", "pixels past the edge of the map are summed", ODD),
+    ("sums-of-lanes", "apart = 4; apart < 32", "apart = 8; apart < 32", "half of the pixels are summed", NCHW),
+    ("sums-of-warps", "for (int warp = 0;", "for (int warp = 1;", "the first warp's pixels are not summed", NCHW),
+    ("sums-of-rectangles", "+ rectangle] = sum", "] = sum", "all rectangles write one sum", NCHW),
+    (
+        "sums-twice",
+        "add_pixels(acc, sums);",
+        "add_pixels(acc, reinterpret_cast<float*>(tile));",
+        "the tile is written over the sums",
+        NCHW,
+    ),
 )
 
 WEIGHT_GRAD = _of(
@@ -288,7 +304,14 @@ WEIGHT_GRAD = _of(
         "the stage has not landed",
         NCHW,
     ),
-    ("not-transposed", "ldmatrix_x4_trans(w, window", "ldmatrix_x4(w, window", "pixels and channels change places", NCHW),
+    (
+        "not-transposed",
+        "ldmatrix_x4_trans(w, window + pixel + column_at[j]);\n#pragma unroll\n          for",
+        "ldmatrix_x4(w, window + pixel + column_at[j]);\n#pragma unroll\n          for",
+        "pixels and channels change places",
+        NCHW,
+    ),
+    ("narrow-not-transposed", "ldmatrix_x4_trans(two", "ldmatrix_x4(two", "pixels and channels change places", NCHW),
     (
         "mask",
         "patch.h + place.h < p.h && patch.w + place.w < p.w && channel",
@@ -326,18 +349,40 @@ WEIGHT_GRAD = _of(
     ),
     (
         "split-end",
-        "last = int(patches * (blockIdx.z + 1) / p.splits)",
-        "last = int(patches * (blockIdx.z + 1) / p.splits) - (blockIdx.z + 1 < unsigned(p.splits))",
+        "last = int(patches * (split + 1) / p.splits)",
+        "last = int(patches * (split + 1) / p.splits) - (split + 1 < p.splits)",
         "splits leave a patch out",
         SPLIT,
     ),
     (
-        "warps-no-barrier",
-        "store_shared(sums + i * 32 + lane, mine[i]);\n      }\n      __syncthreads();",
-        "store_shared(sums + i * 32 + lane, mine[i]);\n      }",
-        "read before they are written",
+        "operands-change-places",
+        "{w[0], w[2], w[1], w[3]}, a[i]",
+        "{w[0], w[1], w[2], w[3]}, a[i]",
+        "the pair's second block stands where the first block's other pixels belong",
         NCHW,
     ),
+    ("third-octet", "own + 2 * kOctetBytes", "own + kOctetBytes", "dy's second octet counts as the third", NCHW),
+    (
+        "another-warps-pairs",
+        "2 * (kNarrow ? j * kWarps + warp : j) + i",
+        "2 * (kNarrow ? j * kWarps : j) + i",
+        "all warps have the first one's pairs",
+        NCHW,
+    ),
+    (
+        "padding-columns-written",
+        "|| column >= columns) return nullptr",
+        ") return nullptr",
+        "columns past the group's last are written over the next group's",
+        NCHW,
+    ),
+)
+
+SECOND_STAGE_GRAD = _of(
+    "second_stage_grad.cuh",
+    ("splits", "row / p.dw.splits, row % p.dw.splits", "row / p.dw.splits, 0", "all splits are the first", SPLIT),
+    ("second-job", "block - job * of_first", "block", "du_r starts behind its first rectangles", NCHW),
+    ("channel-tiles", "row / p.dw.splits, row % p.dw", "0, row % p.dw", "outputs from 24 on are lost", OUTPUTS),
 )
 
 FINISH = _of(
@@ -351,32 +396,25 @@ FINISH = _of(
         "gradients stand at taps that touch the padding only",
         SKIPS,
     ),
-    ("chunk-lost", "for (int chunk = 0;", "for (int chunk = 1;", "the first chunk is lost", NCHW),
+    ("part-lost", "part = threadIdx.x;", "part = threadIdx.x + 1;", "the first part of a bias is lost", NCHW),
+    ("part-stride", "part += kThreads", "part += kThreads / 2", "parts of a bias count twice", LONG),
 )
 
-CHANNEL_SUM = _of(
-    "channel_sum.cuh",
+BLOCK_SUM = _of(
+    "block_sum.cuh",
     (
         "no-barrier",
-        "store_shared(sums + tid, sum);\n    __syncthreads();",
-        "store_shared(sums + tid, sum);",
+        "store_shared(sums + tid, mine);\n  __syncthreads();",
+        "store_shared(sums + tid, mine);",
         "read before they are written",
         NCHW,
     ),
-    ("row-lost", "for (int row = 0;", "for (int row = 1;", "a share of the pixels is lost", NCHW),
+    ("half-of-the-sum", "half >= width; half /= 2", "half > width; half /= 2", "the last two are not added", DOUBLE),
 )
 
 DIRECT = _of(
     "direct.cuh",
     ("last-tap", "length - at + radius)", "length - at + radius - 1)", "the tap on the line's last position is lost", DOUBLE),
-    (
-        "no-barrier",
-        "store_shared(sums + threadIdx.x, sum);\n    __syncthreads();",
-        "store_shared(sums + threadIdx.x, sum);",
-        "read before they are written",
-        DOUBLE,
-    ),
-    ("half-of-the-sum", "half > 0; half /= 2", "half > 1; half /= 2", "the last two are not added", DOUBLE),
 )
 
 SANITIZED = [
@@ -390,4 +428,5 @@ SANITIZED = [
     )
 ]
 
-MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *WEIGHT_GRAD, *FINISH, *CHANNEL_SUM, *DIRECT, *SANITIZED)
+BACKWARD = (*WEIGHT_GRAD, *SECOND_STAGE_GRAD, *FINISH, *BLOCK_SUM)
+MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *BACKWARD, *DIRECT, *SANITIZED)

@@ -15,6 +15,7 @@
 #include "execute.h"
 #include "plan.h"
 #include "python_emulator.h"
+#include "tiles.h"
 
 namespace py = pybind11;
 using namespace gcn::cuda;
@@ -139,7 +140,12 @@ class Facts {
     add("weight_grad " + std::string(g.narrow ? "narrow" : channels_last ? "channels_last" : "nchw"));
     add("weight_grad of " + std::to_string(g.column_blocks) + " column blocks");
     add_if(g.splits > 1, "weight_grad splits");
-    for (const auto& b : g.branch) add_if(b.octets > 1, "weight_grad several octets");
+    add_if(g.narrow && g.channels > weight_grad_rows(true), "weight_grad narrow tiles of channels");
+    for (const auto& b : g.branch) {
+      add_if(b.octets > 1, "weight_grad several octets");
+      add_if(g.narrow && b.groups > 1, "weight_grad narrow groups");
+      add_if(g.narrow && b.groups && b.octets == b.channels / kOctet, "weight_grad narrow with all octets");
+    }
   }
   void add(const HopperPlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
@@ -262,7 +268,10 @@ py::list backward_facts(const std::vector<int64_t>& sizes, const std::string& ma
     for (const LineConvPlan& du : plan.du) facts.add(du);
   if (plan.wanted.x) facts.add(plan.dx);
   if (plan.wanted.w_l1 || plan.wanted.w_r1) facts.add(plan.source), facts.add(plan.first, plan.source.channels_last);
-  if (plan.wanted.w_l2 || plan.wanted.w_r2) facts.add(plan.second, true);
+  if (plan.wanted.w_l2 || plan.wanted.w_r2) {
+    facts.add(plan.second, true);
+    facts.add_if(plan.second.narrow, plan.du_narrow ? "second_stage_grad with du" : "second_stage_grad without du");
+  }
   facts.add(plan.hopper, plan.first, plan.sizes);
   return facts.list();
 }

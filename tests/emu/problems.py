@@ -138,6 +138,9 @@ CITYSCAPES = Case("cityscapes", n=1, c=64, h=25, w=26, mid_l=19, mid_r=19, out=1
 TALL_KERNEL = Case("tall-kernel", n=1, c=24, h=100, w=8, mid_l=2, mid_r=3, out=3, k=(199, 3, 5, 99))
 LONG_KERNEL = Case("long-kernel", n=1, c=16, h=3, w=130, mid_l=3, mid_r=2, out=3, k=(3, 129, 255, 3))
 WIDE_BLOCK = Case("wide-block", n=1, c=80, h=10, w=16, mid_l=130, mid_r=70, out=90, k=(3, 5, 5, 3))
+#: More outputs than one narrow block of the weight gradient has; more middle channels than a narrow line convolution has.
+MANY_OUTPUTS = Case("many-outputs", n=1, c=16, h=9, w=16, mid_l=12, mid_r=27, out=43, k=(3, 5, 3, 7))
+MANY_MIDDLE = Case("many-middle", n=1, c=16, h=9, w=16, mid_l=33, mid_r=5, out=7, k=(3, 5, 3, 7))
 MANY_INPUTS = Case("many-inputs", n=1, c=520, h=8, w=8, mid_l=5, mid_r=4, out=6, k=square(3))
 MANY_PIXELS = Case("many-pixels", n=2, c=16, h=40, w=48, mid_l=5, mid_r=4, out=6, k=square(7))
 
@@ -174,6 +177,10 @@ def _plan_branches() -> list[EmulatedCase]:
         EmulatedCase(LONG_KERNEL, "tf32", "unaligned"),
         *(EmulatedCase(WIDE_BLOCK, math, layout, gpu) for math, layout, gpu in WIDE_BLOCK_RUNS),
         *(EmulatedCase(EIGHTS, math, layout, "cramped") for math, layout in (("half", "nchw"), ("float", "channels_last"))),
+        EmulatedCase(MANY_OUTPUTS, "bfloat16", "channels_last"),
+        EmulatedCase(MANY_OUTPUTS, "tf32", "nchw", "tiny"),
+        EmulatedCase(MANY_MIDDLE, "half", "nchw"),
+        EmulatedCase(MANY_MIDDLE, "float", "channels_last", "tiny"),
         EmulatedCase(MANY_INPUTS, "half", "channels_last"),
         EmulatedCase(MANY_INPUTS, "half", "nchw"),
         EmulatedCase(MANY_PIXELS, "half", "nchw", "tiny"),

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emula
 #: Where the kernels of a header are compiled for 16-bit floats; those of all others are in kernels.cu.
 COMPILED_IN = {
     "first_stage.cuh": ("instances/first_stage_half.cu",),
-    "line_conv.cuh": ("instances/line_conv_half.cu",),
-    "weight_grad.cuh": ("instances/weight_grad_half.cu",),
+    "line_conv.cuh": ("instances/line_conv_half.cu", "instances/second_stage_grad_half.cu"),
+    "weight_grad.cuh": ("instances/weight_grad_half.cu", "instances/second_stage_grad_half.cu"),
+    "second_stage_grad.cuh": ("instances/second_stage_grad_half.cu",),
 }
 
 

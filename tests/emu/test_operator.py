@@ -48,7 +48,9 @@ BRANCHES = {
     *(f"line_conv {fact}" for fact in ("phases", "tiles of outputs", "whole pieces", "single elements")),
     *(f"line_conv to {layout}" for layout in ("channels_last", "nchw")),
     *(f"weight_grad {kind}" for kind in ("narrow", "channels_last", "nchw", "splits", "several octets")),
-    *(f"weight_grad of {n} column blocks" for n in (15, 21)),
+    *(f"weight_grad of {n} column blocks" for n in (15, 21, 48)),
+    *(f"weight_grad narrow {fact}" for fact in ("tiles of channels", "groups", "with all octets")),
+    *(f"second_stage_grad {fact} du" for fact in ("with", "without")),
     "direct: float64 has no tensor core kernels",
 }
 

@@ -1,5 +1,5 @@
 #include "../weight_grad.cuh"
 
 namespace gcn::cuda {
-template int launch_weight_grad<BFloat16>(bool, bool, int, const WeightGradParams&, int, Stream);
+template int launch_weight_grad<BFloat16>(bool, int, const WeightGradParams&, int, Stream);
 }

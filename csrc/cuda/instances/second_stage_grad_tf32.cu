@@ -1,0 +1,5 @@
+#include "../second_stage_grad.cuh"
+
+namespace gcn::cuda {
+template int launch_second_stage_grad<Tf32>(LineTile, const SecondStageGradParams&, int, Stream);
+}
