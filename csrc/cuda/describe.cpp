@@ -64,8 +64,6 @@ const char* name(LineTile tile) {
   switch (tile) {
     case LineTile::kNarrow:
       return "narrow";
-    case LineTile::kNarrowHalf:
-      return "narrow, medium map";
     case LineTile::kNarrowSmall:
       return "narrow, small map";
     case LineTile::kMedium:

@@ -132,7 +132,7 @@ struct LineConvParams {
   LineConv job[2];
 };
 
-enum class LineTile : int { kNarrow, kNarrowHalf, kNarrowSmall, kMedium, kWide, kWideSmall };
+enum class LineTile : int { kNarrow, kNarrowSmall, kMedium, kWide, kWideSmall };
 
 // --- weight gradients -----------------------------------------------------------------------------------------------------
 

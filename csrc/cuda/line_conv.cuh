@@ -417,8 +417,6 @@ int launch_line_conv(LineTile tile, const LineConvParams& p, int jobs, int share
   switch (tile) {
     case LineTile::kNarrow:
       return launch_line_conv_tile<M, LineTile::kNarrow>(p, jobs, shared_bytes, s);
-    case LineTile::kNarrowHalf:
-      return launch_line_conv_tile<M, LineTile::kNarrowHalf>(p, jobs, shared_bytes, s);
     case LineTile::kNarrowSmall:
       return launch_line_conv_tile<M, LineTile::kNarrowSmall>(p, jobs, shared_bytes, s);
     case LineTile::kMedium:

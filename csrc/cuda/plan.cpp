@@ -191,7 +191,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     const int64_t most = std::max(s.m_l, s.m_r);
     const LineTile du_tile =
         choose_line_tile(s, math, {{second_taps[0], padded(s.o)}}, most, padded_strides(s, padded(most)), 2, gpu);
-    plan.du_narrow = du && line_tile_shape(du_tile).outputs() == line_tile_shape(LineTile::kNarrow).outputs();
+    plan.du_narrow = du && (du_tile == LineTile::kNarrow || du_tile == LineTile::kNarrowSmall);
     for (int i = 0; i < 2 && du; ++i) {
       const int width = padded(mid[i]);
       plan.du[i] =

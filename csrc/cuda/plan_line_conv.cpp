@@ -92,29 +92,22 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
 
 LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvPlan::Term>& terms, int64_t outputs,
                           const Strides& out, int jobs, const Gpu& gpu) {
-  // From the largest to one that fits wherever any does.
-  std::vector<LineTile> tiles = {LineTile::kNarrow, LineTile::kNarrowHalf, LineTile::kNarrowSmall};
-  if (outputs > line_tile_shape(LineTile::kNarrow).outputs()) {
+  LineTile large = LineTile::kNarrow, small = LineTile::kNarrowSmall;
+  if (outputs > line_tile_shape(large).outputs()) {
     if (outputs <= line_tile_shape(LineTile::kMedium).outputs()) return LineTile::kMedium;
-    tiles = {LineTile::kWide, LineTile::kWideSmall};
-    if (!line_conv_compiled(math, LineTile::kWide)) return LineTile::kWideSmall;
+    large = LineTile::kWide, small = LineTile::kWideSmall;
+    if (!line_conv_compiled(math, large)) return small;
   }
   const auto clocks = [&](LineTile tile) {
     const LineConvPlan l = plan_line_conv(s, math, tile, terms, outputs, outputs, out, false, gpu);
     const int per_sm = blocks_per_multiprocessor(l.shared_bytes, line_blocks_per_multiprocessor(math == Math::kFloat, tile), gpu);
     return clocks_of({{jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles, line_block_cost(l, s, math, gpu)}}, per_sm, gpu);
   };
-  LineTile best = tiles.back();
-  double fewest = std::numeric_limits<double>::infinity();
-  for (const LineTile tile : tiles) {
-    try {
-      const double all = clocks(tile);
-      if (all < fewest) fewest = all, best = tile;
-    } catch (const TooLarge&) {
-      // a smaller one may fit
-    }
+  try {
+    return clocks(large) <= clocks(small) ? large : small;
+  } catch (const TooLarge&) {
+    return small;
   }
-  return best;
 }
 
 LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,

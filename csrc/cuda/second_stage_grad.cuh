@@ -41,7 +41,6 @@ int launch_second_stage_grad_tile(const SecondStageGradParams& p, int shared_byt
 template <class M>
 int launch_second_stage_grad(LineTile tile, const SecondStageGradParams& p, int shared_bytes, Stream s) {
   if (tile == LineTile::kNarrow) return launch_second_stage_grad_tile<M, LineTile::kNarrow>(p, shared_bytes, s);
-  if (tile == LineTile::kNarrowHalf) return launch_second_stage_grad_tile<M, LineTile::kNarrowHalf>(p, shared_bytes, s);
   if (tile == LineTile::kNarrowSmall) return launch_second_stage_grad_tile<M, LineTile::kNarrowSmall>(p, shared_bytes, s);
   return cudaErrorInvalidValue;
 }

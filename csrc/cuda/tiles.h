@@ -61,8 +61,6 @@ constexpr LineTileShape line_tile_shape(LineTile tile) {
   switch (tile) {
     case LineTile::kNarrow:  // 21 classes: second stage and its input gradients
       return {4, 1, 1, 4, 3};
-    case LineTile::kNarrowHalf:  // the same for maps of medium size: twice the blocks
-      return {4, 1, 1, 2, 3};
     case LineTile::kNarrowSmall:  // the same for small maps: eight times the blocks, the warps share the depth
       return {1, 1, 4, 2, 3};
     case LineTile::kMedium:  // 25 ... 64 output channels
