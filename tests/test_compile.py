@@ -41,12 +41,13 @@ def test_one_graph_forward_and_backward(dtype: torch.dtype, layout: str, run: Im
 
 
 def test_inductor_trains_a_network_around_the_block() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), FusedGCN(8, 4, 7), nn.BatchNorm2d(4))
-    x = torch.randn(2, 3, 9, 12)
+    # In float64: gradients of the biases in front of the BatchNorm are nothing but rounding, which differs between CPUs.
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), FusedGCN(8, 4, 7), nn.BatchNorm2d(4)).double()
+    x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
     eager = training_step(copy.deepcopy(network), x)
     compiled = training_step(torch.compile(copy.deepcopy(network), fullgraph=True), x)
     for ours, theirs in zip(compiled, eager, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"])

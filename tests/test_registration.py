@@ -11,7 +11,8 @@ PROBLEMS = {
     "float32": (SMALL, torch.float32, "nchw"),
     "float64-channels_last": (SMALL, torch.float64, "channels_last"),
     "bfloat16": (SMALL, torch.bfloat16, "nchw"),
-    "no-bias": (Case("no-bias", biases=()), torch.float32, "channels_last"),
+    # In float64: double backward goes through PyTorch's own convolutions, two of whose float32 algorithms differ on some CPUs.
+    "no-bias": (Case("no-bias", biases=()), torch.float64, "channels_last"),
     "only-b_l1-b_r2": (Case("two", biases=("b_l1", "b_r2")), torch.float32, "nchw"),
     "batch0": (Case("batch0", n=0), torch.float32, "nchw"),
     "map1x1": (Case("map1x1", h=1, w=1), torch.float32, "nchw"),

@@ -475,7 +475,6 @@ INPUT_GRAD = _of(
         "the second block's stages are never free",
         PATCHES,
     ),
-    ("patch-outside", "u.n < p().n && ", "", "a patch past the last is written", PATCHES),
     ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", INPUT),
     ("ends-too-early", "cluster_sync();  // a block ends", "// a block ends", "a block ends while the other sends", PATCHES),
     ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
