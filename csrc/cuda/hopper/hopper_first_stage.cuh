@@ -12,9 +12,10 @@
 //
 // Pixels. Eight neighbouring lines are a bundle, and x lies in shared memory as [position][8 lines][64 bytes of channels]: a step
 // along the lines is 512 bytes, which the permutation of 64-byte rows does not notice. Work comes in items, a bundle and up to
-// 35 - g positions of it: D is [64 rows][34 positions x 8 lines] in 136 registers a thread, low (18 positions) and high (16).
-// The line ends in zeros, which the copy engine writes; products of x with what lies in front of or behind all of it are left
-// out, some positions at a time (cut_of()): at k = 15 lines of 16, 32, 64 positions need 84, 92, 99 % of the products.
+// 35 - g positions of it: D is [64 rows][34 positions x 8 lines], low (18 positions) and high (16), and once more positions 4 to
+// 17 for the first groups of taps (early): 192 registers a thread. The line ends in zeros, which the copy engine writes; products
+// with what lies in front of or behind it are left out, some positions at a time: at k = 15 lines of 16, 32 and 64 positions need
+// 89, 94 and 100 % of k products a position.
 //
 // Who owns what: blocks are persistent, one to an SM. A unit of work is a branch, 64 rows, two items and a split of the channels.
 // Warpgroup 0 copies (two threads); warpgroups 1 and 2 have an item each and share the weights.
