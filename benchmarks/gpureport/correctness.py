@@ -3,8 +3,9 @@
 Where the environment variable GCN_KERNELS_GENERATION asks for the kernels of sm_90a, the problems of their own tests come
 first. The rule is that of tests/rule.py: at most twice the error of PyTorch's own four convolutions, which are measured on
 the same GPU at the same precision; in tf32, which PyTorch may use but need not, of convolutions of rounded factors. One
-line of JSON per problem. A kernel that crashes leaves its process without a GPU, so the work is done by a second process;
-where that dies, the problem is recorded and another goes on behind it.
+line of JSON per problem. A kernel that crashes leaves its process without a GPU, and one that waits for ever never gives it
+back, so the work is done by a second process; where that dies or stands still, the problem is recorded and another goes on
+behind it.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,15 @@ MATHS = {
 }
 MOST_CRASHES = 8
 CRASHED = 3
+#: A process that has had nothing to say for so many seconds is stopped.
+STANDSTILL_SECONDS = 20.0
 
 
-def problems() -> list[tuple[str, Any]]:
-    """Every arithmetic with every case of the tests."""
+def problems(maths: Sequence[str] = tuple(MATHS)) -> list[tuple[str, Any]]:
+    """Every arithmetic asked for with every case of the tests."""
     modules = ["hopper_problems"] if os.environ.get("GCN_KERNELS_GENERATION") == "hopper" else []
     found: list[Any] = [importlib.import_module(name) for name in (*modules, "cases")]
-    return [(math, case) for math in MATHS for module in found for case in module.CASES]
+    return [(math, case) for math in maths for module in found for case in module.CASES]
 
 
 def rows_of(math: str, case: Any, device: str, names: list[str]) -> Iterator[dict[str, object]]:
@@ -64,8 +67,8 @@ def rows_of(math: str, case: Any, device: str, names: list[str]) -> Iterator[dic
                 yield row | {"status": "skipped", "reason": reason}
                 continue
             try:
-                found = rule.evaluate(_operator(backend), block.in_layout(layout))
-                found = {name: rule.error(t, expected.values[name]) for name, t in found.items()}
+                results = rule.evaluate(_operator(backend), block.in_layout(layout))
+                found = {name: rule.error(t, expected.values[name]) for name, t in results.items()}
             except torch.AcceleratorError:
                 raise
             except Exception as error:
@@ -75,16 +78,24 @@ def rows_of(math: str, case: Any, device: str, names: list[str]) -> Iterator[dic
                 continue
             shares = {name: _share(error, expected.allowed[name]) for name, error in found.items()}
             worst = max(shares, key=lambda name: shares[name])
+            broken = [_describe(name, results[name], expected) for name, share in shares.items() if share > 1]
             yield row | {
-                "status": "passed" if shares[worst] <= 1 else "failed",
+                "status": "failed" if broken else "passed",
                 "worst": worst,
                 "error": found[worst],
                 "allowed": expected.allowed[worst],
                 "share_of_allowed": shares[worst],
-                "reason": ""
-                if shares[worst] <= 1
-                else f"{worst}: error {found[worst]:.3e}, allowed {expected.allowed[worst]:.3e}",
+                "reason": "; ".join(broken),
             }
+
+
+def _describe(name: str, result: torch.Tensor, expected: Any) -> str:
+    """How wrong a result is, and where: its own error, how many elements are off, and the first and last of them."""
+    allowed = expected.allowed[name]
+    off = (~((result.double() - expected.values[name].to(result.device)).abs() <= allowed)).nonzero()
+    where = f"from {off[0].tolist()} to {off[-1].tolist()}, columns {off.amin(0).tolist()} to {off.amax(0).tolist()}"
+    error = (result.double() - expected.values[name].to(result.device)).abs().max().item()
+    return f"{name}: error {error:.3e}, allowed {allowed:.3e}, {len(off)} of {result.numel()} elements off, {where}"
 
 
 def _operator(backend: str) -> Any:
@@ -97,7 +108,7 @@ def _share(error: float, allowed: float) -> float:
     return error / allowed if allowed and error == error else float("inf")
 
 
-def work(out: Path, first: int, deadline: float, device: str, names: list[str]) -> int:
+def work(out: Path, first: int, deadline: float, device: str, names: list[str], maths: list[str]) -> int:
     """Do the problems from number ``first`` on, adding lines to ``out``."""
     with out.open("a") as file:
 
@@ -105,7 +116,7 @@ def work(out: Path, first: int, deadline: float, device: str, names: list[str]) 
             file.write(json.dumps(line) + "\n")
             file.flush()
 
-        for number, (math, case) in enumerate(problems()[first:], first):
+        for number, (math, case) in enumerate(problems(maths)[first:], first):
             if time.time() > deadline:
                 write({"number": number, "status": "not reached"})
                 return 0
@@ -119,6 +130,21 @@ def work(out: Path, first: int, deadline: float, device: str, names: list[str]) 
                 write({"number": number, "math": math, "case": case.name, "status": "crashed", "reason": first_line(error)})
                 return CRASHED
     return 0
+
+
+def _run_watched(command: list[str], out: Path) -> int | None:
+    """The exit status of a program that writes to ``out``; None if it was stopped because it stood still."""
+    process = subprocess.Popen(command)
+    size, since = out.stat().st_size, time.monotonic()
+    while (code := process.poll()) is None:
+        time.sleep(0.1)
+        if (now := out.stat().st_size) != size:
+            size, since = now, time.monotonic()
+        elif time.monotonic() - since > STANDSTILL_SECONDS:
+            process.kill()
+            process.wait()
+            return None
+    return code
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -138,18 +164,20 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, required=True, help="no problem is started after these")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--backends", nargs="+", default=["cuda"])
+    parser.add_argument("--math", nargs="+", choices=MATHS, default=list(MATHS), help="default: all")
     parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.first is not None:
-        return work(given.out, given.first, given.deadline, given.device, given.backends)
+        return work(given.out, given.first, given.deadline, given.device, given.backends, given.math)
 
     given.out.write_text("")
     deadline, first = time.time() + given.seconds, 0
     options = ["--out", given.out, "--seconds", given.seconds, "--device", given.device, "--deadline", deadline]
+    options += ["--backends", *given.backends, "--math", *given.math]
     for _ in range(MOST_CRASHES):
-        command = [sys.executable, "-m", "gpureport.correctness", *options, "--first", first, "--backends", *given.backends]
-        if subprocess.run([str(part) for part in command], check=False).returncode == 0:
+        command = [sys.executable, "-m", "gpureport.correctness", *options, "--first", first]
+        if _run_watched([str(part) for part in command], given.out) == 0:
             break
         started = [json.loads(line)["number"] for line in given.out.read_text().splitlines()]
         if not started:

@@ -43,7 +43,7 @@ torch::stable::Tensor tensor_of(const Matrix<A>& m) {
 template <class A>
 void multiply(const Matrix<A>& out, const typename Matrix<A>::Const& a, const typename Matrix<A>::Const& b, bool accumulate) {
   const auto t = tensor_of(out);
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_cpu_addmm_out(t.get(), t.get(), tensor_of(a).get(), tensor_of(b).get(), accumulate ? 1.0 : 0.0, 1.0));
 }
 
