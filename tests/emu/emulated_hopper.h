@@ -14,10 +14,11 @@ namespace gcn::cuda {
 
 using TensorMap = TensorShape;
 
-// A shared address as the hardware counts it: of 18 bits, with the alignment that the memory has.
+// A shared address as the hardware counts it: a place of 18 bits, with the alignment that the memory has, and from bit 24 on the
+// block's rank in its cluster.
 inline uint32_t shared_address(const void* p) {
-  return ::simt::SharedMemory::address(
-      static_cast<size_t>(static_cast<const unsigned char*>(p) - ::simt::running.shared->bytes()));
+  const size_t offset = static_cast<size_t>(static_cast<const unsigned char*>(p) - ::simt::running.shared->bytes());
+  return ::simt::SharedMemory::address(offset) | static_cast<uint32_t>(::simt::cluster_machine().my_block()) << 24;
 }
 
 inline void barrier_init(Barrier* b, int arrivals) {

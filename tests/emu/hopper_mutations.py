@@ -245,6 +245,13 @@ FIRST_STAGE_NCHW = _of(
         CLUSTER,
     ),
     (
+        "rank-in-the-address",
+        "placed(form, x)",
+        "moved(form, x)",
+        "a block's rank in the cluster becomes a part of the strides",
+        CLUSTER,
+    ),
+    (
         "swizzle-of-32-bytes",
         "next_run, eight_channels, Swizzle::k32",
         "next_run, eight_channels, Swizzle::k64",

@@ -50,10 +50,17 @@ using Barrier = uint64_t;
 
 enum class Swizzle : int { kNone = 0, k128 = 1, k64 = 2, k32 = 3 };
 
+// 14 bits in units of 16 bytes. Shared addresses have more: in a cluster, the block's rank from bit 24 on.
+constexpr uint32_t kOperandField = 0x3FFFF;
+
 GCN_HOST_DEVICE constexpr uint64_t operand(uint32_t address, uint32_t leading_bytes, uint32_t stride_bytes, Swizzle swizzle) {
-  constexpr uint32_t kField = 0x3FFFF;  // 14 bits in units of 16 bytes
-  return uint64_t((address & kField) >> 4) | uint64_t((leading_bytes & kField) >> 4) << 16 |
-         uint64_t((stride_bytes & kField) >> 4) << 32 | uint64_t(static_cast<int>(swizzle)) << 62;
+  return uint64_t((address & kOperandField) >> 4) | uint64_t((leading_bytes & kOperandField) >> 4) << 16 |
+         uint64_t((stride_bytes & kOperandField) >> 4) << 32 | uint64_t(static_cast<int>(swizzle)) << 62;
+}
+
+// The matrix that is described for address 0, at this address.
+GCN_HOST_DEVICE constexpr uint64_t placed(uint64_t operand, uint32_t address) {
+  return operand | (address & kOperandField) >> 4;
 }
 
 // The same matrix `bytes` further on.

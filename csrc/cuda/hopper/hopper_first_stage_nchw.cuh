@@ -162,7 +162,7 @@ struct HopperFirstStageNchwBlock {
   GCN_DEVICE void multiply(float (&low)[kHalf], float (&high)[kHalf], const Consumer& c, uint64_t form, uint32_t x_step,
                            bool add) const {
     const uint32_t x = shared_address(stage_at(c.slot)), w = x + kXBytes + c.side * kWeightBytes;
-    const uint64_t of_x = moved(form, x), of_w = operand(w, 0, kEightRows, Swizzle::k64);
+    const uint64_t of_x = placed(form, x), of_w = operand(w, 0, kEightRows, Swizzle::k64);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       const uint64_t of_low = moved(of_x, step * x_step), of_step = moved(of_w, step * kStepBytes);
