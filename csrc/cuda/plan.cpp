@@ -20,26 +20,40 @@ size_t take(size_t& total, size_t bytes) {
 
 Strides padded_strides(const Sizes& s, int channels) { return {s.h * s.w * channels, 1, s.w * channels, channels}; }
 
+// Offsets are 32-bit numbers of pieces.
+bool reaches(const Sizes& s, const Strides& pieces) {
+  return (s.n - 1) * pieces.n + (s.h - 1) * pieces.h + (s.c - 1) * pieces.c + (s.w - 1) * pieces.w <
+         std::numeric_limits<uint32_t>::max();
+}
+
+// A copy of x, channels_last and padded to whole pieces.
+SourcePlan copied_source(const Sizes& s, Math math) {
+  const int64_t piece = piece_elements(math);
+  const Strides own = padded_strides(s, padded(s.c));
+  const Strides pieces{own.n / piece, 0, own.h / piece, own.w / piece};
+  if (!reaches(s, pieces)) throw TooLarge("x has more than 2^32 16-byte pieces");
+  return {true, true, pieces};
+}
+
 SourcePlan plan_source(const Sizes& s, Math math, const MapLayout& x) {
   const int64_t piece = piece_elements(math);
   // The stride of a dimension of one element says nothing.
   const Strides t{s.n > 1 ? x.strides.n : 0, s.c > 1 ? x.strides.c : 1, s.h > 1 ? x.strides.h : 0, s.w > 1 ? x.strides.w : 1};
   const auto whole = [&](int64_t stride) { return stride % piece == 0; };
-  const auto reaches = [&](const Strides& p) {  // offsets are 32-bit numbers of pieces
-    return (s.n - 1) * p.n + (s.h - 1) * p.h + (s.c - 1) * p.c + (s.w - 1) * p.w < std::numeric_limits<uint32_t>::max();
-  };
   if (x.aligned && t.c == 1 && s.c % piece == 0 && whole(t.n) && whole(t.h) && (s.w == 1 || whole(t.w))) {
     const Strides pieces{t.n / piece, 0, t.h / piece, s.w == 1 ? 0 : t.w / piece};
-    if (reaches(pieces)) return {false, true, pieces};
+    if (reaches(s, pieces)) return {false, true, pieces};
   }
   if (x.aligned && t.w == 1 && s.w % piece == 0 && whole(t.n) && whole(t.h) && (s.c == 1 || whole(t.c))) {
     const Strides pieces{t.n / piece, s.c == 1 ? 0 : t.c / piece, t.h / piece, 0};
-    if (reaches(pieces)) return {false, false, pieces};
+    if (reaches(s, pieces)) return {false, false, pieces};
   }
-  const Strides own = padded_strides(s, padded(s.c));
-  const Strides pieces{own.n / piece, 0, own.h / piece, own.w / piece};
-  if (!reaches(pieces)) throw TooLarge("x has more than 2^32 16-byte pieces");
-  return {true, true, pieces};
+  return copied_source(s, math);
+}
+
+// As the Hopper kernels take it: to copy a map costs far less than what they save.
+SourcePlan channels_last_source(const SourcePlan& source, const Sizes& s, Math math) {
+  return source.channels_last ? source : copied_source(s, math);
 }
 
 size_t padded_map_bytes(const Sizes& s, int64_t channels, Math math) {
@@ -119,8 +133,10 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   plan.tensor_cores = true;
   if (wants_hopper(s, false, gpu)) {
     HopperPlan& h = plan.hopper;
-    add_reason(h, plan.source.channels_last ? plan_hopper_first_stage(s, math, gpu, plan.first, h.first)
-                                            : plan_hopper_first_stage_nchw(math, gpu, plan.first, h.first_nchw));
+    const SourcePlan source = channels_last_source(plan.source, s, math);
+    FirstStagePlan stage = plan_first_stage(s, math, source, gpu);
+    add_reason(h, plan_hopper_first_stage(s, math, gpu, stage, h.first));
+    if (h.first.used) plan.source = source, plan.first = stage;
   }
 
   size_t& bytes = plan.workspace_bytes;
@@ -227,7 +243,9 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   if (wants_hopper(s, true, gpu)) {
     if (wanted.x) add_reason(plan.hopper, plan_hopper_input_grad(s, math, gpu, plan.dx, dx_hopper));
     if (first) {
-      add_reason(plan.hopper, plan_hopper_weight_grad(s, math, plan.source, gpu, plan.first, plan.hopper.weight_grad));
+      const SourcePlan source = channels_last_source(plan.source, s, math);
+      add_reason(plan.hopper, plan_hopper_weight_grad(s, math, source, gpu, plan.first, plan.hopper.weight_grad));
+      if (plan.hopper.weight_grad.used) plan.source = source;
     }
   }
   if (dx_hopper.used) plan.dx.packed_bytes = 0;

@@ -56,12 +56,13 @@ template <class M>
 struct HopperFirstStageBlock {
   using E = Element<M>;
   static constexpr int kBlockDepth = kBlockBytes / int(sizeof(E)), kWarps = kGroupSize / 32;
-  static constexpr uint32_t kStepBytes = 32;
+  static constexpr uint32_t kStepBytes = 32, kSteps = kBlockBytes / kStepBytes;
 
   const HopperFirstStageArguments& arguments;
   unsigned char* shared;
   const int rank;
-  Ring weights, windows;
+  Barrier* const barriers;
+  Ring weights, windows{};  // the windows of the one item that this thread has to do with
   const Lag lag;
 
   GCN_DEVICE const HopperFirstStage& p() const { return arguments.p; }
@@ -69,8 +70,14 @@ struct HopperFirstStageBlock {
 
   // --- shared memory
   GCN_DEVICE unsigned char* window_at(int slot, int side) const { return shared + (2 * slot + side) * p().window_bytes; }
-  GCN_DEVICE unsigned char* weights_at(int slot) const { return window_at(p().windows, 0) + slot * kRowBlockBytes; }
+  GCN_DEVICE int stage_bytes() const { return p().stage_steps * kRowBlockBytes; }
+  GCN_DEVICE unsigned char* weights_at(int slot) const { return window_at(p().windows, 0) + slot * stage_bytes(); }
   GCN_DEVICE float* sums_of(int side) const { return reinterpret_cast<float*>(weights_at(p().stages)) + side * p().sums; }
+  // Barriers are in places that do not depend on how many there are.
+  GCN_DEVICE Ring windows_of(int side) const {
+    Barrier* full = barriers + 2 * kRowStagesMost + 2 * side * kWindowsMost;
+    return Ring{full, full + kWindowsMost, p().windows};
+  }
   GCN_DEVICE Barrier* summed(int side) const { return lag.barrier + 1 + side; }  // by all blocks of a cluster
   GCN_DEVICE Barrier* read(int side) const { return lag.barrier + 3 + side; }    // the same
 
@@ -115,43 +122,45 @@ struct HopperFirstStageBlock {
 
   // --- the warpgroup that copies: a thread for each ring
 
-  GCN_DEVICE void copy_windows(const Item (&items)[2], int axis, int k_block) {
-    const int bytes = p().window_positions[axis] * kPositionBytes;
-    windows.start_filling((items[0].valid + items[1].valid) * bytes);
-    for (int side = 0; side < 2; ++side) {
-      if (!items[side].valid) continue;
-      copy_tensor_4d(window_at(windows.slot, side), &arguments.x[axis], k_block * kBlockDepth, items[side].line,
-                     items[side].first - branch(axis).radius + p().window_front[axis], items[side].n,
-                     windows.full + windows.slot);
-    }
-    windows.next();
-  }
-
-  GCN_DEVICE void copy_weights(const Unit& u, int k_block, int step) {
-    const FirstStageBranch& b = branch(u.axis);
-    const int64_t block = (int64_t(u.group) * b.tap_groups + step) * p().stage.k_blocks + k_block;
-    const unsigned char* from = static_cast<const unsigned char*>(b.weights) + block * kRowBlockBytes;
-    weights.start_filling(kRowBlockBytes);
-    if (p().sharing == 1) {
-      copy_bulk(weights_at(weights.slot), from, kRowBlockBytes, weights.full + weights.slot);
-    } else {
-      const int half = rank * (kRowBlockBytes / 2);
-      copy_bulk_multicast(weights_at(weights.slot) + half, from + half, kRowBlockBytes / 2, weights.full + weights.slot, 3);
-    }
-    weights.next();
-  }
-
-  GCN_DEVICE void copy_all_windows() {
+  GCN_DEVICE void copy_windows(int side) {
     for_each_unit([&](const Unit& u) {
-      const Item items[2] = {item_of(u, 0), item_of(u, 1)};
-      for (int k_block = u.first; k_block < u.last; ++k_block) copy_windows(items, u.axis, k_block);
+      const Item item = item_of(u, side);
+      if (!item.valid) return;
+      const int bytes = p().window_positions[u.axis] * kPositionBytes;
+      const int first = item.first - branch(u.axis).radius + p().window_front[u.axis];
+      for (int k_block = u.first; k_block < u.last; ++k_block) {
+        windows.start_filling(bytes);
+        copy_tensor_4d(window_at(windows.slot, side), &arguments.x[u.axis], k_block * kBlockDepth, item.line, first, item.n,
+                       windows.full + windows.slot);
+        windows.next();
+      }
     });
   }
 
-  GCN_DEVICE void copy_all_weights() {
+  // A group of taps of a k-block, or this block's half of it for both.
+  GCN_DEVICE void copy_rows(unsigned char* to, const unsigned char* from) const {
+    Barrier* full = weights.full + weights.slot;
+    if (p().sharing == 1) {
+      copy_bulk(to, from, kRowBlockBytes, full);
+    } else {
+      const int half = rank * (kRowBlockBytes / 2);
+      copy_bulk_multicast(to + half, from + half, kRowBlockBytes / 2, full, 3);
+    }
+  }
+
+  GCN_DEVICE void copy_weights() {
     for_each_unit([&](const Unit& u) {
-      for (int k_block = u.first; k_block < u.last; ++k_block) {
-        for (int step = 0; step < branch(u.axis).tap_groups; ++step) copy_weights(u, k_block, step);
+      const int steps = branch(u.axis).tap_groups;
+      const uint32_t next_step = uint32_t(p().stage.k_blocks) * kRowBlockBytes;
+      const unsigned char* from = static_cast<const unsigned char*>(branch(u.axis).weights) +
+                                  (int64_t(u.group) * steps * p().stage.k_blocks + u.first) * kRowBlockBytes;
+      for (int k_block = u.first; k_block < u.last; ++k_block, from += kRowBlockBytes) {
+        for (int step = 0; step < steps; weights.next()) {
+          const int stage_end = min(step + p().stage_steps, steps);
+          weights.start_filling((stage_end - step) * kRowBlockBytes);
+          unsigned char* to = weights_at(weights.slot);
+          for (; step < stage_end; ++step, to += kRowBlockBytes) copy_rows(to, from + int64_t(step) * next_step);
+        }
       }
     });
   }
@@ -165,18 +174,19 @@ struct HopperFirstStageBlock {
 
   struct Consumer {
     int side, thread, lane, warp;                 // of the two warpgroups; within the warpgroup
+    int told;                                     // the block that this lane tells of stages of weights that are free, or none
     int taken = 0;                                // stages of weights
     uint32_t parity = 0;                          // of the barriers between the parts of a sum
     int window_before = -1, weights_before = -1;  // slots whose products are in flight
   };
 
   // A stage of weights is free when all warps have said so, in every block that shares it.
+  GCN_DEVICE int told_by(int lane) const {
+    if (lane >= p().sharing) return -1;
+    return p().sharing == 1 ? rank : lane;
+  }
   GCN_DEVICE void let_go_of_weights(const Consumer& c, int slot) const {
-    if (p().sharing == 1) {
-      weights.let_go(slot, c.lane);
-    } else {
-      weights.let_go_of_shared(slot, c.lane, p().sharing);
-    }
+    if (c.told >= 0) barrier_arrive_at(weights.empty + slot, c.told);
   }
 
   // wgmma cuts tf32 off where mma.sync's operands are rounded in registers, which would cost half a bit and be a bias. So the
@@ -191,121 +201,231 @@ struct HopperFirstStageBlock {
     group_barrier(1 + c.side, kGroupSize);
   }
 
-  // The first kCount positions of a part += rows of weights times as many positions of a window; a group of its own: to
-  // close one behind a branch takes ptxas an empty product. It takes a piece of a register array only from its start.
+  // Operands differ in their address alone, which is counted in units of 16 bytes, as descriptors have it.
+  static constexpr uint64_t kForm = operand(0, 0, kPositionBytes, Swizzle::k64);
+  static constexpr uint32_t kStep = kStepBytes / 16, kPosition = kPositionBytes / 16;
+  static GCN_DEVICE uint32_t units_of(const void* p) { return uint32_t(placed(0, shared_address(p))); }
+
+  // The first kCount positions of a part += rows of weights times as many positions of a window. A register array can be taken
+  // a piece of only from its start.
+  template <int kCount, int kSize>
+  GCN_DEVICE void product_step(float (&part)[kSize], uint32_t w, uint32_t x) const {
+    wgmma<kBundle * kCount, false, false>(reinterpret_cast<float (&)[4 * kCount]>(part), kForm | w, kForm | x, true, M{});
+  }
+  // A group of its own: to close one behind a branch takes ptxas an empty product.
   template <int kCount, int kSize>
   GCN_DEVICE void product(float (&part)[kSize], uint32_t w, uint32_t x) const {
-    auto& d = reinterpret_cast<float (&)[4 * kCount]>(part);
-    const uint64_t of_w = operand(w, 0, kPositionBytes, Swizzle::k64), of_x = operand(x, 0, kPositionBytes, Swizzle::k64);
     wgmma_fence();
 #pragma unroll
-    for (uint32_t step = 0; step < kBlockBytes / kStepBytes; ++step) {
-      wgmma<kBundle * kCount, false, false>(d, moved(of_w, step * kStepBytes), moved(of_x, step * kStepBytes), true, M{});
-    }
+    for (uint32_t step = 0; step < kSteps; ++step) product_step<kCount>(part, w + step * kStep, x + step * kStep);
     wgmma_commit();
   }
 
-  // Of the positions in the range, and of some beside it. The products of calls before are done when it returns.
-  GCN_DEVICE void multiply(Sums& d, PositionRange range, uint32_t w, uint32_t x) const {
-    const uint32_t x_early = x + kEarlyFrom * kPositionBytes, x_high = x + kLowPositions * kPositionBytes;
-    const bool low = range.from < kLowPositions && range.from<range.to, high = range.to> kLowPositions && range.from < range.to;
-    if (low) {
-      const int behind = kLowPositions - range.to;  // positions that may be left out
-      if (range.from >= kEarlyFrom) {
-        product<kEarlyPositions>(d.early, w, x_early);
-      } else if (behind < 4) {
-        product<kLowPositions>(d.low, w, x);
-      } else if (behind < 7) {
-        product<kLowPositions - 4>(d.low, w, x);
-      } else {
-        product<kLowPositions - 7>(d.low, w, x);
+  // What a step multiplies, in six bits. To find that out takes longer than to look at it.
+  enum Choice : uint32_t {
+    kNone,
+    kLow,
+    kEarly,
+    kLowLess4,
+    kLowLess7,
+    kHigh = 1 << 3,
+    kHighLess4 = 2 << 3,
+    kHighLess7 = 3 << 3,
+  };
+  static constexpr uint32_t kLowBits = 7, kHighBits = 7 << 3;
+  static constexpr int kChoiceBits = 6;
+  static_assert(kStageStepsMost * kChoiceBits <= 32, "the choices of a stage are one register");
+
+  // All positions in the range, and some beside it.
+  GCN_DEVICE uint32_t choice(PositionRange inside) const {
+    if (inside.from >= inside.to) return kNone;
+    const int behind_low = kLowPositions - inside.to, behind_high = behind_low + kHighPositions;  // which may be left out
+    Choice low = behind_low < 4 ? kLow : behind_low < 7 ? kLowLess4 : kLowLess7;
+    if (inside.from >= kEarlyFrom) low = inside.from < kLowPositions ? kEarly : kNone;
+    const Choice high = behind_high < 4 ? kHigh : behind_high < 7 ? kHighLess4 : kHighLess7;
+    return uint32_t(low) | (inside.to > kLowPositions ? high : kNone);
+  }
+
+  // How many groups of products that are: none, one or two.
+  GCN_DEVICE int multiply(Sums& d, uint32_t choice, uint32_t w, uint32_t x) const {
+    const uint32_t x_early = x + kEarlyFrom * kPosition, x_high = x + kLowPositions * kPosition;
+    if (choice == (kLow | kHigh)) {
+      wgmma_fence();
+#pragma unroll
+      for (uint32_t step = 0; step < kSteps; ++step) {
+        product_step<kLowPositions>(d.low, w + step * kStep, x + step * kStep);
+        product_step<kHighPositions>(d.high, w + step * kStep, x_high + step * kStep);
       }
+      wgmma_commit();
+      return 1;
     }
-    if (high) {
-      const int behind = kLowPositions + kHighPositions - range.to;
-      if (behind < 4) {
-        product<kHighPositions>(d.high, w, x_high);
-      } else if (behind < 7) {
-        product<kHighPositions - 4>(d.high, w, x_high);
-      } else {
-        product<kHighPositions - 7>(d.high, w, x_high);
-      }
+    const uint32_t low = choice & kLowBits, high = choice & kHighBits;
+    if (low == kLow) {
+      product<kLowPositions>(d.low, w, x);
+    } else if (low == kEarly) {
+      product<kEarlyPositions>(d.early, w, x_early);
+    } else if (low == kLowLess4) {
+      product<kLowPositions - 4>(d.low, w, x);
+    } else if (low == kLowLess7) {
+      product<kLowPositions - 7>(d.low, w, x);
     }
-    if (low && high) {
+    if (high == kHigh) {
+      product<kHighPositions>(d.high, w, x_high);
+    } else if (high == kHighLess4) {
+      product<kHighPositions - 4>(d.high, w, x_high);
+    } else if (high == kHighLess7) {
+      product<kHighPositions - 7>(d.high, w, x_high);
+    }
+    return (low != kNone) + (high != kNone);
+  }
+
+  // Until all products are done but the last groups, and lets go of what the others have read.
+  GCN_DEVICE void wait_for_all_but(int groups, Consumer& c) {
+    if (groups == 2) {
       wgmma_wait<2>();
-    } else if (low || high) {
+    } else if (groups == 1) {
       wgmma_wait<1>();
     } else {
       wgmma_wait<0>();
     }
+    if (c.weights_before >= 0) let_go_of_weights(c, c.weights_before);
+    if (c.window_before >= 0) windows.let_go(c.window_before, c.lane);
+    c.weights_before = c.window_before = -1;
   }
 
-  // The products of a unit; of an item that is none, what comes by is only let go of.
+  // The products of a unit. Those of one step are 272 clocks in one warpgroup, and whatever else it does for a step must take
+  // less than that, at five or six clocks an instruction: what a step multiplies is found out before the loops, addresses are
+  // only added to, and what came before is waited for when the first products of a stage have been issued.
   GCN_DEVICE void product_of_unit(Sums& d, Consumer& c, const Unit& u, const Item& item) {
     const FirstStageBranch& b = branch(u.axis);
-    const int positions = item.valid ? item.outputs + b.group_taps - 1 : 0;
+    const int steps = b.tap_groups, taps = b.group_taps, last_base = b.taps - taps, stage_steps = p().stage_steps;
+    const int start = b.radius - item.first, end = start + b.length;  // of the line, as a group's first tap at 0 meets it
+    const auto choices_from = [&](int first) {
+      uint32_t choices = 0;
+      for (int i = 0; i < min(stage_steps, steps - first); ++i) {
+        const int base = min((first + i) * taps, last_base);
+        choices |= choice({max(start - base, 0), min(end - base, item.outputs + taps - 1)}) << i * kChoiceBits;
+      }
+      return choices;
+    };
+    const uint32_t next_stage = uint32_t(stage_bytes()) / 16, next_window = uint32_t(2 * p().window_bytes) / 16;
+    const uint32_t advance = taps * kPosition, less = (steps - 1) * advance - last_base * kPosition;  // at the last step
+    const uint32_t weights_start = units_of(weights_at(0));
+    const uint32_t window_start = units_of(window_at(0, c.side)) - p().window_front[u.axis] * kPosition;
+    uint32_t choices_of_stage = choices_from(0);
     for (int k_block = u.first; k_block < u.last; ++k_block) {
       windows.wait_until_full();
-      if (kIsTf32<M> && item.valid) round_window(window_at(windows.slot, c.side), c, u.axis);
-      const uint32_t x = shared_address(window_at(windows.slot, c.side)) - p().window_front[u.axis] * kPositionBytes;
-      for (int step = 0; step < b.tap_groups; ++step) {
+      if (kIsTf32<M>) round_window(window_at(windows.slot, c.side), c, u.axis);
+      uint32_t x = window_start + windows.slot * next_window;
+      for (int first = 0; first < steps; first += stage_steps) {
         weights.wait_until_full();
-        const int base = base_of(b, step);
-        multiply(d, positions_inside(item.first, positions, base, b.length, b.radius), shared_address(weights_at(weights.slot)),
-                 x + base * kPositionBytes);
-        if (c.weights_before >= 0) let_go_of_weights(c, c.weights_before);
+        if (steps > stage_steps) choices_of_stage = choices_from(first);
+        uint32_t w = weights_start + weights.slot * next_stage, choices = choices_of_stage;
+        const int count = min(stage_steps, steps - first);
+        const bool has_last = first + count == steps;
+        bool at_start = true;
+        for (int left = count; left > 0; --left) {
+          if (has_last && left == 1) x -= less;
+          const int groups = multiply(d, choices % (1 << kChoiceBits), w, x);
+          if (at_start) wait_for_all_but(groups, c), at_start = false;
+          choices >>= kChoiceBits;
+          w += kRowBlockBytes / 16;
+          x += advance;
+        }
         c.weights_before = weights.slot;
-        if (c.window_before >= 0) windows.let_go(c.window_before, c.lane), c.window_before = -1;
         weights.next();
         lag.count(c.taken, c.side, c.lane);
       }
       c.window_before = windows.slot;
       windows.next();
     }
-    wgmma_wait<0>();
+    wait_for_all_but(0, c);
     wgmma_results(d.low);
     wgmma_results(d.high);
     wgmma_results(d.early);
-    let_go_of_weights(c, c.weights_before);
-    windows.let_go(c.window_before, c.lane);
-    c.weights_before = c.window_before = -1;
+#pragma unroll
+    for (int i = 0; i < 4 * kEarlyPositions; ++i) d.low[4 * kEarlyFrom + i] += d.early[i];
   }
 
-  // --- the sums over the taps of a group, [position][middle channel][line]
+  // Of a unit without an item for this warpgroup, the weights that come by are only let go of.
+  GCN_DEVICE void pass_over(Consumer& c, const Unit& u) {
+    const int stages = (u.last - u.first) * ((branch(u.axis).tap_groups + p().stage_steps - 1) / p().stage_steps);
+    for (int i = 0; i < stages; ++i) {
+      weights.wait_until_full();
+      let_go_of_weights(c, weights.slot);
+      weights.next();
+      lag.count(c.taken, c.side, c.lane);
+    }
+  }
+
+  // --- the sums over the taps of a group, [middle channels, whole octets][position][line]: steps are constants
 
   struct Rows {
     int first_mid, mids;
   };
 
-  // Those of a part whose first position is kFirst, for one tap. `first`: there is nothing yet to add to.
-  template <int kFirst, int kSize>
-  GCN_DEVICE void add_part(const float (&part)[kSize], float* sums, const Consumer& c, int tap, const Rows& r, int outputs,
-                           bool first) const {
+  // Where items have no `high` part, there is no place for one.
+  static constexpr int kPitch = hopper_sums_pitch(kLowPositions + kHighPositions), kPitchOfLow = hopper_sums_pitch(kLowPositions);
+  GCN_DEVICE bool has_high(int axis) const { return p().outputs[axis] + branch(axis).group_taps - 1 > kLowPositions; }
+
+  // Those of a part whose first position is kFirst, as one tap of the group has them; `to` is where position 0 goes. Several at
+  // a time, so that reading one does not wait for writing another. Positions behind the item have a place, but no meaning.
+  template <int kFirst, bool kOnto, int kSize>
+  GCN_DEVICE void add_part(const float (&part)[kSize], float* to, int half, int tap, float bias) const {
+    constexpr int kPositions = kSize / 4, kAtOnce = 6;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = c.warp * 16 + c_row(c.lane, 2 * half), m = row - tap * r.mids;
-      if (m < 0 || m >= r.mids) continue;
+    for (int from = 0; from < kPositions; from += kAtOnce) {
+      float2 values[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < kSize / 4; ++i) {
-        const int position = kFirst + i - tap;
-        if (position < 0 || position >= outputs) continue;
-        float2* to = reinterpret_cast<float2*>(sums + (position * r.mids + m) * kBundle + c_column(c.lane, 0));
-        float2 value = make_float2(part[4 * i + 2 * half], part[4 * i + 2 * half + 1]);
-        if (!first) {
-          const float2 before = load_shared(to);
-          value = make_float2(before.x + value.x, before.y + value.y);
+      for (int i = 0; i < kAtOnce && from + i < kPositions; ++i) {
+        values[i] = make_float2(bias, bias);
+        if (kOnto && kFirst + from + i >= tap) {
+          values[i] = load_shared(reinterpret_cast<const float2*>(to + (kFirst + from + i) * kBundle));
         }
-        store_shared(to, value);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce && from + i < kPositions; ++i) {
+        const float* own = part + 4 * (from + i) + 2 * half;
+        const float2 sum = make_float2(values[i].x + own[0], values[i].y + own[1]);
+        if (kFirst + from + i >= tap) store_shared(reinterpret_cast<float2*>(to + (kFirst + from + i) * kBundle), sum);
       }
     }
   }
 
-  // Of the parts that the blocks of a cluster have, in their order.
-  GCN_DEVICE float sum_of_parts(const float* at) const {
-    if (p().parts == 1) return load_shared(at);
-    float sum = 0;
-    for (int part = 0; part < p().parts; ++part) sum += load_shared_of(at, part);
-    return sum;
+  // All that one tap of the group adds; the first of them has nothing to add to but the bias.
+  template <bool kOnto>
+  GCN_DEVICE void add_tap(const Sums& d, float* sums, const Consumer& c, int tap, const Rows& r, int pitch, bool high,
+                          const E* bias) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int m = c.warp * 16 + c_row(c.lane, 2 * half) - tap * r.mids;
+      if (m < 0 || m >= r.mids) continue;
+      float* to = sums + (m * pitch - tap) * kBundle + c_column(c.lane, 0);
+      const float first = !kOnto && bias ? to_float(bias[r.first_mid + m]) : 0.0f;
+      add_part<0, kOnto>(d.low, to, half, tap, first);
+      if (high) add_part<kLowPositions, kOnto>(d.high, to, half, tap, first);
+    }
+  }
+
+  // Sums of kCount middle channels from `from` on, of which the blocks of a cluster may have parts: those are added in their
+  // order.
+  template <int kPositions, int kCount>
+  GCN_DEVICE void load_sums(float (&sums)[kCount], const float* from) const {
+    constexpr int kNext = kPositions * kBundle;
+    if (p().parts == 1) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) sums[i] = load_shared(from + i * kNext);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sums[i] = 0;
+    for (int part = 0; part < p().parts; ++part) {
+      float of_part[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) of_part[i] = load_shared_of(from + i * kNext, part);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) sums[i] += of_part[i];
+    }
   }
 
   // Positions of an item that this block writes.
@@ -313,47 +433,60 @@ struct HopperFirstStageBlock {
     int from, to;
   };
 
+  // A thread has one line, and every 16th position of it.
+  template <int kPositions>
   GCN_DEVICE void write_u(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r,
                           Share share) const {
     struct alignas(kPieceBytes) Piece {
       E of[kPiece<E>];
     };
     const FirstStageBranch& b = branch(u.axis);
-    const int lines = u.axis == 0 ? p().stage.w : p().stage.h, pixels = (share.to - share.from) * kBundle;
-    const int pieces = (r.mids + kOctet - 1) / kOctet * (kOctet / kPiece<E>);
-    for (int i = c.thread; i < pixels * pieces; i += kGroupSize) {
-      const int pixel = share.from * kBundle + i % pixels, first = i / pixels * kPiece<E>;
-      const int position = item.first + pixel / kBundle, line = item.line + pixel % kBundle;
-      if (line >= lines) continue;
-      const int h = u.axis == 0 ? position : line, w = u.axis == 0 ? line : position;
-      Piece piece;
+    const int own_line = c.thread % kBundle, line = item.line + own_line;
+    const int h = p().stage.h, w = p().stage.w, mid_padded = b.mid_padded, pieces = (r.mids + kOctet - 1) / kOctet * kOctet;
+    if (line >= (u.axis == 0 ? w : h)) return;
+    const int64_t first_pixel = int64_t(item.n) * h * w + (u.axis == 0 ? item.first * w + line : line * w + item.first);
+    E* const out = static_cast<E*>(b.u) + first_pixel * mid_padded + r.first_mid;
+    const int step = (u.axis == 0 ? w : 1) * mid_padded;
+    for (int position = share.from + c.thread / kBundle; position < share.to; position += kGroupSize / kBundle) {
+      E* to = out + int64_t(position) * step;
+      for (int first = 0; first < pieces; first += kPiece<E>) {
+        float values[kPiece<E>];
+        load_sums<kPositions>(values, sums + (first * kPositions + position) * kBundle + own_line);
+        Piece piece;
 #pragma unroll
-      for (int k = 0; k < kPiece<E>; ++k) {
-        const int m = first + k;
-        float value = 0;
-        if (m < r.mids) {
-          value = sum_of_parts(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
-          if (b.bias) value += to_float(static_cast<const E*>(b.bias)[r.first_mid + m]);
-        }
-        piece.of[k] = from_float<E>(value);
+        for (int k = 0; k < kPiece<E>; ++k) piece.of[k] = from_float<E>(first + k < r.mids ? values[k] : 0.0f);
+        *reinterpret_cast<Piece*>(to + first) = piece;
       }
-      const int64_t at = ((int64_t(item.n) * p().stage.h + h) * p().stage.w + w) * b.mid_padded + r.first_mid + first;
-      *reinterpret_cast<Piece*>(static_cast<E*>(b.u) + at) = piece;
     }
   }
 
   // Pixels are numbered along the lines of a bundle, as combine.cuh reads them.
+  template <int kPositions>
   GCN_DEVICE void write_partial(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r,
                                 Share share) const {
     const FirstStageBranch& b = branch(u.axis);
-    const int pixels = (share.to - share.from) * kBundle;
     const int64_t bundle = int64_t(item.n) * p().bundles[u.axis] + item.line / kBundle;
     const int64_t first = (bundle * b.length + item.first) * kBundle;
-    for (int i = c.thread; i < pixels * r.mids; i += kGroupSize) {
-      const int pixel = share.from * kBundle + i % pixels, m = i / pixels;
-      const int64_t q = first + pixel, row = (u.slot * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid + m;
-      b.partial[row * kTilePixels + q % kTilePixels] =
-          sum_of_parts(sums + (pixel / kBundle * r.mids + m) * kBundle + pixel % kBundle);
+    for (int pixel = share.from * kBundle + c.thread; pixel < share.to * kBundle; pixel += kGroupSize) {
+      const int64_t q = first + pixel, row = (u.slot * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid;
+      float* to = b.partial + row * kTilePixels + q % kTilePixels;
+      for (int first = 0; first < r.mids; first += kOctet) {
+        float values[kOctet];
+        load_sums<kPositions>(values, sums + first * (kPositions * kBundle) + pixel);
+#pragma unroll
+        for (int k = 0; k < kOctet; ++k) {
+          if (first + k < r.mids) to[(first + k) * kTilePixels] = values[k];
+        }
+      }
+    }
+  }
+
+  template <int kPositions>
+  GCN_DEVICE void write(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r, Share share) const {
+    if (branch(u.axis).u) {
+      write_u<kPositions>(sums, c, u, item, r, share);
+    } else {
+      write_partial<kPositions>(sums, c, u, item, r, share);
     }
   }
 
@@ -361,12 +494,16 @@ struct HopperFirstStageBlock {
     const FirstStageBranch& b = branch(u.axis);
     const int first_mid = u.group * b.group_mid, part = rank % p().parts;
     const Rows r{first_mid, min(b.group_mid, b.mid - first_mid)};
+    const bool high = has_high(u.axis);
+    const int pitch = high ? kPitch : kPitchOfLow;
+    // A part of a sum that is completed elsewhere has none.
+    const E* bias = b.u && part == 0 ? static_cast<const E*>(b.bias) : nullptr;
     float* sums = sums_of(c.side);
     if (p().parts > 1) barrier_wait_cluster(read(c.side), c.parity ^ 1);  // what the other blocks had from the last item
-    for (int tap = 0; tap < b.group_taps; ++tap) {
-      add_part<0>(d.low, sums, c, tap, r, item.outputs, tap == 0);
-      add_part<kLowPositions>(d.high, sums, c, tap, r, item.outputs, tap == 0);
-      add_part<kEarlyFrom>(d.early, sums, c, tap, r, item.outputs, false);
+    add_tap<false>(d, sums, c, 0, r, pitch, high, bias);
+    group_barrier(1 + c.side, kGroupSize);
+    for (int tap = 1; tap < b.group_taps; ++tap) {
+      add_tap<true>(d, sums, c, tap, r, pitch, high, nullptr);
       group_barrier(1 + c.side, kGroupSize);
     }
     if (p().parts > 1) {
@@ -374,10 +511,10 @@ struct HopperFirstStageBlock {
       barrier_wait_cluster(summed(c.side), c.parity);
     }
     const Share share{item.outputs * part / p().parts, item.outputs * (part + 1) / p().parts};
-    if (b.u) {
-      write_u(sums, c, u, item, r, share);
+    if (high) {
+      write<kPitch>(sums, c, u, item, r, share);
     } else {
-      write_partial(sums, c, u, item, r, share);
+      write<kPitchOfLow>(sums, c, u, item, r, share);
     }
     if (p().parts > 1) {
       __syncwarp();
@@ -389,13 +526,18 @@ struct HopperFirstStageBlock {
 
   GCN_DEVICE void multiply_all(int side) {
     const int thread = int(threadIdx.x) % kGroupSize;
-    Consumer c{side, thread, thread % 32, thread / 32};
+    Consumer c{side, thread, thread % 32, thread / 32, told_by(thread % 32)};
+    windows = windows_of(side);
     lag.wait(side);
     for_each_unit([&](const Unit& u) {
-      Sums d;
       const Item item = item_of(u, side);
-      product_of_unit(d, c, u, item);
-      if (item.valid) finish(d, c, u, item);
+      if (item.valid) {
+        Sums d;
+        product_of_unit(d, c, u, item);
+        finish(d, c, u, item);
+      } else {
+        pass_over(c, u);
+      }
     });
     lag.end(c.taken, side, c.lane);
   }
@@ -403,12 +545,12 @@ struct HopperFirstStageBlock {
   GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
       weights.make(2 * kWarps * p().sharing);
-      windows.make(2 * kWarps);
-      lag.make(kWarps);
       for (int side = 0; side < 2; ++side) {
+        windows_of(side).make(kWarps);
         barrier_init(summed(side), kWarps * p().parts);
         barrier_init(read(side), kWarps * p().parts);
       }
+      lag.make(kWarps);
       fence_barrier_init();
     }
     wait_for_dependencies();  // the packed weights, and maybe x
@@ -416,8 +558,15 @@ struct HopperFirstStageBlock {
     const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
     if (warpgroup == 0) {
       registers_give_up<kRegistersCopying>();
-      if (threadIdx.x == 0) copy_all_windows();
-      if (threadIdx.x == 32) copy_all_weights();
+      const int warp = int(threadIdx.x) / 32;
+      if (int(threadIdx.x) % 32 == 0) {
+        if (warp < 2) {
+          windows = windows_of(warp);
+          copy_windows(warp);
+        } else if (warp == 2) {
+          copy_weights();
+        }
+      }
       __syncwarp();
     } else {
       registers_take<kRegistersMultiplying>();
@@ -433,14 +582,15 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_first_stage_kernel(G
   launch_dependents();
   unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
   const HopperFirstStage& p = arguments.p;
-  Barrier* barriers =
-      reinterpret_cast<Barrier*>(aligned + hopper_first_stage_barriers_at(p.windows, p.window_bytes, p.stages, p.sums));
+  Barrier* barriers = reinterpret_cast<Barrier*>(
+      aligned + hopper_first_stage_barriers_at(p.windows, p.window_bytes, p.stages, p.stage_steps, p.sums));
   HopperFirstStageBlock<M>{arguments,
                            aligned,
                            cluster_rank(),
-                           Ring{barriers, barriers + p.stages, p.stages},
-                           Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + p.windows, p.windows},
-                           Lag{barriers + 2 * (p.stages + p.windows), p.ahead}}
+                           barriers,
+                           Ring{barriers, barriers + kRowStagesMost, p.stages},
+                           {},
+                           Lag{barriers + 2 * kRowStagesMost + 4 * kWindowsMost, p.ahead}}
       .run();
 }
 

@@ -14,7 +14,8 @@ struct HopperFirstStage {
   int segments[2], outputs[2];               // items of a bundle, and positions of an item
   int window_front[2], window_positions[2];  // of a window, those in front that nothing reads, and those that are copied
   int window_bytes, windows;                 // of one item, and how many stages their ring has
-  int stages, ahead;                         // of the ring of weights, and how far one warpgroup starts before the other
+  int stages, stage_steps;                   // of the ring of weights, and groups of taps of a stage
+  int ahead;                                 // stages of weights that one warpgroup starts before the other
   int sums;                                  // floats of one item's sums
   int sharing, parts;  // blocks of a cluster that share weights, or that have parts of the channels; one of both is 1
 };

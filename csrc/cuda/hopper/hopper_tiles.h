@@ -34,6 +34,12 @@ constexpr int kLowPositions = 18, kHighPositions = 16;                       // 
 constexpr int kEarlyFrom = 4, kEarlyPositions = kLowPositions - kEarlyFrom;  // and one that overlaps the first
 constexpr int kPositionBytes = kBundle * kBlockBytes, kRowBlockBytes = kRowBlock * kBlockBytes;
 constexpr int kWindowsMost = 4, kWindowsLeast = 2;
+// A stage of weights has this many groups of taps at most.
+constexpr int kRowStagesMost = 4, kRowStagesLeast = 2, kStageStepsMost = 5;
+// Places for a middle channel's sums: an odd number of positions puts four middle channels into different banks.
+GCN_HOST_TOO constexpr int hopper_sums_pitch(int positions) {
+  return (positions > kLowPositions ? kLowPositions + kHighPositions : kLowPositions) + 1;
+}
 constexpr int kPartsMost = 8;  // blocks of a cluster that every GPU of this generation runs
 
 // The positions of an item that a group of taps, the first of which is `base`, brings to a place in the line.
@@ -45,12 +51,12 @@ GCN_HOST_TOO constexpr PositionRange positions_inside(int first, int positions, 
   return {from > 0 ? from : 0, to < positions ? to : positions};
 }
 
-GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int window_bytes, int stages, int sums) {
-  return windows * 2 * window_bytes + stages * kRowBlockBytes + 2 * sums * 4;
+GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int window_bytes, int stages, int stage_steps, int sums) {
+  return windows * 2 * window_bytes + stages * stage_steps * kRowBlockBytes + 2 * sums * 4;
 }
-constexpr int hopper_first_stage_shared_bytes(int windows, int window_bytes, int stages, int sums) {
-  return kSwizzleAlignment + hopper_first_stage_barriers_at(windows, window_bytes, stages, sums) +
-         8 * (2 * (windows + stages) + 5);
+constexpr int hopper_first_stage_shared_bytes(int windows, int window_bytes, int stages, int stage_steps, int sums) {
+  return kSwizzleAlignment + hopper_first_stage_barriers_at(windows, window_bytes, stages, stage_steps, sums) +
+         8 * (2 * kRowStagesMost + 4 * kWindowsMost + 5);
 }
 
 // --- weight gradient: each multiplying warpgroup has 64 channels of x, and 15 taps of three octets
