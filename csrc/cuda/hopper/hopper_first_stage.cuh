@@ -221,35 +221,10 @@ struct HopperFirstStageBlock {
     wgmma_commit();
   }
 
-  // What a step multiplies, in six bits. To find that out takes longer than to look at it.
-  enum Choice : uint32_t {
-    kNone,
-    kLow,
-    kEarly,
-    kLowLess4,
-    kLowLess7,
-    kHigh = 1 << 3,
-    kHighLess4 = 2 << 3,
-    kHighLess7 = 3 << 3,
-  };
-  static constexpr uint32_t kLowBits = 7, kHighBits = 7 << 3;
-  static constexpr int kChoiceBits = 6;
-  static_assert(kStageStepsMost * kChoiceBits <= 32, "the choices of a stage are one register");
-
-  // All positions in the range, and some beside it.
-  GCN_DEVICE uint32_t choice(PositionRange inside) const {
-    if (inside.from >= inside.to) return kNone;
-    const int behind_low = kLowPositions - inside.to, behind_high = behind_low + kHighPositions;  // which may be left out
-    Choice low = behind_low < 4 ? kLow : behind_low < 7 ? kLowLess4 : kLowLess7;
-    if (inside.from >= kEarlyFrom) low = inside.from < kLowPositions ? kEarly : kNone;
-    const Choice high = behind_high < 4 ? kHigh : behind_high < 7 ? kHighLess4 : kHighLess7;
-    return uint32_t(low) | (inside.to > kLowPositions ? high : kNone);
-  }
-
-  // How many groups of products that are: none, one or two.
-  GCN_DEVICE int multiply(Sums& d, uint32_t choice, uint32_t w, uint32_t x) const {
-    const uint32_t x_early = x + kEarlyFrom * kPosition, x_high = x + kLowPositions * kPosition;
-    if (choice == (kLow | kHigh)) {
+  // A step: one group of taps with one k-block.
+  GCN_DEVICE void multiply(Sums& d, uint32_t products, uint32_t w, uint32_t x) const {
+    const uint32_t x_high = x + kLowPositions * kPosition;
+    if (products == (kLow | kHigh)) {
       wgmma_fence();
 #pragma unroll
       for (uint32_t step = 0; step < kSteps; ++step) {
@@ -257,80 +232,79 @@ struct HopperFirstStageBlock {
         product_step<kHighPositions>(d.high, w + step * kStep, x_high + step * kStep);
       }
       wgmma_commit();
-      return 1;
+      return;
     }
-    const uint32_t low = choice & kLowBits, high = choice & kHighBits;
-    if (low == kLow) {
+    if (products == kLow) return product<kLowPositions>(d.low, w, x);  // of short items, always
+    if (products & kLow) {
       product<kLowPositions>(d.low, w, x);
-    } else if (low == kEarly) {
-      product<kEarlyPositions>(d.early, w, x_early);
-    } else if (low == kLowLess4) {
-      product<kLowPositions - 4>(d.low, w, x);
-    } else if (low == kLowLess7) {
-      product<kLowPositions - 7>(d.low, w, x);
+    } else if (products & kEarly) {
+      product<kEarlyPositions>(d.early, w, x + kEarlyFrom * kPosition);
     }
-    if (high == kHigh) {
+    if (products & kHigh) {
       product<kHighPositions>(d.high, w, x_high);
-    } else if (high == kHighLess4) {
-      product<kHighPositions - 4>(d.high, w, x_high);
-    } else if (high == kHighLess7) {
-      product<kHighPositions - 7>(d.high, w, x_high);
+    } else if (products & kHighCut) {
+      product<kHighCutPositions>(d.high, w, x_high);
     }
-    return (low != kNone) + (high != kNone);
   }
 
-  // Until all products are done but the last groups, and lets go of what the others have read.
-  GCN_DEVICE void wait_for_all_but(int groups, Consumer& c) {
-    if (groups == 2) {
-      wgmma_wait<2>();
-    } else if (groups == 1) {
-      wgmma_wait<1>();
-    } else {
+  // Until all products are done but those of the last step, and lets go of what the others have read.
+  GCN_DEVICE void wait_for_all_but(uint32_t last, Consumer& c) {
+    const bool low = last & (kLow | kEarly), high = last & (kHigh | kHighCut);
+    if (last == 0) {
       wgmma_wait<0>();
+    } else if (low && high && last != (kLow | kHigh)) {
+      wgmma_wait<2>();
+    } else {
+      wgmma_wait<1>();
     }
     if (c.weights_before >= 0) let_go_of_weights(c, c.weights_before);
     if (c.window_before >= 0) windows.let_go(c.window_before, c.lane);
     c.weights_before = c.window_before = -1;
   }
 
+  // The steps of a stage: of each what it multiplies, and the group's first tap.
+  static constexpr int kStepBits = kProductBits + 8;
+  static_assert(kStageStepsMost * kStepBits <= 64, "the steps of a stage are one number");
+  static_assert(kBoxMost <= 1 << (kStepBits - kProductBits), "a tap is less than the positions of a window");
+  GCN_DEVICE uint64_t steps_from(int first, const FirstStageBranch& b, const Item& item) const {
+    uint64_t steps = 0;
+    for (int i = 0; i < min(p().stage_steps, b.tap_groups - first); ++i) {
+      const int base = base_of(b, first + i);
+      const PositionRange inside = positions_inside(item.first, item.outputs + b.group_taps - 1, base, b.length, b.radius);
+      steps |= uint64_t(first_stage_products(inside) | uint32_t(base) << kProductBits) << i * kStepBits;
+    }
+    return steps;
+  }
+
   // The products of a unit. Those of one step are 272 clocks in one warpgroup, and whatever else it does for a step must take
-  // less than that, at five or six clocks an instruction: what a step multiplies is found out before the loops, addresses are
-  // only added to, and what came before is waited for when the first products of a stage have been issued.
+  // less than that, at six clocks an instruction and thirty a branch: what a step multiplies is found out before the loops,
+  // addresses are only added to, and what came before is waited for when the first products of a stage have been issued.
   GCN_DEVICE void product_of_unit(Sums& d, Consumer& c, const Unit& u, const Item& item) {
     const FirstStageBranch& b = branch(u.axis);
-    const int steps = b.tap_groups, taps = b.group_taps, last_base = b.taps - taps, stage_steps = p().stage_steps;
-    const int start = b.radius - item.first, end = start + b.length;  // of the line, as a group's first tap at 0 meets it
-    const auto choices_from = [&](int first) {
-      uint32_t choices = 0;
-      for (int i = 0; i < min(stage_steps, steps - first); ++i) {
-        const int base = min((first + i) * taps, last_base);
-        choices |= choice({max(start - base, 0), min(end - base, item.outputs + taps - 1)}) << i * kChoiceBits;
-      }
-      return choices;
-    };
+    const int stage_steps = p().stage_steps;
     const uint32_t next_stage = uint32_t(stage_bytes()) / 16, next_window = uint32_t(2 * p().window_bytes) / 16;
-    const uint32_t advance = taps * kPosition, less = (steps - 1) * advance - last_base * kPosition;  // at the last step
     const uint32_t weights_start = units_of(weights_at(0));
     const uint32_t window_start = units_of(window_at(0, c.side)) - p().window_front[u.axis] * kPosition;
-    uint32_t choices_of_stage = choices_from(0);
+    const auto step_of = [&](uint64_t steps, uint32_t w, uint32_t x) {
+      const uint32_t step = uint32_t(steps) % (1 << kStepBits);
+      multiply(d, step % (1 << kProductBits), w, x + (step >> kProductBits) * kPosition);
+    };
+    uint64_t steps_of_stage = steps_from(0, b, item);
     for (int k_block = u.first; k_block < u.last; ++k_block) {
       windows.wait_until_full();
       if (kIsTf32<M>) round_window(window_at(windows.slot, c.side), c, u.axis);
-      uint32_t x = window_start + windows.slot * next_window;
-      for (int first = 0; first < steps; first += stage_steps) {
+      const uint32_t x = window_start + windows.slot * next_window;
+      for (int first = 0; first < b.tap_groups; first += stage_steps) {
         weights.wait_until_full();
-        if (steps > stage_steps) choices_of_stage = choices_from(first);
-        uint32_t w = weights_start + weights.slot * next_stage, choices = choices_of_stage;
-        const int count = min(stage_steps, steps - first);
-        const bool has_last = first + count == steps;
-        bool at_start = true;
-        for (int left = count; left > 0; --left) {
-          if (has_last && left == 1) x -= less;
-          const int groups = multiply(d, choices % (1 << kChoiceBits), w, x);
-          if (at_start) wait_for_all_but(groups, c), at_start = false;
-          choices >>= kChoiceBits;
+        if (b.tap_groups > stage_steps) steps_of_stage = steps_from(first, b, item);
+        uint64_t steps = steps_of_stage;
+        uint32_t w = weights_start + weights.slot * next_stage;
+        step_of(steps, w, x);
+        wait_for_all_but(uint32_t(steps) % (1 << kProductBits), c);
+        for (int left = min(stage_steps, b.tap_groups - first) - 1; left > 0; --left) {
+          steps >>= kStepBits;
           w += kRowBlockBytes / 16;
-          x += advance;
+          step_of(steps, w, x);
         }
         c.weights_before = weights.slot;
         weights.next();

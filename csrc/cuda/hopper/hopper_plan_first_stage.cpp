@@ -49,22 +49,15 @@ struct Product {
 
 template <class Visit>
 void for_each_product(const Branch& b, const HopperFirstStagePlan& h, int axis, int segment, const Visit& visit) {
-  const auto without = [](int positions, int behind) { return positions - (behind >= 7 ? 7 : behind >= 4 ? 4 : 0); };
   const int first = segment * h.outputs[axis], outputs = std::min(h.outputs[axis], b.length - first);
   for (int step = 0; step < b.tap_groups; ++step) {
     const int base = std::min(step * b.group_taps, b.taps.taps - b.group_taps);
-    const PositionRange r = positions_inside(first, outputs + b.group_taps - 1, base, b.length, b.taps.radius);
-    if (r.to <= r.from) continue;
-    if (r.from >= kLowPositions) {
-      // nothing
-    } else if (r.from >= kEarlyFrom) {
-      visit(Product{kEarlyPositions, base + kEarlyFrom});
-    } else {
-      visit(Product{without(kLowPositions, kLowPositions - r.to), base});
-    }
-    if (r.to > kLowPositions) {
-      visit(Product{without(kHighPositions, kLowPositions + kHighPositions - r.to), base + kLowPositions});
-    }
+    const uint32_t products =
+        first_stage_products(positions_inside(first, outputs + b.group_taps - 1, base, b.length, b.taps.radius));
+    if (products & kLow) visit(Product{kLowPositions, base});
+    if (products & kEarly) visit(Product{kEarlyPositions, base + kEarlyFrom});
+    if (products & kHigh) visit(Product{kHighPositions, base + kLowPositions});
+    if (products & kHighCut) visit(Product{kHighCutPositions, base + kLowPositions});
   }
 }
 
@@ -137,7 +130,6 @@ double partial_floats(const FirstStagePlan& f, int slots) {
 
 // Items of this many positions, and rings that fit shared memory with them.
 bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gpu& gpu, HopperFirstStagePlan& h) {
-  constexpr int kBoxMost = 256;
   h.positions = positions;
   h.window_bytes = h.sums = 0;
   h.stage_steps = 0;

@@ -62,7 +62,6 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
   if (!gpu.hopper) return kNotHere;
   if (math != Math::kHalf && math != Math::kBFloat16) return "the input gradient takes bfloat16 and float16";
   if (l.out.c != 1 || !l.vector) return "the input gradient is written as channels_last, in whole pieces of 16 bytes";
-  constexpr int kBoxMost = 256;
   double quickest = std::numeric_limits<double>::infinity();
   for (int outputs : {256, 128}) {
     HopperInputGradPlan trial;

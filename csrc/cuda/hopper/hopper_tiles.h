@@ -10,6 +10,8 @@ constexpr int kHopperThreads = 3 * kGroupSize;  // one warpgroup that copies, tw
 constexpr int kRegistersCopying = 40, kRegistersMultiplying = 232;
 constexpr int kSwizzleAlignment = 1024;
 
+constexpr int kBoxMost = 256;  // elements of a dimension that the copy engine brings at a time
+
 constexpr int kHopperStagesMost = 8, kHopperStagesLeast = 3;  // of rings
 
 // --- first stage from NCHW: each multiplying warpgroup has 128 pixels x (8 * column blocks)
@@ -34,7 +36,7 @@ constexpr int kLowPositions = 18, kHighPositions = 16;                       // 
 constexpr int kEarlyFrom = 4, kEarlyPositions = kLowPositions - kEarlyFrom;  // and one that overlaps the first
 constexpr int kPositionBytes = kBundle * kBlockBytes, kRowBlockBytes = kRowBlock * kBlockBytes;
 constexpr int kWindowsMost = 4, kWindowsLeast = 2;
-// A stage of weights has this many groups of taps at most.
+// A stage of weights has this many groups of taps at most: what they multiply and where is 60 bits.
 constexpr int kRowStagesMost = 4, kRowStagesLeast = 2, kStageStepsMost = 5;
 // Places for a middle channel's sums: an odd number of positions puts four middle channels into different banks.
 GCN_HOST_TOO constexpr int hopper_sums_pitch(int positions) {
@@ -49,6 +51,17 @@ struct PositionRange {
 GCN_HOST_TOO constexpr PositionRange positions_inside(int first, int positions, int base, int length, int radius) {
   const int from = radius - base - first, to = length + from;
   return {from > 0 ? from : 0, to < positions ? to : positions};
+}
+
+// What a group of taps multiplies of an item, so that all positions inside the line are among it: the first part, or the end of
+// it; the second part, or the beginning of it. Few cases, because a branch takes as long as the products of four positions.
+enum FirstStageProduct : uint32_t { kLow = 1, kEarly = 2, kHigh = 4, kHighCut = 8 };
+constexpr int kProductBits = 4, kHighCutPositions = kHighPositions - 7;
+GCN_HOST_TOO constexpr uint32_t first_stage_products(PositionRange inside) {
+  if (inside.from >= inside.to) return 0;
+  if (inside.to <= kLowPositions) return kLow;
+  const uint32_t low = inside.from < kEarlyFrom ? kLow : inside.from < kLowPositions ? kEarly : 0;
+  return low | (inside.to <= kLowPositions + kHighCutPositions ? kHighCut : kHigh);
 }
 
 GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int window_bytes, int stages, int stage_steps, int sums) {
