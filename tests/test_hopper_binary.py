@@ -67,7 +67,6 @@ def test_wgmma_on_what_the_copy_engine_brought(folder: Path) -> None:
     #: two steps, or one. Loops may be unrolled.
     products = {
         "hopper_first_stage_kernel": 2,
-        "hopper_first_stage_nchw_kernel": 4,
         "hopper_weight_grad_kernel": 3,
         "hopper_input_grad_kernel": 3,
     }

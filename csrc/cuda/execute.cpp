@@ -258,10 +258,6 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
     if (h.first.used) {
       return hopper_first_stage(plan.math, hopper_first_stage_params(plan, p), h.first.blocks, h.first.shared_bytes, q);
     }
-    if (h.first_nchw.used) {
-      return hopper_first_stage_nchw(plan.math, f.column_blocks, hopper_first_stage_nchw_params(plan, p), h.first_nchw.blocks,
-                                     h.first_nchw.shared_bytes, q);
-    }
     return first_stage(plan.math, f.column_blocks, plan.source.channels_last, p, f.shared_bytes, q);
   });
   if (c.u[0] || c.u[1]) chain.then([&](Stream q) { return combine(plan.math, c, q); });

@@ -159,8 +159,6 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
   first.leave(partial > 0 ? partial : u_bytes, gpu);
   if (plan.hopper.first.used) {
     note_hopper_first_stage(plan, f, plan.hopper.first, first, gpu);
-  } else if (plan.hopper.first_nchw.used) {
-    note_hopper_first_stage_nchw(plan, f, plan.hopper.first_nchw, first, gpu);
   } else {
     note_first_stage(plan, f, first, math, gpu);
   }

@@ -141,7 +141,7 @@ DEVICE = Build("emu_device", ("device_module.cpp",))
 EXAMPLE = Build("emu_example", ("example_module.cpp", "example_driver.cpp"), kernels=HERE / "example", optimize="-O1")
 #: The whole operator: plan, launches and every kernel.
 MATHS = ("half", "bfloat16", "tf32", "float")
-HOPPER_KERNELS = ("first_stage", "first_stage_nchw", "weight_grad", "input_grad")
+HOPPER_KERNELS = ("first_stage", "weight_grad", "input_grad")
 OPERATOR = Build(
     "emu_operator",
     (

@@ -5,9 +5,6 @@ from hopper_problems import (
     LONG_LINES,
     MANY,
     ODD_SIZES,
-    OVERHANG,
-    ROWS_OF_32,
-    ROWS_OF_64,
     SHORT_LINES,
     THREE_TILES,
     THREE_UNITS,
@@ -24,13 +21,6 @@ ODD = EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper")
 SHARED = EmulatedCase(WIDE_MAP, "half", "channels_last", "hopper-2")
 PARTS = EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-slow-launch-2")
 SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-fast-launch")
-#: From NCHW: two blocks in a cluster, of which the last has no tile; several units to a block; more k-blocks than stages.
-CLUSTER = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2")
-#: Runs of 8 pixels, which end with a line or in its middle; of 32; of 64.
-BOXES = EmulatedCase(OVERHANG, "half", "view", "hopper-2")
-OF_32 = EmulatedCase(ROWS_OF_32, "half", "nchw", "hopper-2")
-OF_64 = EmulatedCase(ROWS_OF_64, "half", "nchw", "hopper-2")
-SPLIT_NCHW = EmulatedCase(DEEP, "half", "nchw", "hopper-slow-l2")
 #: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 PATCHES = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("x",))
@@ -211,175 +201,6 @@ OVERLAP = _of(
     ("shared-tap-not-halved", "from_float<E>(0.5f *", "from_float<E>(1.0f *", "a tap of two groups counts twice", LONG),
 )
 
-FIRST_STAGE_NCHW = _of(
-    "hopper/hopper_first_stage_nchw.cuh",
-    ("parity-of-full", "uint32_t parity = 0;", "uint32_t parity = 1;", "reads stages before they are full", CLUSTER),
-    ("parity-of-empty", "uint32_t parity = 1;", "uint32_t parity = 0;", "waits for a stage that nobody has had", CLUSTER),
-    ("expects-too-little", "kXBytes + groups * kWeightBytes)", "kXBytes + kWeightBytes)", "full before all has come", CLUSTER),
-    (
-        "refills-at-once",
-        "        barrier_wait(empty(slot), parity);\n",
-        "",
-        "stages are overwritten while they are read",
-        CLUSTER,
-    ),
-    (
-        "one-lane-copies",
-        "first = min(lane *",
-        "first = min((lane ? kTilePixels : 0) *",
-        "boxes of x never come",
-        BOXES,
-    ),
-    ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", CLUSTER),
-    (
-        "descriptor-advance",
-        "moved(of_x, step * x_step)",
-        "moved(of_x, step * x_step / 2)",
-        "half a step of the depth",
-        CLUSTER,
-    ),
-    (
-        "weights-advance",
-        "moved(of_w, step * kStepBytes)",
-        "of_w",
-        "the same weights for both steps",
-        CLUSTER,
-    ),
-    (
-        "descriptor-stride",
-        "kEightRows = 8 * kBlockBytes",
-        "kEightRows = 4 * kBlockBytes",
-        "rows four to seven come twice",
-        CLUSTER,
-    ),
-    (
-        "swizzle-of-weights",
-        "operand(w, 0, kEightRows, Swizzle::k64)",
-        "operand(w, 0, kEightRows, Swizzle::k32)",
-        "units of the weights in another order than they were packed in",
-        CLUSTER,
-    ),
-    (
-        "rank-in-the-address",
-        "placed(form, x)",
-        "moved(form, x)",
-        "a block's rank in the cluster becomes a part of the strides",
-        CLUSTER,
-    ),
-    (
-        "swizzle-of-32-bytes",
-        "next_run, eight_channels, Swizzle::k32",
-        "next_run, eight_channels, Swizzle::k64",
-        "rows of x twice as long as they were copied",
-        CLUSTER,
-    ),
-    ("swizzle-of-64-bytes", "eight_channels, Swizzle::k64", "eight_channels, Swizzle::k32", "rows of x half as long", OF_32),
-    ("swizzle-of-128-bytes", "eight_channels, Swizzle::k128", "eight_channels, Swizzle::k64", "rows of x half as long", OF_64),
-    (
-        "strides-of-columns",
-        "operand(0, eight_channels, next_run, Swizzle::kNone)",
-        "operand(0, next_run, eight_channels, Swizzle::kNone)",
-        "the next channels and the next position change places",
-        BOXES,
-    ),
-    (
-        "strides-of-rows",
-        "operand(0, next_run, eight_channels, Swizzle::k32)",
-        "operand(0, eight_channels, next_run, Swizzle::k32)",
-        "the next channels and the next pixels change places",
-        CLUSTER,
-    ),
-    (
-        "not-transposed",
-        "wgmma<kColumns, true, false>(low",
-        "wgmma<kColumns, false, false>(low",
-        "pixels and channels change places",
-        CLUSTER,
-    ),
-    ("no-fence-of-barriers", "      fence_barrier_init();\n", "", "copies may not see the barriers yet", CLUSTER),
-    ("no-fence-of-registers", "      wgmma_fence();\n", "", "products start before their registers are there", CLUSTER),
-    ("multicast-mask", "full(slot), 3)", "full(slot), 1)", "only the first block gets the weights", CLUSTER),
-    (
-        "tells-itself-only",
-        "if (c.lane < p().cluster) barrier_arrive_at(empty(slot), c.lane);",
-        "if (c.lane < p().cluster) barrier_arrive_at(empty(slot), rank);",
-        "the other block's copies do not wait for this one",
-        CLUSTER,
-    ),
-    (
-        "warpgroup-split",
-        "group_of(u, u.pair * 2 + c.side)",
-        "group_of(u, u.pair * 2)",
-        "both warpgroups write the first one's channels",
-        CLUSTER,
-    ),
-    (
-        "second-half-of-pixels",
-        "moved(of_low, kXBytes / 2)",
-        "moved(of_low, kXBytes / 4)",
-        "the second product starts among the first one's pixels",
-        CLUSTER,
-    ),
-    ("ends-too-early", "cluster_sync();  // before either", "// before either", "a block ends while the other sends", CLUSTER),
-    (
-        "pass-overwritten",
-        "add_taps(kPass, scratch, sums, c, u, g);\n      group_barrier(1 + c.side, kGroupSize);",
-        "add_taps(kPass, scratch, sums, c, u, g);",
-        "the next pass overwrites T under other warps",
-        CLUSTER,
-    ),
-    (
-        "barrier-of-half-a-group",
-        "store_pass<kPass>(low, high, scratch, c);\n      group_barrier(1 + c.side, kGroupSize);",
-        "store_pass<kPass>(low, high, scratch, c);\n      group_barrier(1 + c.side, kGroupSize / 2);",
-        "half of the warpgroup goes on without the other",
-        CLUSTER,
-    ),
-    (
-        "sums-cleared-too-early",
-        "group_barrier(1 + c.side, kGroupSize);  // before",
-        "// before",
-        "sums are cleared while other warps still write them out",
-        CLUSTER,
-    ),
-    ("lag-of-too-many", "lag().make(kWarps)", "lag().make(kWarps + 1)", "nobody else arrives", CLUSTER),
-    (
-        "boxes-of-the-other-axis",
-        "&arguments.x[u.axis]",
-        "&arguments.x[1 - u.axis]",
-        "runs of another length, or more of them than there is room for",
-        CLUSTER,
-    ),
-    (
-        "boxes-too-far-apart",
-        "p().run[u.axis] * p().box_runs[u.axis]",
-        "2 * p().run[u.axis] * p().box_runs[u.axis]",
-        "every other box is left out",
-        BOXES,
-    ),
-    (
-        "order-of-the-other-axis",
-        "first, u.axis, b.interleave,",
-        "first, 1 - u.axis, b.interleave,",
-        "tiles of rows have the pixels of columns",
-        BOXES,
-    ),
-    (
-        "split-start",
-        "unit_at(int i) const {\n    const int",
-        "unit_at(int i) const {\n    i -= i > 3;\n    const int",
-        "a unit twice",
-        SPLIT_NCHW,
-    ),
-    (
-        "no-dependencies",
-        "    wait_for_dependencies();  // the packed weights, and maybe x\n",
-        "",
-        "weights are not packed yet",
-        CLUSTER,
-    ),
-)
-
 WEIGHT_GRAD = _of(
     "hopper/hopper_weight_grad.cuh",
     (
@@ -503,4 +324,4 @@ INPUT_GRAD = _of(
     ("phase", "2 * phase * plane", "phase * plane", "the second phase starts at the second octet", INPUT),
 )
 
-MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *PRODUCTS, *OVERLAP, *FIRST_STAGE_NCHW, *WEIGHT_GRAD, *INPUT_GRAD)
+MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *PRODUCTS, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD)

@@ -8,7 +8,6 @@ from problems import GPUS, EmulatedCase
 #: add up parts of sums, where they are fast, another launch does.
 GPUS["hopper"] = {"hopper": 1}
 GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10}
-GPUS["hopper-slow-l2"] = {"hopper": 1, "l2_gigabytes": 1000}
 GPUS["hopper-1"] = {"hopper": 1, "multiprocessors": 1}
 GPUS["hopper-fast-launch"] = {"hopper": 1, "dependent_launch_us": 0}
 GPUS["hopper-slow-launch-2"] = {"hopper": 1, "dependent_launch_us": 500, "multiprocessors": 2}
@@ -27,8 +26,6 @@ THREE_TILES = Case("three-tiles", n=3, c=72, h=8, w=16, mid_l=21, mid_r=21, out=
 OVERHANG = Case("overhang", n=1, c=40, h=24, w=24, mid_l=9, mid_r=3, out=6, k=square(15))
 #: Many k-blocks, few tiles: the channels are split.
 DEEP = Case("deep", n=1, c=520, h=16, w=16, mid_l=5, mid_r=21, out=4, k=(11, 3, 7, 5))
-EIGHT = Case("eight-blocks", n=2, c=64, h=16, w=8, mid_l=12, mid_r=6, out=4, k=square(5))
-SIXTEEN = Case("sixteen-blocks", n=1, c=32, h=16, w=8, mid_l=11, mid_r=9, out=4, k=square(11))
 ODD_SIZES = Case("odd-sizes", n=1, c=24, h=9, w=13, mid_l=5, mid_r=3, out=6, k=square(5))
 
 #: More than three octets of middle channels, more than 15 taps, patches that reach over the map.
@@ -36,12 +33,6 @@ WIDE = Case("wide-middle", n=1, c=136, h=20, w=16, mid_l=30, mid_r=8, out=4, k=(
 
 #: A window so long that items are short.
 LONG_KERNEL = Case("long-kernel", n=1, c=24, h=40, w=72, mid_l=3, mid_r=21, out=3, k=(63, 3, 63, 3))
-
-#: Rows that are copied 32 or 64 pixels at a time, as a whole or in parts, and columns of few positions.
-ROWS_OF_32 = Case("rows-of-32", n=2, c=40, h=4, w=32, mid_l=3, mid_r=5, out=4, k=(5, 3, 17, 3))
-ROWS_OF_64 = Case("rows-of-64", n=1, c=72, h=6, w=64, mid_l=4, mid_r=11, out=4, k=(3, 3, 15, 3))
-THIRDS_OF_96 = Case("thirds-of-96", n=1, c=40, h=4, w=96, mid_l=5, mid_r=3, out=3, k=(7, 3, 11, 3))
-HALVES_OF_128 = Case("halves-of-128", n=2, c=24, h=3, w=128, mid_l=2, mid_r=4, out=3, k=(5, 3, 13, 3))
 
 FORWARD = (
     EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1"),
@@ -55,18 +46,10 @@ FORWARD = (
     EmulatedCase(DEEP, "tf32", "channels_last", "hopper-fast-launch"),
     EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper"),
     EmulatedCase(LONG_KERNEL, "half", "channels_last", "hopper-2"),
-    EmulatedCase(DEEP, "half", "nchw", "hopper-slow-l2"),
+    EmulatedCase(DEEP, "half", "nchw", "hopper"),
     EmulatedCase(THREE_TILES, "bfloat16", "nchw", "hopper-2"),
-    EmulatedCase(THREE_TILES, "half", "view", "hopper-1"),
-    EmulatedCase(OVERHANG, "half", "nchw", "hopper-2"),
+    EmulatedCase(SHORT_LINES, "tf32", "nchw", "hopper-1"),
     EmulatedCase(OVERHANG, "bfloat16", "view", "hopper"),
-    EmulatedCase(DEEP, "bfloat16", "nchw", "hopper"),
-    EmulatedCase(EIGHT, "half", "nchw", "hopper-2"),
-    EmulatedCase(SIXTEEN, "bfloat16", "nchw", "hopper-1"),
-    EmulatedCase(ROWS_OF_32, "half", "nchw", "hopper-2"),
-    EmulatedCase(ROWS_OF_64, "bfloat16", "nchw", "hopper-2"),
-    EmulatedCase(THIRDS_OF_96, "half", "view", "hopper"),
-    EmulatedCase(HALVES_OF_128, "bfloat16", "far", "hopper-2"),
 )
 
 #: So many channels of x that a block takes 256 of them.

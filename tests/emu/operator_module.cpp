@@ -150,7 +150,6 @@ class Facts {
   void add(const HopperPlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
     if (h.first.used) add_hopper(h.first, f, sizes);
-    if (h.first_nchw.used) add_hopper(h.first_nchw, f);
   }
   void add_hopper(const HopperFirstStagePlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(h.sharing > 1, "hopper first_stage blocks that share weights");
@@ -168,23 +167,6 @@ class Facts {
       add_if(b.groups > b.tap_groups, "hopper first_stage groups of middle channels");
     }
     add_if((items[0] + 1) / 2 != (items[1] + 1) / 2, "hopper first_stage unequal axes");
-  }
-  void add_hopper(const HopperFirstStageNchwPlan& h, const FirstStagePlan& f) {
-    const std::string kernel = "hopper first_stage_nchw ";
-    add(kernel + "of " + std::to_string(f.column_blocks) + " column blocks");
-    add_if(f.splits > 1, kernel + "splits");
-    add(kernel + "in clusters of " + std::to_string(h.cluster));
-    add_if(f.tiles % h.cluster, kernel + "block without a tile");
-    for (int axis = 0; axis < 2; ++axis) {
-      const auto& b = f.branch[axis];
-      const std::string along = kernel + (axis == 0 ? "columns: " : "rows: ");
-      const int run = h.run[axis];
-      add_if(b.groups % 2, kernel + "warpgroup without a group");
-      add(along + (b.overhang ? "overhang" : "whole lines"));
-      add(along + "runs of " + std::to_string(run));
-      add(along + (run * h.box_runs[axis] < kTilePixels ? "several boxes" : "one box"));
-      add(along + (h.box_runs[axis] > 1 ? "several runs in a box" : "one run in a box"));
-    }
   }
   void add(const HopperPlan& h, const WeightGradPlan& g, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);

@@ -35,7 +35,6 @@ def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, c
             assert np.array_equal(other[name], expected), name
 
 
-COPIED = ("overhang", "whole lines", "several boxes", "one box", "several runs in a box", "one run in a box")
 #: What plans of the Hopper kernels decide, and what the problems have to reach, one way and the other.
 BRANCHES = {
     *(f"hopper first_stage of {n} positions" for n in (18, 34)),
@@ -43,12 +42,6 @@ BRANCHES = {
     *(f"hopper first_stage {what}" for what in ("splits", "block without items", "warpgroup without an item", "unequal axes")),
     *(f"hopper first_stage groups of {what}" for what in ("taps that overlap", "middle channels")),
     "hopper first_stage segments of lines",
-    *(f"hopper first_stage_nchw of {n} column blocks" for n in (8, 16, 21)),
-    *(f"hopper first_stage_nchw in clusters of {n}" for n in (1, 2)),
-    *(f"hopper first_stage_nchw {what}" for what in ("splits", "block without a tile", "warpgroup without a group")),
-    *(f"hopper first_stage_nchw rows: runs of {n}" for n in (8, 16, 32, 64)),
-    "hopper first_stage_nchw columns: runs of 8",
-    *(f"hopper first_stage_nchw {lines}: {what}" for lines in ("columns", "rows") for what in COPIED),
     *(f"hopper input_grad of {n} channels" for n in (128, 256)),
     *(f"hopper input_grad in clusters of {n}" for n in (1, 2)),
     "hopper input_grad patch outside",
@@ -71,7 +64,6 @@ def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None
     [
         (EmulatedCase(THREE_TILES, "half", "nchw", "hopper"), "channels_last"),
         (EmulatedCase(THREE_TILES, "float", "channels_last", "hopper"), "bfloat16, float16 and tf32"),
-        (EmulatedCase(THREE_TILES, "tf32", "nchw", "hopper"), "bfloat16 and float16 from NCHW"),
     ],
     ids=str,
 )

@@ -7,8 +7,6 @@ constexpr int kNotSupported = 801;  // cudaErrorNotSupported
 
 int hopper_first_stage(Math, const HopperFirstStage&, int, int, Stream) { return kNotSupported; }
 
-int hopper_first_stage_nchw(Math, int, const HopperFirstStageNchw&, int, int, Stream) { return kNotSupported; }
-
 int hopper_weight_grad(Math, const HopperWeightGrad&, int, int, Stream) { return kNotSupported; }
 
 int hopper_input_grad(Math, int, const HopperInputGrad&, int, int, Stream) { return kNotSupported; }

@@ -34,28 +34,6 @@ HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstS
   return p;
 }
 
-HopperFirstStageNchw hopper_first_stage_nchw_params(const ForwardPlan& plan, const FirstStageParams& stage) {
-  const HopperFirstStageNchwPlan& h = plan.hopper.first_nchw;
-  const Sizes& s = plan.sizes;
-  const Strides& pieces = plan.source.pieces;
-  const int bytes = element_bytes(plan.math);
-  HopperFirstStageNchw p{};
-  p.stage = stage;
-  p.stages = h.stages, p.sums = h.sums, p.cluster = h.cluster;
-  for (int axis = 0; axis < 2; ++axis) {
-    p.run[axis] = h.run[axis], p.box_runs[axis] = h.box_runs[axis];
-    const int row = h.run[axis] * bytes;
-    p.x[axis] = {stage.x,
-                 bytes,
-                 4,
-                 {uint64_t(s.w), uint64_t(s.c), uint64_t(s.h), uint64_t(s.n)},
-                 {stride_bytes(pieces.c), stride_bytes(pieces.h), stride_bytes(pieces.n)},
-                 {uint32_t(h.run[axis]), uint32_t(kBlockBytes / bytes), uint32_t(h.box_runs[axis]), 1},
-                 uint32_t(row > kPieceBytes ? row : 0)};
-  }
-  return p;
-}
-
 HopperWeightGrad hopper_weight_grad_params(const BackwardPlan& plan, const WeightGradParams& grad) {
   const Sizes& s = plan.sizes;
   const Strides& pieces = plan.source.pieces;

@@ -7,7 +7,6 @@
 namespace gcn::cuda {
 
 HopperFirstStage hopper_first_stage_params(const ForwardPlan&, const FirstStageParams&);
-HopperFirstStageNchw hopper_first_stage_nchw_params(const ForwardPlan&, const FirstStageParams&);
 HopperInputGrad hopper_input_grad_params(const BackwardPlan&, const void* const (&du)[2], void* workspace, void* dx);
 // How the weights of the gradient of x are packed for it, one branch at a time: as portable ones, but for these sizes.
 PackLineWeights hopper_input_grad_weights(const BackwardPlan&, int axis, PackLineWeights of_both, void* workspace);

@@ -11,11 +11,6 @@ extern template int launch_hopper_first_stage<BFloat16>(const HopperFirstStage&,
 extern template int launch_hopper_first_stage<Tf32>(const HopperFirstStage&, int, int, Stream);
 
 template <class M>
-int launch_hopper_first_stage_nchw(int column_blocks, const HopperFirstStageNchw&, int blocks, int shared_bytes, Stream);
-extern template int launch_hopper_first_stage_nchw<Half>(int, const HopperFirstStageNchw&, int, int, Stream);
-extern template int launch_hopper_first_stage_nchw<BFloat16>(int, const HopperFirstStageNchw&, int, int, Stream);
-
-template <class M>
 int launch_hopper_weight_grad(const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
 extern template int launch_hopper_weight_grad<Half>(const HopperWeightGrad&, int, int, Stream);
 extern template int launch_hopper_weight_grad<BFloat16>(const HopperWeightGrad&, int, int, Stream);
@@ -29,12 +24,6 @@ int hopper_first_stage(Math math, const HopperFirstStage& p, int blocks, int sha
   if (math == Math::kHalf) return launch_hopper_first_stage<Half>(p, blocks, shared_bytes, s);
   if (math == Math::kBFloat16) return launch_hopper_first_stage<BFloat16>(p, blocks, shared_bytes, s);
   if (math == Math::kTf32) return launch_hopper_first_stage<Tf32>(p, blocks, shared_bytes, s);
-  return cudaErrorInvalidValue;
-}
-
-int hopper_first_stage_nchw(Math math, int column_blocks, const HopperFirstStageNchw& p, int blocks, int shared_bytes, Stream s) {
-  if (math == Math::kHalf) return launch_hopper_first_stage_nchw<Half>(column_blocks, p, blocks, shared_bytes, s);
-  if (math == Math::kBFloat16) return launch_hopper_first_stage_nchw<BFloat16>(column_blocks, p, blocks, shared_bytes, s);
   return cudaErrorInvalidValue;
 }
 

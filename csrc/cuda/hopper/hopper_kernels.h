@@ -22,18 +22,6 @@ struct HopperFirstStage {
 
 int hopper_first_stage(Math, const HopperFirstStage&, int blocks, int shared_bytes, Stream);
 
-// The first stage from NCHW, with the portable one's weights and results.
-struct HopperFirstStageNchw {
-  FirstStageParams stage;
-  TensorShape x[2];         // [N, H, channel, W], as either branch copies it
-  int run[2], box_runs[2];  // pixels of a row of the map that follow each other in a tile; how many such a box has
-  int stages;               // of the ring
-  int sums;                 // floats of one warpgroup's sums over taps
-  int cluster;              // blocks that share the weights they load: 1 or 2, of neighbouring tiles
-};
-
-int hopper_first_stage_nchw(Math, int column_blocks, const HopperFirstStageNchw&, int blocks, int shared_bytes, Stream);
-
 // The gradients of the first weights, into the portable kernel's workspace.
 struct HopperWeightGrad {
   WeightGradParams grad;    // of its patches, only how many there are counts: they are 8 x 8

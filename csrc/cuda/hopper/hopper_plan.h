@@ -19,11 +19,6 @@ struct HopperFirstStagePlan {  // of channels_last x
       shared_bytes = 0;
 };
 
-struct HopperFirstStageNchwPlan {
-  bool used = false;
-  int run[2] = {}, box_runs[2] = {}, stages = 0, sums = 0, cluster = 1, blocks = 0, shared_bytes = 0;
-};
-
 struct HopperWeightGradPlan {
   bool used = false;
   int stages = 0, blocks = 0, shared_bytes = 0;
@@ -38,7 +33,6 @@ struct HopperInputGradPlan {
 
 struct HopperPlan {
   HopperFirstStagePlan first;
-  HopperFirstStageNchwPlan first_nchw;
   HopperWeightGradPlan weight_grad;
   HopperInputGradPlan input_grad;
   std::string why_portable;  // where Hopper kernels were asked for and not all are used

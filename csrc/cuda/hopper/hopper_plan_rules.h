@@ -20,9 +20,6 @@ bool wants_hopper(const Sizes&, bool backward, const Gpu&);
 std::string plan_hopper_first_stage(const Sizes&, Math, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
 void note_hopper_first_stage(Plan&, const FirstStagePlan&, const HopperFirstStagePlan&, const Traffic&, const Gpu&);
 
-std::string plan_hopper_first_stage_nchw(Math, const Gpu&, FirstStagePlan&, HopperFirstStageNchwPlan&);
-void note_hopper_first_stage_nchw(Plan&, const FirstStagePlan&, const HopperFirstStageNchwPlan&, const Traffic&, const Gpu&);
-
 // The same of the first weights' gradients.
 std::string plan_hopper_weight_grad(const Sizes&, Math, const SourcePlan&, const Gpu&, WeightGradPlan&, HopperWeightGradPlan&);
 void note_hopper_weight_grad(Plan&, const WeightGradPlan&, const HopperWeightGradPlan&, const Traffic&, const Gpu&);

@@ -14,19 +14,6 @@ constexpr int kBoxMost = 256;  // elements of a dimension that the copy engine b
 
 constexpr int kHopperStagesMost = 8, kHopperStagesLeast = 3;  // of rings
 
-// --- first stage from NCHW: each multiplying warpgroup has 128 pixels x (8 * column blocks)
-constexpr bool hopper_first_stage_nchw_compiled(Math math, int column_blocks) {
-  return (math == Math::kHalf || math == Math::kBFloat16) && column_blocks <= 22;
-}
-constexpr int kPassBlocks = 4;  // column blocks of T that are in shared memory at a time, per warpgroup
-constexpr int kHopperBarriers = 2 * kHopperStagesMost + 1;
-
-constexpr int hopper_first_stage_nchw_shared_bytes(int column_blocks, int sums, int stages) {
-  const int ring = stages * (kTilePixels + 2 * 8 * column_blocks) * kBlockBytes;
-  const int epilogue = 2 * (8 * kPassBlocks * kScratchRow + sums) * 4;
-  return kSwizzleAlignment + ring + epilogue + 8 * kHopperBarriers;
-}
-
 // --- first stage: each multiplying warpgroup has 64 rows (taps and middle channels) x 34 positions of eight neighbouring lines
 constexpr bool hopper_first_stage_compiled(Math math) {
   return math == Math::kHalf || math == Math::kBFloat16 || math == Math::kTf32;
