@@ -13,21 +13,21 @@
 // Pixels. Eight neighbouring lines are a bundle, and x lies in shared memory as [position][8 lines][64 bytes of channels]: a step
 // along the lines is 512 bytes, which the permutation of 64-byte rows does not notice. Work comes in items, a bundle and up to
 // 35 - g positions of it: D is [64 rows][34 positions x 8 lines], low (18 positions) and high (16), and once more positions 4 to
-// 17 for the first groups of taps (early): 192 registers a thread. The line ends in zeros, which the copy engine writes; products
-// with what lies in front of or behind it are left out, some positions at a time: at k = 15 lines of 16, 32 and 64 positions need
-// 89, 94 and 100 % of k products a position.
+// 17 for the first groups of taps (early): 192 registers a thread. The line ends in zeros, which the copy engine writes. Of long
+// items, products with what lies in front of or behind the line are left out where that is many positions: at k = 15 lines of 32
+// and 64 positions need 91 and 97 % of k products a position. Of short ones none is: to ask would cost more.
 //
 // Who owns what: blocks are persistent, one to an SM. A unit of work is a branch, 64 rows, two items and a split of the channels.
-// Warpgroup 0 copies (two threads); warpgroups 1 and 2 have an item each and share the weights.
+// Warpgroup 0 copies (three threads, one for each ring); warpgroups 1 and 2 have an item each and share the weights.
 //
 // Shared memory, from an address that is a multiple of 1024:
-//   ring of windows, each of one k-block (64 bytes of channels), [2 items][positions + k - g][8][64 B]; 94208 bytes for two;
-//   ring of weights, each of one k-block and one group of taps, [64 rows][64 B], 4096 bytes;
-//   for each item the sums u [positions][group_mid][8 lines] in floats, 21504 bytes; barriers.
+//   for either item a ring of windows, each of one k-block (64 bytes of channels), [positions + k - g][8][64 B], 23552 bytes;
+//   ring of weights, each of one k-block and up to five groups of taps, [64 rows][64 B] each, 20480 bytes;
+//   for each item the sums u [group_mid, whole octets][35 positions][8 lines] in floats, 26880 bytes; barriers.
 //
-// Pipeline: a stage is full when all its bytes have come, and empty when every warp that multiplies has read it. One product
-// group stays in flight while the next is issued. Warpgroup 2 starts half a ring of weights behind warpgroup 1 and keeps that
-// distance: while one adds up its taps and writes, the other has the tensor cores.
+// Pipeline: a stage is full when all its bytes have come, and empty when every warp that multiplies has read it. When the first
+// products of a stage of weights have been issued, what came before is waited for and let go of. Warpgroup 2 starts half a ring
+// of weights behind warpgroup 1: while one adds up its taps and writes, the other has the tensor cores.
 //
 // Clusters, where they save anything: two blocks with neighbouring items need the same weights at the same time; each loads 32
 // rows and sends them to both. Or, of a small map, up to eight blocks have a part of the channels each, of the same items; each
@@ -35,8 +35,8 @@
 //
 // Cost of a k-block in 16 bits, k = 15, M = 21, lines longer than 64: 5 groups x 64 x 544 x 32 products are 2720 clocks at 2048 a
 // clock; wgmma reads 20 x (2 x 64 + 272) x 32 bytes of shared memory, 2000 clocks, and 66 KB are written into it, 520 clocks; as
-// many come from L2 but for the zeros, 24 B a clock, or 20 in clusters. The end of an item moves its sums five times, 1000
-// clocks.
+// many come from L2 but for the zeros, 24 B a clock, or 20 in clusters. A warp has about 40 instructions for a step beside its
+// four wgmma, 200 clocks on an H100 where the products take 272. The end of an item is about 1000 instructions of a warp.
 #pragma once
 
 #include "../first_stage.cuh"

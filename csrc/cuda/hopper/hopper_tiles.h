@@ -42,7 +42,7 @@ GCN_HOST_TOO constexpr PositionRange positions_inside(int first, int positions, 
 
 // What a group of taps multiplies of an item, so that all positions inside the line are among it: the first part, or the end of
 // it; the second part, or the beginning of it. Few cases, because a branch takes as long as the products of four positions.
-enum FirstStageProduct : uint32_t { kLow = 1, kEarly = 2, kHigh = 4, kHighCut = 8 };
+constexpr uint32_t kLow = 1, kEarly = 2, kHigh = 4, kHighCut = 8;
 constexpr int kProductBits = 4, kHighCutPositions = kHighPositions - 7;
 GCN_HOST_TOO constexpr uint32_t first_stage_products(PositionRange inside) {
   if (inside.from >= inside.to) return 0;
