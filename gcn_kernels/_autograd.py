@@ -152,8 +152,9 @@ def gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32: bool,
         algo: algorithm of the kernels.
     """
     # A weight that is being trained will be another one in the next call. What torch.jit traces holds no trace of that.
-    training = _records(tensors) and not _is_jit_tracing() and any(t is not None and t.requires_grad for t in tensors[1:5])
-    return _call(COMPILED, tensors, (channels_last, not training, allow_tf32, algo))
+    records = _records(tensors)
+    training = records and not _is_jit_tracing() and any(t is not None and t.requires_grad for t in tensors[1:5])
+    return _call(COMPILED, tensors, (channels_last, not training, allow_tf32, algo), records)
 
 
 def triton_gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32: bool) -> Tensor:
@@ -164,16 +165,22 @@ def triton_gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32
         channels_last: the layout of y.
         allow_tf32: whether products of float32 may round their factors to tf32.
     """
-    return _call(TRITON, tensors, (channels_last, allow_tf32))
+    return _call(TRITON, tensors, (channels_last, allow_tf32), _records(tensors))
 
 
-def _call(operators: Operators, tensors: Sequence[Tensor | None], options: tuple[object, ...]) -> Tensor:
+def _call(operators: Operators, tensors: Sequence[Tensor | None], options: tuple[object, ...], records: bool) -> Tensor:
     # A graph that outlives this call holds the operator itself.
     eager = not _is_jit_tracing() and not torch.compiler.is_compiling()
-    if eager and _records(tensors):
+    if eager and records:
         y: Tensor = _Recorded.apply(*tensors, *options, operators)  # type: ignore[no-untyped-call]
+        return y
+    operator = getattr(torch.ops.gcn_kernels, operators.forward).default
+    if eager and not torch.is_inference_mode_enabled():
+        # There is nothing to record: not even the question is asked, which the dispatcher asks in Python (13 us).
+        with torch._C._AutoDispatchBelowAutograd():
+            y = operator(*tensors, *options)[0]
     else:
-        y = getattr(torch.ops.gcn_kernels, operators.forward).default(*tensors, *options)[0]
+        y = operator(*tensors, *options)[0]
     return y
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import bench_gcn
 import pytest
 import torch
-from gcnbench import baselines, check, clock, memory, options, plot, report, runner, runtimes
+from gcnbench import baselines, check, clock, environment, memory, options, plot, report, runner, runtimes
 from gcnbench.environment import Rates
 from gcnbench.problems import PRESETS, Map, Problem, make_inputs, parse_map
 from gcnbench.report import Row
@@ -34,6 +34,13 @@ PROBLEMS = [
     Problem(Map("", 6, 8, 5, 8, 8), 1, 3, torch.float64),
     Problem(Map("", 1, 1, 1, 1, 1), 1, 1, torch.float64),
 ]
+
+
+def test_a_copy_without_its_repository_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_output", lambda *command: "")
+    assert environment.describe(CPU)["gcn_kernels"].endswith("commit unknown")
+    monkeypatch.setenv("GCN_KERNELS_COMMIT", "0123456789ab")
+    assert "commit 0123456789ab as GCN_KERNELS_COMMIT says" in environment.describe(CPU)["gcn_kernels"]
 
 
 # What the problems count. The numbers are those of the direct algorithm at k = 15, M = O = 21, bfloat16.

@@ -133,11 +133,22 @@ def test_kernels_meet_their_launches() -> None:
         {"kernel": "combine", "gflop": 0, "mbytes": 6, "predicted_us": 5},
     ]
     measured = {"prepare": [[2.0, 2.0, 9.0]], "line_conv": [[20.0], [250.0]], "combine": [[3.0], [4.0]], "other": [[1.0]]}
-    rows = kernels.compare(measured, launches, 1e15, 3e12)
-    assert [row["kernel"] for row in rows] == ["prepare", "line_conv du", "line_conv dx", "combine", "other (not in the plan)"]
-    assert [row["us"] for row in rows] == [2.0, 20.0, 250.0, 7.0, 1.0]
-    assert [row["floor_us"] for row in rows] == pytest.approx([1.0, 10.0, 100.0, 2.0, 0.0])
+    rows = kernels.compare(kernels.Found(measured, [275.0, 270.0, 290.0]), launches, 1e15, 3e12)
+    names = ["prepare", "line_conv du", "line_conv dx", "combine", "other (not in the plan)", kernels.WHOLE]
+    assert [row["kernel"] for row in rows] == names
+    assert [row["us"] for row in rows] == [2.0, 20.0, 250.0, 7.0, 1.0, 275.0]
+    assert [row["floor_us"] for row in rows] == pytest.approx([1.0, 10.0, 100.0, 2.0, 0.0, 113.0])
+    assert [row["predicted_us"] for row in rows] == [4, 20, 200, 5, 0, 229]
     assert rows[2]["share_of_floor"] == pytest.approx(0.4)
+
+
+def test_a_kernels_time_is_what_it_adds_to_the_critical_path() -> None:
+    """Those that wait for earlier ones count from their end, those that end before them count nothing; a gap is no kernel's."""
+    found = kernels.Found()
+    found.add([("prepare", 10.0, 14.0), ("line_conv", 11.0, 20.0), ("line_conv", 19.0, 32.0), ("finish", 21.0, 30.0)])
+    found.add([("finish", 140.0, 143.0), ("line_conv", 106.0, 109.0), ("prepare", 100.0, 105.0)])
+    assert found.kernels == {"prepare": [[4.0, 5.0]], "line_conv": [[6.0, 3.0], [12.0]], "finish": [[0.0, 3.0]]}
+    assert found.whole == [22.0, 43.0]
 
 
 def test_benchmark_program_saves_every_map_and_the_summary_shows_it(

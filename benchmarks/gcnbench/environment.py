@@ -146,11 +146,15 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str:
-    """The commit of the benchmark's own checkout, marked if files differ from it."""
+    """The commit of the benchmark's own checkout, marked if files differ from it.
+
+    For a copy without one, the environment variable GCN_KERNELS_COMMIT says what it is a copy of.
+    """
     folder = str(Path(__file__).parent)
     commit = _output("git", "-C", folder, "rev-parse", "--short=12", "HEAD")
     if not commit:
-        return "unknown"
+        stated = os.environ.get("GCN_KERNELS_COMMIT")
+        return f"{stated} as GCN_KERNELS_COMMIT says" if stated else "unknown"
     changed = _output("git", "-C", folder, "status", "--porcelain", "--untracked-files=no")
     return f"{commit} with changes" if changed else commit
 

@@ -5,6 +5,9 @@
 // reads from it. So a call can be captured in a CUDA graph, and memory that is let go of at its end is not reused before the
 // kernels have run.
 //
+// On a small map a call takes as long as the host needs for it: a plan is made once for each problem, and tensors are made by
+// the C interface, because what torch::stable has for that looks the operator up by its name every time.
+//
 // u_l and u_r are padded maps [N, H, W, M rounded up to 8] in x's type: what kernels.h says of maps that kernels hand on.
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -15,6 +18,7 @@
 #include <cstdlib>
 #include <limits>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <tuple>
@@ -23,11 +27,11 @@
 #include "../problem.h"
 #include "execute.h"
 #include "hopper/hopper_kernels.h"
+#include "plan_cache.h"
 
 namespace gcn::cuda {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::stable::accelerator::DeviceGuard;
 
 void check_cuda(int error, const char* what) {
@@ -74,11 +78,14 @@ class Place {
  public:
   explicit Place(const Tensor& x) : device_(x.get_device_index()), guard_(device_) {
     // The CUDA runtime is linked statically, so this library has one of its own beside PyTorch's.
-    check_cuda(cudaSetDevice(device_), "gcn_kernels: choosing the GPU");
+    int current = 0;
+    check_cuda(cudaGetDevice(&current), "gcn_kernels: asking for the GPU");
+    if (current != device_) check_cuda(cudaSetDevice(device_), "gcn_kernels: choosing the GPU");
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
     stream_ = static_cast<CUstream_st*>(stream);
   }
+  int device() const { return device_; }
   const Gpu& gpu() const { return properties(device_); }
   CUstream_st* stream() const { return stream_; }
 
@@ -118,26 +125,57 @@ bool is_aligned(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_da
 
 MapLayout layout_of(const Tensor& map) { return {strides_of(map), is_aligned(map)}; }
 
-Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
+// A tensor without values, on the device of `like`.
+Tensor new_strided(const Tensor& like, size_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype) {
+  int32_t type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &type));
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, strides, dtype, type, like.get_device_index(), &made));
+  return Tensor(made);
 }
 
-Tensor new_middle(const Tensor& x, const Problem& p, int64_t mid) { return new_dense(x, {p.n, p.h, p.w, padded(mid)}, p.dtype); }
+int32_t dtype_of(const Tensor& t) {
+  int32_t dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+  return dtype;
+}
+
+Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, int32_t dtype) {
+  int64_t strides[4], stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= sizes.begin()[i]) strides[i] = stride;
+  return new_strided(like, sizes.size(), sizes.begin(), strides, dtype);
+}
+
+Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes) { return new_dense(like, sizes, dtype_of(like)); }
+
+// With the strides that empty_like gives: the tensor's own where they leave no gaps.
+Tensor new_like(const Tensor& t) {
+  const auto size = t.sizes(), stride = t.strides();
+  const bool channels_last = size.size() == 4 && stride[1] == 1 && stride[3] == size[1] && stride[2] == size[3] * size[1] &&
+                             stride[0] == size[2] * stride[2];
+  if (!channels_last && !t.is_contiguous()) return torch::stable::empty_like(t);
+  return new_strided(t, size.size(), size.data(), stride.data(), dtype_of(t));
+}
+
+Tensor new_output(const Tensor& x, const Problem& p, bool channels_last) {
+  const int64_t sizes[] = {p.n, p.o, p.h, p.w}, pixels = p.h * p.w;
+  const int64_t nchw[] = {p.o * pixels, pixels, p.w, 1}, nhwc[] = {pixels * p.o, 1, p.w * p.o, p.o};
+  return new_strided(x, 4, sizes, channels_last ? nhwc : nchw, dtype_of(x));
+}
+
+Tensor new_middle(const Tensor& x, const Problem& p, int64_t mid) { return new_dense(x, {p.n, p.h, p.w, padded(mid)}); }
 
 Tensor new_workspace(const Tensor& like, size_t bytes) {
-  return new_dense(like, {static_cast<int64_t>(std::max<size_t>(bytes, 1))}, ScalarType::Byte);
+  return new_dense(like, {static_cast<int64_t>(std::max<size_t>(bytes, 1))}, aoti_torch_dtype_uint8());
 }
+
+Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
+
+Weights dense(const Weights& w) { return {dense(w.l1), dense(w.l2), dense(w.r1), dense(w.r2)}; }
 
 const void* data_or_null(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
-
-std::optional<Tensor> dense(const std::optional<Tensor>& t) {
-  return t ? std::optional<Tensor>(torch::stable::contiguous(*t)) : std::nullopt;
-}
-
-Weights dense(const Weights& w) {
-  return {torch::stable::contiguous(w.l1), torch::stable::contiguous(w.l2), torch::stable::contiguous(w.r1),
-          torch::stable::contiguous(w.r2)};
-}
 
 void check_algorithm(const std::string& algo) {
   STD_TORCH_CHECK(algo == "auto", "algo: expected auto, because the algorithms to choose from are the CPU's; got ", algo);
@@ -157,14 +195,16 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   const Sizes sizes = sizes_of(p);
   const Place place(x);
 
-  const int64_t y_sizes[] = {p.n, p.o, p.h, p.w};
-  const Tensor y = torch::stable::empty({y_sizes, 4}, p.dtype, std::nullopt, x.device(), std::nullopt,
-                                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor y = new_output(x, p, channels_last);
   const Tensor u_l = new_middle(x, p, p.m_l), u_r = new_middle(x, p, p.m_r);
   if (p.n == 0) return {y, u_l, u_r};
 
-  const ForwardPlan plan = plan_forward(sizes, math, layout_of(x), strides_of(y), is_aligned(y), place.gpu());
-  const Tensor workspace = new_workspace(x, plan.workspace_bytes);
+  const MapLayout x_layout = layout_of(x), y_layout = layout_of(y);
+  static PlanCache<ForwardPlan> plans;
+  const PlanKey key = PlanKey().add(sizes).add({int64_t(math), place.device()}).add(x_layout).add(y_layout);
+  const std::shared_ptr<const ForwardPlan> plan =
+      plans.get(key, [&] { return plan_forward(sizes, math, x_layout, y_layout.strides, y_layout.aligned, place.gpu()); });
+  const Tensor workspace = new_workspace(x, plan->workspace_bytes);
   const Weights w = dense(Weights{w_l1, w_l2, w_r1, w_r2});
   const std::optional<Tensor> bias_l1 = dense(b_l1), bias_l2 = dense(b_l2), bias_r1 = dense(b_r1), bias_r2 = dense(b_r2);
   ForwardTensors t = {};
@@ -174,7 +214,7 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   t.b_l1 = data_or_null(bias_l1), t.b_l2 = data_or_null(bias_l2);
   t.b_r1 = data_or_null(bias_r1), t.b_r2 = data_or_null(bias_r2);
   t.y = y.mutable_data_ptr(), t.u_l = u_l.mutable_data_ptr(), t.u_r = u_r.mutable_data_ptr();
-  check_cuda(run_forward(plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn");
+  check_cuda(run_forward(*plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn");
   return {y, u_l, u_r};
 }
 
@@ -187,13 +227,14 @@ class Gradients {
   Gradients(const Tensor& x, const Weights& w, const Problem& p, int64_t wanted) : wanted_(wanted) {
     const Tensor like[] = {x, w.l1, w.l2, w.r1, w.r2};
     const int64_t bias_sizes[] = {p.m_l, p.o, p.m_r, p.o};
+    results_.reserve(kGradients), written_.reserve(kGradients);
     for (int i = 0; i < kGradients; ++i) {
       if (!is_wanted(i)) {
-        results_.push_back(new_dense(x, {0}, p.dtype));
+        results_.push_back(new_dense(x, {0}));
       } else if (i < kBl1) {
-        results_.push_back(torch::stable::empty_like(like[i]));
+        results_.push_back(new_like(like[i]));
       } else {
-        results_.push_back(new_dense(x, {bias_sizes[i - kBl1]}, p.dtype));
+        results_.push_back(new_dense(x, {bias_sizes[i - kBl1]}));
       }
       const bool as_it_is = !is_wanted(i) || i == kX || results_[i].is_contiguous();
       written_.push_back(as_it_is ? results_[i] : torch::stable::new_empty(x, results_[i].sizes(), p.dtype));
@@ -253,8 +294,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     return gradients.results();
   }
   const Strides dx = gradients.is_wanted(kX) ? strides_of(gradients.x()) : Strides{};
-  const BackwardPlan plan = plan_backward(sizes, math, layout_of(x), strides_of(dy), dx, gradients.wanted(), place.gpu());
-  const Tensor workspace = new_workspace(x, plan.workspace_bytes);
+  const MapLayout x_layout = layout_of(x);
+  const Strides dy_strides = strides_of(dy);
+  static PlanCache<BackwardPlan> plans;
+  const PlanKey key = PlanKey().add(sizes).add({int64_t(math), place.device(), wanted}).add(x_layout).add(dy_strides).add(dx);
+  const std::shared_ptr<const BackwardPlan> plan =
+      plans.get(key, [&] { return plan_backward(sizes, math, x_layout, dy_strides, dx, gradients.wanted(), place.gpu()); });
+  const Tensor workspace = new_workspace(x, plan->workspace_bytes);
   const Weights w = dense(given);
   BackwardTensors t = {};
   t.dy = dy.const_data_ptr(), t.x = x.const_data_ptr();
@@ -266,7 +312,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
   t.dw_r1 = gradients.data(kWr1), t.dw_r2 = gradients.data(kWr2);
   t.db_l1 = gradients.data(kBl1), t.db_l2 = gradients.data(kBl2);
   t.db_r1 = gradients.data(kBr1), t.db_r2 = gradients.data(kBr2);
-  check_cuda(run_backward(plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn_backward");
+  check_cuda(run_backward(*plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn_backward");
   gradients.finish();
   return gradients.results();
 }

@@ -1,5 +1,12 @@
-// Launching a kernel on a GPU. See device.cuh.
+// Launching a kernel on a GPU. See device.cuh. What the runtime has answered once is not asked again: a question takes as long
+// as a part of the launch itself.
 #pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <map>
+#include <mutex>
+#include <utility>
 
 namespace gcn::cuda {
 
@@ -10,19 +17,40 @@ struct NotDeduced {
 
 // Whether the current device knows programmatic dependent launch; on older ones launches simply follow each other.
 inline bool has_dependent_launch() {
+  enum Answer : int { kNotAsked, kNo, kYes };
+  constexpr int kDevices = 64;
+  static std::atomic<int> answers[kDevices];
   int device = 0, major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  if (device < kDevices) {
+    const int known = answers[device].load(std::memory_order_relaxed);
+    if (known != kNotAsked) return known == kYes;
+  }
+  const bool has = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  if (device < kDevices) answers[device].store(has ? kYes : kNo, std::memory_order_relaxed);
+  return has;
+}
+
+// Lets a kernel have this much dynamic shared memory on the current device.
+inline cudaError_t grant_shared(const void* kernel, size_t bytes) {
+  constexpr size_t kGrantedUnasked = 48 * 1024;
+  if (bytes <= kGrantedUnasked) return cudaSuccess;
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, size_t> grants;
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const std::lock_guard<std::mutex> lock(mutex);
+  size_t& granted = grants[{kernel, device}];
+  if (bytes <= granted) return cudaSuccess;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error == cudaSuccess) granted = bytes;
+  return error;
 }
 
 template <class... A>
 cudaError_t launch(void (*kernel)(A...), const Launch& how, typename NotDeduced<A>::type... arguments) {
-  constexpr size_t kGrantedUnasked = 48 * 1024;
-  if (how.shared_bytes > kGrantedUnasked) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
+  const cudaError_t error = grant_shared(reinterpret_cast<const void*>(kernel), how.shared_bytes);
+  if (error != cudaSuccess) return error;
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;

@@ -321,6 +321,7 @@ def run_on_gpu(out: Path) -> Path:
         subprocess.run(["nvcc", *flags, *includes, str(HERE / "calibration_gpu.cu"), "-o", str(library)], check=True)
         calibrate = ctypes.CDLL(str(library)).gcn_calibrate
     calibrate.restype = ctypes.c_char_p
+    print(f"{torch.cuda.get_device_name()}, compute capability {'.'.join(map(str, torch.cuda.get_device_capability()))}")
     arrays: dict[str, Array] = {}
     for calibration in (*CALIBRATIONS, *(_of_hopper() if hopper else ())):
         given = np.ascontiguousarray(calibration.draw())

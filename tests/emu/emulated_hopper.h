@@ -173,8 +173,6 @@ inline int of_first_lane(int value) {
 inline int cluster_rank() { return static_cast<int>(::simt::cluster_machine().my_block()); }
 inline void cluster_sync() { ::simt::cluster_machine().cluster_sync(); }
 
-inline bool has_hopper_kernels() { return true; }
-
 inline cudaError_t encode(const TensorShape& shape, TensorMap* map) {
   *map = shape;
   return cudaSuccess;

@@ -16,6 +16,7 @@ from rule import check, expect, expect_case
 from torch import Tensor
 from views import VIEWS
 
+from gcn_kernels import reference
 from gcn_kernels._library import SCHEMAS
 
 reason = emulator.why_not()
@@ -112,6 +113,16 @@ def test_misaligned_storage() -> None:
     shifted = torch.empty(plain.x.numel() + 1, dtype=plain.x.dtype)[1:].view_as(plain.x).copy_(plain.x)
     assert shifted.data_ptr() % 16
     check(results(run(replace(plain, x=shifted))), expect(plain))
+
+
+def test_more_problems_than_plans_are_kept_for() -> None:
+    """Every one has its own plan, also when it comes again, before and after the others have been dropped."""
+    cases = [Case("", n=1, c=2, h=h, w=w, mid_l=1, mid_r=1, out=1) for h in range(1, 18) for w in range(1, 17)]
+    for case in (*cases[:2], *cases, *cases[:2]):
+        block = make(case)
+        with torch.no_grad():
+            y, *_ = operators().gcn(*block.arguments, False, False, False, "auto")
+            assert torch.allclose(y, reference.gcn(*block.arguments), atol=1e-4), f"{case.h} x {case.w}"
 
 
 def test_tf32_is_used_only_where_it_is_allowed() -> None:

@@ -5,14 +5,6 @@
 
 namespace gcn::cuda {
 
-// Whether the current device is the one that the Hopper kernels are compiled for.
-inline bool has_hopper_kernels() {
-  int device = 0, major = 0, minor = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0;
-}
-
 // The encoder is the driver's, and asked for by name, so that nothing links the driver's library.
 inline cudaError_t encode(const TensorShape& shape, CUtensorMap* map) {
   using Encode =
@@ -46,8 +38,7 @@ inline cudaError_t encode(const TensorShape& shape, CUtensorMap* map) {
 
 template <class... A>
 cudaError_t launch_cluster(void (*kernel)(A...), const Launch& how, int blocks, typename NotDeduced<A>::type... arguments) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
+  const cudaError_t error = grant_shared(reinterpret_cast<const void*>(kernel), how.shared_bytes);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
