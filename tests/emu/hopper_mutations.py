@@ -33,6 +33,7 @@ OF_64 = EmulatedCase(ROWS_OF_64, "half", "nchw", "hopper-2")
 SPLIT_NCHW = EmulatedCase(DEEP, "half", "nchw", "hopper-slow-l2")
 #: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
+BATCH = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 PATCHES = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("x",))
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 
@@ -396,6 +397,9 @@ WEIGHT_GRAD = _of(
         "rows start at columns",
         GRADIENTS,
     ),
+    ("next-map", "if (++row == in_column) row = 0, ++n;", "++row;", "all patches are the first map's, or outside of it", BATCH),
+    ("next-octet", "of_octet += octet", "of_octet += octet + 8", "sums of an octet a tap further on", GRADIENTS),
+    ("other-rows", "to += 8 * row", "to += 4 * row", "sums of eight channels over those of others", GRADIENTS),
     ("cut-too-much", "if (taps > 13) {", "if (taps > 15) {", "the last taps of a strip are left out", GRADIENTS),
     (
         "cut-of-the-first-step",
