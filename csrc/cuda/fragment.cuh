@@ -60,6 +60,12 @@ GCN_HOST_DEVICE constexpr int swizzle_columns(int depth, int piece, int pieces) 
   return depth * pieces + (piece ^ (sizeof(E) == 4 ? (depth & 3) << 1 : pieces >= 8 ? depth & 7 : depth >> 1 & 3));
 }
 
+// Which of 32 outputs is in row `row` of weights packed so that a lane's eight accumulators of a row, in four neighbouring 8 x 8
+// blocks, are eight neighbouring outputs.
+GCN_HOST_DEVICE constexpr int output_of_lanes(int row) {
+  return (row & ~31) | (row >> 1 & 3) << 3 | (row >> 3 & 3) << 1 | (row & 1);
+}
+
 // --- what a lane names to ldmatrix_x4. A (16 rows x 32 bytes): rows 0-7 and 8-15 of the first half of the depth, then of the
 // second. B (two blocks of 8 columns x 32 bytes): both halves of the first block, then of the second.
 GCN_DEVICE int a_row(int lane) { return lane & 15; }

@@ -62,6 +62,7 @@ struct PackLineWeights {
   } term[2];
   void* to;
   int terms, outputs, tile_outputs, n_tiles, chunk, phases, k_blocks;
+  bool of_lanes;  // rows are in the order of output_of_lanes()
 };
 
 struct PrepareParams {

@@ -105,7 +105,7 @@ GCN_DEVICE void pack_line_weights(const PackLineWeights& j, int64_t first, int64
     const int row = int(i / 4 % j.tile_outputs), piece = int(i % 4);
     const int64_t block = i / 4 / j.tile_outputs;
     const int k_block = int(block % j.k_blocks), phase = int(block / j.k_blocks % j.phases);
-    const int output = int(block / j.k_blocks / j.phases) * j.tile_outputs + row;
+    const int output = int(block / j.k_blocks / j.phases) * j.tile_outputs + (j.of_lanes ? output_of_lanes(row) : row);
     // The depth of a phase: the pieces of the first term, tap by tap, then those of the second.
     int at = k_block * 4 + piece, term = 0;
     const auto pieces = [&](int t) { return max(0, min(j.chunk, j.term[t].padded - phase * j.chunk)) / kPiece<E>; };

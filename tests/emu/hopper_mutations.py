@@ -23,6 +23,7 @@ PARTS = EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-slow-launch-2
 SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-fast-launch")
 #: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
+BATCH = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 PATCHES = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("x",))
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 
@@ -239,6 +240,9 @@ WEIGHT_GRAD = _of(
         "rows start at columns",
         GRADIENTS,
     ),
+    ("next-map", "if (++row == in_column) row = 0, ++n;", "++row;", "all patches are the first map's, or outside of it", BATCH),
+    ("next-octet", "of_octet += octet", "of_octet += octet + 8", "sums of an octet a tap further on", GRADIENTS),
+    ("other-rows", "to += 8 * row", "to += 4 * row", "sums of eight channels over those of others", GRADIENTS),
     ("cut-too-much", "if (taps > 13) {", "if (taps > 15) {", "the last taps of a strip are left out", GRADIENTS),
     (
         "cut-of-the-first-step",
@@ -290,38 +294,47 @@ INPUT_GRAD = _of(
     ("no-fence-of-zeros", "    fence_async_proxy();  // wgmma reads them\n", "", "wgmma may not see the zeros yet", INPUT),
     (
         "no-zeros",
-        "2 * step + 1 < p().taps[axis] ? tap_bytes : shared_address(zeros()) - start",
-        "tap_bytes",
+        "operand(last, shared_address(zeros()) - last, row",
+        "operand(last, tap, row",
         "a weight of zero times whatever lies behind the window",
         INPUT,
     ),
-    ("octet-stride", "pair ? plane : beside", "pair ? beside : beside", "the next tap instead of the next octet", INPUT),
-    ("one-tap-a-step", "(pair ? step : 2 * step) * tap_bytes", "step * tap_bytes", "single octets take each tap twice", INPUT),
-    ("warpgroup-split", "first + side * 8 * row_bytes", "first", "both warpgroups multiply the first one's pixels", INPUT),
+    ("octet-stride", "operand(start, plane, row,", "operand(start, tap, row,", "the next tap instead of the next octet", INPUT),
+    ("one-tap-a-step", "at = moved(at, 4 * tap)", "at = moved(at, 2 * tap)", "single octets take taps twice", INPUT),
+    (
+        "last-tap",
+        "last = start + 2 * radius * tap",
+        "last = start + radius * tap",
+        "single octets end with a tap in the middle",
+        PATCHES,
+    ),
+    (
+        "warpgroup-split",
+        "(windows.slot, axis)) + side * 8 * row;",
+        "(windows.slot, axis));",
+        "both warpgroups multiply the first one's pixels",
+        INPUT,
+    ),
     ("weights-advance", "moved(of_w, 32), true", "moved(of_w, 16), true", "half a step of the depth", INPUT),
     ("windows-not-let-go", "    windows.let_go(windows.slot, lane);\n", "", "the third unit's windows never come", INPUT),
     ("windows-not-awaited", "    windows.wait_until_full();\n", "", "nothing has come yet", INPUT),
     ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", INPUT),
-    (
-        "output-overwritten",
-        "group_barrier(1 + side, kGroupSize);  // before",
-        "// before",
-        "the next unit's output takes the place of what is still written out",
-        INPUT,
-    ),
+    ("rows-of-a-lane", "4 + 2 * row + k % 2", "4 + 2 * (1 - row) + k % 2", "two rows of pixels change places", INPUT),
+    ("channels-of-a-lane", "k / 2 * 4 + 2 * row", "(3 - k / 2) * 4 + 2 * row", "channels in another order than weights", INPUT),
+    ("sums-from-one", "acc[kCount] = {};", "acc[kCount]; for (float& a : acc) a = 1;", "sums do not start with zero", INPUT),
     ("multicast-mask", "weights.slot, 3)", "weights.slot, 1)", "only the first block gets both halves", PATCHES),
-    ("multicast-half", "half = rank * (kStageBytes / 2)", "half = 0 * rank", "both blocks send the first half", PATCHES),
+    ("multicast-half", "start = rank * part", "start = 0 * rank", "both blocks send the first half", PATCHES),
     (
         "tells-itself-only",
-        "if (before >= 0) weights.let_go_of_shared(before, lane, p().cluster);",
-        "if (before >= 0) weights.let_go_of_shared(before, lane, 1);",
+        "weights.let_go_of_shared(flow.before, lane, flow.blocks);",
+        "weights.let_go_of_shared(flow.before, lane, min(1, flow.blocks));",
         "the second block's stages are never free",
         PATCHES,
     ),
     ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", INPUT),
     ("ends-too-early", "cluster_sync();  // a block ends", "// a block ends", "a block ends while the other sends", PATCHES),
     ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
-    ("phase", "2 * phase * plane", "phase * plane", "the second phase starts at the second octet", INPUT),
+    ("phase", "start += 2 * plane", "start += plane", "the second phase starts at the second octet", INPUT),
 )
 
 MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *PRODUCTS, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD)

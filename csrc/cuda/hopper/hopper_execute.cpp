@@ -72,6 +72,7 @@ PackLineWeights hopper_input_grad_weights(const BackwardPlan& plan, int axis, Pa
   p.to = static_cast<unsigned char*>(workspace) + h.weights_at[axis];
   p.tile_outputs = h.outputs, p.n_tiles = h.n_tiles;
   p.chunk = 2 * kOctet, p.phases = h.phases[axis], p.k_blocks = h.k_blocks[axis];
+  p.of_lanes = true;
   return p;
 }
 
@@ -82,7 +83,7 @@ HopperInputGrad hopper_input_grad_params(const BackwardPlan& plan, const void* c
   for (int i = 0; i < 2; ++i) {
     const Taps& taps = plan.dx.terms[size_t(i)].taps;
     p.weights[i] = static_cast<const unsigned char*>(workspace) + h.weights_at[i];
-    p.octets[i] = h.octets[i], p.taps[i] = taps.taps, p.radius[i] = taps.radius, p.k_blocks[i] = h.k_blocks[i];
+    p.octets[i] = h.octets[i], p.radius[i] = taps.radius, p.k_blocks[i] = h.k_blocks[i];
     p.window_h[i] = h.window_h[i], p.window_w[i] = h.window_w[i];
     const uint64_t pixel = uint64_t(h.octets[i]) * kPieceBytes;
     p.du[i] = {du[i],

@@ -10,15 +10,20 @@
 //   ring of stages of weights, each a k-block [channels of x][64 B] as they are packed, K-major in permuted rows of 64 bytes;
 //   two sets of windows, one for each branch: of every octet of du's channels the pixels under the patch and its taps,
 //   [16 + 2 radius][8] or [16][8 + 2 radius] pixels of 16 bytes; zeros outside of the map come from the copy engine;
-//   zeros, as far as eight rows of a window reach; the output on its way, [2][64 pixels][channels + 8]; barriers.
+//   zeros, as far as eight rows of a window reach; barriers.
 //
 // A, K-major without permutation: a block of eight rows is eight neighbouring pixels of the window, the next eight are the
 // window's next row. So a tap is a step of the start address. The depth runs in phases over pairs of octets: a step of 16 is one
 // tap of both octets, the window of one octet apart; of an octet without a partner it is two taps, one tap apart, and behind the
 // last tap stands the block of zeros (a real zero: a weight of zero times NaN would not be one).
 //
-// Pipeline: weights up to eight stages ahead, windows a unit ahead. Warpgroup 2 starts half a ring of weights behind warpgroup 1
-// and keeps that distance: while one writes its output, the other has the tensor cores.
+// Pipeline: weights up to eight stages ahead, windows a unit ahead. One k-block of 256 (or 128) clocks is in flight while the
+// next is issued, which takes some 45 instructions: descriptors advance by constants, and the steps that are different are apart
+// from the loops. Warpgroup 2 starts half a ring of weights behind warpgroup 1 and keeps that distance: while one writes its
+// output, the other has the tensor cores.
+//
+// Output: from registers. Weights are packed in such an order of channels that a lane has eight neighbouring ones of a pixel, and
+// four lanes store 64 bytes in a row.
 //
 // Clusters, where they save anything: two blocks with neighbouring patches need the same weights at the same time; each loads
 // half of a stage and sends it to both.
@@ -42,7 +47,7 @@ struct HopperInputGradArguments {
 template <class M, int kOutputs>
 struct HopperInputGradBlock {
   static constexpr int kStageBytes = kOutputs * kBlockBytes, kWarps = kGroupSize / 32, kCount = kOutputs / 2;
-  static constexpr int kRowBytes = hopper_output_row_bytes(kOutputs), kPixelBytes = 16;
+  static constexpr int kPixelBytes = 16;
 
   const HopperInputGradArguments& arguments;
   unsigned char* shared;
@@ -58,7 +63,6 @@ struct HopperInputGradBlock {
     return shared + p().stages * kStageBytes + slot * p().windows_bytes + axis * p().octets[0] * plane_bytes(0);
   }
   GCN_DEVICE unsigned char* zeros() const { return window_at(2, 0); }
-  GCN_DEVICE unsigned char* output_of(int side) const { return zeros() + p().zeros_bytes + side * 64 * kRowBytes; }
 
   // --- units of work
   struct Unit {
@@ -67,144 +71,163 @@ struct HopperInputGradBlock {
   // Blocks of a cluster have neighbouring patches of the same channels; one past the last patch is outside of the map.
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
-    const int in_map = p().patches_h * p().patches_w, groups = (p().n * in_map + p().cluster - 1) / p().cluster;
-    for (int i = int(blockIdx.x) / p().cluster; i < groups * p().n_tiles; i += int(gridDim.x) / p().cluster) {
-      const int patch = i % groups * p().cluster + rank, at = patch % in_map;
-      work(Unit{patch / in_map, at / p().patches_w * kGradPatchH, at % p().patches_w * kGradPatchW, i / groups});
+    const uint32_t in_row = p().patches_w, in_map = p().patches_h * in_row, blocks = p().cluster;
+    const uint32_t groups = (p().n * in_map + blocks - 1) / blocks, all = groups * p().n_tiles;
+    const uint32_t first = blocks == 1 ? blockIdx.x : blockIdx.x / 2, step = blocks == 1 ? gridDim.x : gridDim.x / 2;
+    for (uint32_t i = first; i < all; i += step) {
+      const uint32_t n_tile = i / groups, patch = (i - n_tile * groups) * blocks + rank;
+      const uint32_t n = patch / in_map, at = patch - n * in_map, row = at / in_row;
+      work(Unit{int(n), int(row) * kGradPatchH, int(at - row * in_row) * kGradPatchW, int(n_tile)});
     }
   }
 
-  // Steps of 16 in a phase of a branch: a tap of two octets, or two taps of the last octet.
-  GCN_DEVICE bool is_pair(int axis, int phase) const { return 2 * phase + 1 < p().octets[axis]; }
-  GCN_DEVICE int steps(int axis, int phase) const { return is_pair(axis, phase) ? p().taps[axis] : (p().taps[axis] + 1) / 2; }
-  template <class Work>
-  GCN_DEVICE void for_each_k_block(const Work& work) {
-    for (int axis = 0; axis < 2; ++axis) {
-      for (int phase = 0; phase < (p().octets[axis] + 1) / 2; ++phase) {
-        const int all = steps(axis, phase);
-        for (int k_block = 0; 2 * k_block < all; ++k_block) work(axis, phase, k_block, min(2, all - 2 * k_block));
-      }
-    }
-  }
+  // Steps of 16 of a branch with 2 radius + 1 taps: of a pair of octets one for each tap, of a last octet without a partner one
+  // for two taps. In k-blocks of two steps, either's last one may be half full.
+  GCN_DEVICE int k_blocks(int axis, bool pair) const { return pair ? p().radius[axis] + 1 : p().radius[axis] / 2 + 1; }
 
   // --- the warpgroup that copies: one thread
 
   GCN_DEVICE void copy_windows(const Unit& u) {
     windows.start_filling(p().windows_bytes);
+    unsigned char* to = window_at(windows.slot, 0);
+#pragma unroll 1
     for (int axis = 0; axis < 2; ++axis) {
       const int from_h = u.h - (axis == 0 ? p().radius[0] : 0), from_w = u.w - (axis == 1 ? p().radius[1] : 0);
-      for (int o = 0; o < p().octets[axis]; ++o) {
-        copy_tensor_4d(window_at(windows.slot, axis) + o * plane_bytes(axis), &arguments.du[axis], o * kOctet, from_w, from_h,
-                       u.n, windows.full + windows.slot);
+      const int plane = plane_bytes(axis), octets = p().octets[axis];
+#pragma unroll 1
+      for (int o = 0; o < octets; ++o, to += plane) {
+        copy_tensor_4d(to, &arguments.du[axis], o * kOctet, from_w, from_h, u.n, windows.full + windows.slot);
       }
     }
     windows.next();
   }
 
-  GCN_DEVICE void copy_weights(int axis, int64_t block) {
-    const unsigned char* from = static_cast<const unsigned char*>(p().weights[axis]) + block * kStageBytes;
-    unsigned char* to = shared + weights.slot * kStageBytes;
-    weights.start_filling(kStageBytes);
-    if (p().cluster == 1) {
-      copy_bulk(to, from, kStageBytes, weights.full + weights.slot);
-    } else {
-      const int half = rank * (kStageBytes / 2);
-      copy_bulk_multicast(to + half, from + half, kStageBytes / 2, weights.full + weights.slot, 3);
+  GCN_DEVICE void copy_weights(const unsigned char* from, int count) {
+    const int blocks = p().cluster, part = blocks == 1 ? kStageBytes : kStageBytes / 2, start = rank * part;
+    from += start;
+#pragma unroll 1
+    for (int i = 0; i < count; ++i, from += kStageBytes, weights.next()) {
+      unsigned char* to = shared + weights.slot * kStageBytes + start;
+      weights.start_filling(kStageBytes);
+      if (blocks == 1) {
+        copy_bulk(to, from, kStageBytes, weights.full + weights.slot);
+      } else {
+        copy_bulk_multicast(to, from, kStageBytes / 2, weights.full + weights.slot, 3);
+      }
     }
-    weights.next();
   }
 
   GCN_DEVICE void copy_all() {
     for_each_unit([&](const Unit& u) {
       copy_windows(u);
-      for_each_k_block([&](int axis, int phase, int k_block, int) {
-        const int phases = (p().octets[axis] + 1) / 2;
-        copy_weights(axis, (int64_t(u.n_tile) * phases + phase) * p().k_blocks[axis] + k_block);
-      });
+#pragma unroll 1
+      for (int axis = 0; axis < 2; ++axis) {
+        const int pairs = p().octets[axis] / 2, phases = (p().octets[axis] + 1) / 2;
+        const int64_t phase_bytes = int64_t(p().k_blocks[axis]) * kStageBytes;
+        const unsigned char* from = static_cast<const unsigned char*>(p().weights[axis]) + u.n_tile * phases * phase_bytes;
+#pragma unroll 1
+        for (int phase = 0; phase < phases; ++phase, from += phase_bytes) copy_weights(from, k_blocks(axis, phase < pairs));
+      }
     });
   }
 
   // --- a warpgroup that multiplies
 
-  GCN_DEVICE uint64_t window_operand(int axis, int phase, int step, int side) const {
-    const uint32_t row_bytes = p().window_w[axis] * kPixelBytes, tap_bytes = axis == 0 ? row_bytes : kPixelBytes;
-    const uint32_t plane = plane_bytes(axis), first = shared_address(window_at(windows.slot, axis)) + 2 * phase * plane;
-    const bool pair = is_pair(axis, phase);
-    const uint32_t start = first + side * 8 * row_bytes + (pair ? step : 2 * step) * tap_bytes;
-    const uint32_t beside = 2 * step + 1 < p().taps[axis] ? tap_bytes : shared_address(zeros()) - start;
-    return operand(start, pair ? plane : beside, row_bytes, Swizzle::kNone);
+  // What a warpgroup remembers between k-blocks.
+  struct Flow {
+    int before, blocks;  // the slot whose products are in flight, and how many blocks to tell of it when they are through
+    int taken;           // stages of weights, as the lag counts them: of the thread that tells
+    uint64_t of_w;       // the first stage
+  };
+
+  // A k-block of one or two steps, of which this says where du is.
+  template <int kSteps>
+  GCN_DEVICE void take(float (&acc)[kCount], Flow& flow, int lane, uint64_t first, uint64_t second) {
+    const uint64_t of_w = moved(flow.of_w, weights.slot * kStageBytes);
+    weights.wait_until_full();
+    wgmma_fence();
+    wgmma<kOutputs, false, false>(acc, first, of_w, true, M{});
+    if constexpr (kSteps == 2) wgmma<kOutputs, false, false>(acc, second, moved(of_w, 32), true, M{});
+    wgmma_commit();
+    wgmma_wait<1>();
+    weights.let_go_of_shared(flow.before, lane, flow.blocks);
+    flow.before = weights.slot, flow.blocks = p().cluster;
+    weights.next();
+    lag.count(flow.taken, 0, 0);
   }
 
-  GCN_DEVICE void product(float (&acc)[kCount], int& taken, int side, int lane) {
-    int before = -1;  // the slot whose products are in flight
-    bool add = false;
+  GCN_DEVICE void product(float (&acc)[kCount], Flow& flow, int side, int lane) {
+    flow.blocks = 0;
     windows.wait_until_full();
-    for_each_k_block([&](int axis, int phase, int k_block, int count) {
-      weights.wait_until_full();
-      const uint64_t of_w = operand(shared_address(shared + weights.slot * kStageBytes), 0, 8 * kBlockBytes, Swizzle::k64);
-      const uint64_t first = window_operand(axis, phase, 2 * k_block, side);
-      const uint64_t second = window_operand(axis, phase, 2 * k_block + 1, side);
-      if (count == 2) {
-        wgmma_fence();
-        wgmma<kOutputs, false, false>(acc, first, of_w, add, M{});
-        wgmma<kOutputs, false, false>(acc, second, moved(of_w, 32), true, M{});
-        wgmma_commit();
-      } else {
-        wgmma_fence();
-        wgmma<kOutputs, false, false>(acc, first, of_w, add, M{});
-        wgmma_commit();
+#pragma unroll 1
+    for (int axis = 0; axis < 2; ++axis) {
+      const uint32_t row = p().window_w[axis] * kPixelBytes, tap = axis == 0 ? row : kPixelBytes, plane = plane_bytes(axis);
+      const int radius = p().radius[axis], octets = p().octets[axis];
+      uint32_t start = shared_address(window_at(windows.slot, axis)) + side * 8 * row;
+#pragma unroll 1
+      for (int pair = 0; pair < octets / 2; ++pair, start += 2 * plane) {
+        uint64_t at = operand(start, plane, row, Swizzle::kNone);
+#pragma unroll 1
+        for (int i = 0; i < radius; ++i, at = moved(at, 2 * tap)) take<2>(acc, flow, lane, at, moved(at, tap));
+        take<1>(acc, flow, lane, at, at);
       }
-      add = true;
-      wgmma_wait<1>();
-      if (before >= 0) weights.let_go_of_shared(before, lane, p().cluster);
-      before = weights.slot;
-      weights.next();
-      lag.count(taken, side, lane);
-    });
+      if (octets % 2) {
+        uint64_t at = operand(start, tap, row, Swizzle::kNone);
+#pragma unroll 1
+        for (int i = 0; i < radius / 2; ++i, at = moved(at, 4 * tap)) take<2>(acc, flow, lane, at, moved(at, 2 * tap));
+        const uint32_t last = start + 2 * radius * tap;
+        const uint64_t with_zeros = operand(last, shared_address(zeros()) - last, row, Swizzle::kNone);
+        if (radius % 2) {
+          take<2>(acc, flow, lane, at, with_zeros);
+        } else {
+          take<1>(acc, flow, lane, with_zeros, with_zeros);
+        }
+      }
+    }
     wgmma_wait<0>();
     wgmma_results(acc);
-    weights.let_go_of_shared(before, lane, p().cluster);
+    weights.let_go_of_shared(flow.before, lane, p().cluster);
     windows.let_go(windows.slot, lane);
     windows.next();
   }
 
-  struct alignas(4) Two {
-    M first, second;
+  struct alignas(16) Eight {
+    M of[kOctet];
   };
 
-  // Through shared memory, so that what a warp stores is one pixel's channels.
+  // Weights are packed so that a lane has eight channels of a pixel in a row, and what four lanes store is 64 bytes in a row.
   GCN_DEVICE void write(const float (&acc)[kCount], const Unit& u, int side, int warp, int lane) const {
-    unsigned char* rows = output_of(side);
+    constexpr int kTogether = 4 * kOctet;
+    const int channel = u.n_tile * kOutputs + lane % 4 * kOctet, w = u.w + lane / 4;
+    const int h = u.h + side * 8 + warp * 2;
+    const int channels = u.n < p().n && w < p().w ? p().channels - channel : 0;
+    M* const first = static_cast<M*>(p().out) + (u.n * p().stride_n + h * p().stride_h + w * p().stride_w + channel);
 #pragma unroll
-    for (int i = 0; i < kCount; i += 2) {
-      const int row = warp * 16 + c_row(lane, i % 4), column = i / 4 * 8 + c_column(lane, 0);
-      store_shared(reinterpret_cast<Two*>(rows + row * kRowBytes + column * 2),
-                   Two{from_float<M>(acc[i]), from_float<M>(acc[i + 1])});
-    }
-    group_barrier(1 + side, kGroupSize);
-    constexpr int kPieces = kOutputs / kOctet;
-    for (int i = warp * 32 + lane; i < 64 * kPieces; i += kGroupSize) {
-      const int row = i / kPieces, c = u.n_tile * kOutputs + i % kPieces * kOctet;
-      const int h = u.h + side * 8 + row / kGradPatchW, w = u.w + row % kGradPatchW;
-      const uint4 piece = load_shared(reinterpret_cast<const uint4*>(rows + row * kRowBytes + i % kPieces * kPieceBytes));
-      if (u.n < p().n && h < p().h && w < p().w && c < p().channels) {
-        M* to = static_cast<M*>(p().out) + (u.n * p().stride_n + h * p().stride_h + w * p().stride_w + c);
-        *reinterpret_cast<uint4*>(to) = piece;
+    for (int row = 0; row < 2; ++row) {
+      M* const to = first + row * p().stride_h;
+      const int left = h + row < p().h ? channels : 0;
+#pragma unroll
+      for (int i = 0; i < kOutputs / kTogether; ++i) {
+        Eight eight;
+#pragma unroll
+        for (int k = 0; k < kOctet; ++k) eight.of[k] = from_float<M>(acc[16 * i + k / 2 * 4 + 2 * row + k % 2]);
+        if (i * kTogether < left) *reinterpret_cast<Eight*>(to + i * kTogether) = eight;
       }
     }
-    group_barrier(1 + side, kGroupSize);  // before the next unit's output takes the place
   }
 
   GCN_DEVICE void multiply_all(int side) {
-    const int warp = int(threadIdx.x) % kGroupSize / 32, lane = int(threadIdx.x) % 32;
-    int taken = 0;  // stages of weights
+    const int warp = of_first_lane(int(threadIdx.x) % kGroupSize / 32), lane = int(threadIdx.x) % 32;
+    constexpr int kNever = -(1 << 30);
+    const uint64_t of_w = operand(shared_address(shared), 0, 8 * kBlockBytes, Swizzle::k64);
+    Flow flow{0, 0, side == 0 && lane == 0 ? 0 : kNever, of_w};
     lag.wait(side);
     for_each_unit([&](const Unit& u) {
-      float acc[kCount];
-      product(acc, taken, side, lane);
+      float acc[kCount] = {};
+      product(acc, flow, side, lane);
       write(acc, u, side, warp, lane);
     });
-    lag.end(taken, side, lane);
+    lag.end(flow.taken, side, lane);
   }
 
   GCN_DEVICE void run() {
@@ -239,8 +262,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_input_grad_kernel(GC
   unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
   const HopperInputGrad& p = arguments.p;
   using Block = HopperInputGradBlock<M, kOutputs>;
-  Barrier* barriers = reinterpret_cast<Barrier*>(aligned + p.stages * Block::kStageBytes + 2 * p.windows_bytes + p.zeros_bytes +
-                                                 2 * 64 * Block::kRowBytes);
+  Barrier* barriers = reinterpret_cast<Barrier*>(aligned + p.stages * Block::kStageBytes + 2 * p.windows_bytes + p.zeros_bytes);
   Block{arguments,
         aligned,
         cluster_rank(),

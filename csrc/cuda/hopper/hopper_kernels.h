@@ -33,9 +33,10 @@ int hopper_weight_grad(Math, const HopperWeightGrad&, int blocks, int shared_byt
 
 // The gradient of x, written as channels_last.
 struct HopperInputGrad {
-  const void* weights[2];  // PackLineWeights::to, of one branch each: [n-tile][pair of octets][k-block][output][64 bytes]
+  const void* weights[2];  // PackLineWeights::to, of one branch each: [n-tile][pair of octets][k-block][output][64 bytes],
+                           // outputs in the order of output_of_lanes()
   TensorShape du[2];       // [N, H, W, channel]
-  int octets[2], taps[2], radius[2], k_blocks[2];
+  int octets[2], radius[2], k_blocks[2];
   int window_h[2], window_w[2], windows_bytes, zeros_bytes;
   void* out;
   int64_t stride_n, stride_h, stride_w;

@@ -22,7 +22,7 @@ int64_t units(const Sizes& s, const HopperInputGradPlan& h) {
 // Clocks of the busiest multiprocessor. While one warpgroup writes its output, the other multiplies: a unit takes as long as both
 // products, or one product and one output, or what shared memory or L2 needs for it.
 double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu& gpu) {
-  constexpr double kStartClocks = 2500, kWriteClocks = 1000;
+  constexpr double kStartClocks = 2500, kWriteClocks = 1000, kSharedShare = 0.8;
   double all_steps = 0;
   for (int axis = 0; axis < 2; ++axis) {
     const int taps = axis == 0 ? h.window_h[0] - kGradPatchH + 1 : h.window_w[1] - kGradPatchW + 1;
@@ -30,9 +30,9 @@ double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu
   }
   const double weights = all_steps * h.outputs * 32, output = double(kGradPatchH) * kGradPatchW * h.outputs * 2;
   const double tensor = kGradPatchH * kGradPatchW * 16.0 * h.outputs * all_steps / wgmma_fma_per_clock(gpu);
-  const double shared = (2 * (64.0 + h.outputs) * 32 * all_steps + h.windows_bytes + weights + 2 * output) / 128;
+  const double shared = (2 * (64.0 + h.outputs) * 32 * all_steps + h.windows_bytes + weights) / (128 * kSharedShare);
   const double l2 = (h.windows_bytes + weights / h.cluster + output) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
-  const double epilogue = output / 128 + kWriteClocks;  // of one warpgroup: half of the output, through shared memory
+  const double epilogue = output / 128 + kWriteClocks;  // of one warpgroup: half of the output, 64 bytes a clock
   const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2});
   const int64_t clusters = gpu.multiprocessors / h.cluster;
   return kStartClocks + double(ceil_div(units(s, h), clusters)) * unit + epilogue;

@@ -70,11 +70,8 @@ constexpr int hopper_weight_grad_shared_bytes(int stages) {
 
 // --- input gradient: 16 x 8 pixels, 64 of them to each multiplying warpgroup, and 128 or 256 channels of x
 constexpr int kGradPatchH = 16, kGradPatchW = 8;
-// A pixel of the output on its way: 4 of 32 banks further each.
-GCN_HOST_TOO constexpr int hopper_output_row_bytes(int outputs) { return outputs * 2 + 16; }
 constexpr int hopper_input_grad_shared_bytes(int outputs, int windows_bytes, int zeros_bytes, int stages) {
-  return kSwizzleAlignment + stages * outputs * kBlockBytes + 2 * windows_bytes + zeros_bytes +
-         2 * 64 * hopper_output_row_bytes(outputs) + 8 * (2 * (stages + 2) + 1);
+  return kSwizzleAlignment + stages * outputs * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * (stages + 2) + 1);
 }
 
 }  // namespace gcn::cuda

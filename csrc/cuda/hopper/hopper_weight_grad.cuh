@@ -58,6 +58,20 @@ struct HopperWeightGradBlock {
   struct Patch {
     int n, line, position;  // its first ones
   };
+  // A unit's patches, one after the other: along rows of the map.
+  struct Walk {
+    int n, row, column;  // in patches
+
+    GCN_DEVICE void next(int in_column, int in_row) {
+      if (++column < in_row) return;
+      column = 0;
+      if (++row == in_column) row = 0, ++n;
+    }
+    GCN_DEVICE Patch at(int axis) const {
+      const int h = row * kPatchSide, w = column * kPatchSide;
+      return axis == 0 ? Patch{n, w, h} : Patch{n, h, w};
+    }
+  };
   GCN_DEVICE int strips(int branch) const {
     const WeightGradBranch& b = p().branch[branch];
     return b.blocks == 0 ? 0 : (b.channels / kOctet + kStripOctets - 1) / kStripOctets * ((b.taps + kStripTaps - 1) / kStripTaps);
@@ -77,13 +91,20 @@ struct HopperWeightGradBlock {
   GCN_DEVICE int octets(const Unit& u) const { return min(kStripOctets, p().branch[u.axis].channels / kOctet - u.first_octet); }
   GCN_DEVICE unsigned char* stage() const { return stages + ring.slot * kWeightGradStageBytes; }
 
-  // --- the warpgroup that copies: one thread
-
-  GCN_DEVICE Patch patch_at(const Unit& u, int64_t patch) const {
-    const int in_map = int(patch % (p().patches_h * p().patches_w)), n = int(patch / (p().patches_h * p().patches_w));
-    const int h = in_map / p().patches_w * kPatchSide, w = in_map % p().patches_w * kPatchSide;
-    return u.axis == 0 ? Patch{n, w, h} : Patch{n, h, w};
+  GCN_DEVICE Walk walk(const Unit& u) const {
+    const uint32_t in_row = p().patches_w, in_map = p().patches_h * in_row, first = uint32_t(u.first);
+    const uint32_t n = first / in_map, in = first - n * in_map, row = in / in_row;
+    return {int(n), int(row), int(in - row * in_row)};
   }
+  template <class Work>
+  GCN_DEVICE void for_each_patch(const Unit& u, const Work& work) const {
+    const int in_column = p().patches_h, in_row = p().patches_w, axis = u.axis;
+    Walk w = walk(u);
+#pragma unroll 1
+    for (int left = int(u.last - u.first); left > 0; --left, w.next(in_column, in_row)) work(w.at(axis));
+  }
+
+  // --- the warpgroup that copies: one thread
 
   GCN_DEVICE void copy_patch(const Unit& u, const Patch& at) const {
     ring.start_filling(2 * kXBytes + octets(u) * kWindowBytes);
@@ -91,6 +112,7 @@ struct HopperWeightGradBlock {
       copy_tensor_4d(stage() + side * kXBytes, &arguments.x[u.axis], u.first_channel + side * kSideChannels, at.line, at.position,
                      at.n, ring.full + ring.slot);
     }
+#pragma unroll 1
     for (int o = 0; o < octets(u); ++o) {
       copy_tensor_4d(stage() + 2 * kXBytes + o * kWindowBytes, &arguments.du[u.axis], (u.first_octet + o) * kOctet, at.line,
                      at.position - p().branch[u.axis].radius + u.first_tap, at.n, ring.full + ring.slot);
@@ -100,7 +122,10 @@ struct HopperWeightGradBlock {
   GCN_DEVICE void copy_all() {
     for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
       const Unit u = unit_at(i);
-      for (int64_t patch = u.first; patch < u.last; ++patch, ring.next()) copy_patch(u, patch_at(u, patch));
+      for_each_patch(u, [&](const Patch& at) {
+        copy_patch(u, at);
+        ring.next();
+      });
     }
   }
 
@@ -143,19 +168,23 @@ struct HopperWeightGradBlock {
 
   GCN_DEVICE void write(const float (&acc)[kStripOctets][kHalf], const Unit& u, int side, int warp, int lane) const {
     const WeightGradBranch& b = p().branch[u.axis];
+    const int octets_left = octets(u), taps_left = b.taps - u.first_tap;
+    const int channel = u.first_channel + side * kSideChannels + warp * 16 + c_row(lane, 0);
+    const int64_t row = int64_t(p().blocks_per_row) * kOctet, octet = int64_t(b.taps) * kOctet;
+    float* to = p().partial + (int64_t(u.split) * p().channels + channel) * row +
+                int64_t(b.first_block + u.first_octet * b.taps + u.first_tap) * kOctet + c_column(lane, 0);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int channel = u.first_channel + side * kSideChannels + warp * 16 + c_row(lane, 2 * half);
-      const int64_t row = (int64_t(u.split) * p().channels + channel) * p().blocks_per_row + b.first_block;
+    for (int half = 0; half < 2; ++half, to += 8 * row) {
+      float* of_octet = to;
 #pragma unroll
-      for (int o = 0; o < kStripOctets; ++o) {
+      for (int o = 0; o < kStripOctets; ++o, of_octet += octet) {
+        const int taps = channel + 8 * half < p().channels && o < octets_left ? taps_left : 0;
 #pragma unroll
         for (int t = 0; t < kStripTaps; ++t) {
-          const int tap = u.first_tap + t;
-          if (channel >= p().channels || o >= octets(u) || tap >= b.taps) continue;
-          const int64_t block = row + (u.first_octet + o) * b.taps + tap;
-          *reinterpret_cast<float2*>(p().partial + block * kOctet + c_column(lane, 0)) =
-              make_float2(acc[o][4 * t + 2 * half], acc[o][4 * t + 2 * half + 1]);
+          if (t < taps) {
+            *reinterpret_cast<float2*>(of_octet + t * kOctet) =
+                make_float2(acc[o][4 * t + 2 * half], acc[o][4 * t + 2 * half + 1]);
+          }
         }
       }
     }
@@ -171,15 +200,16 @@ struct HopperWeightGradBlock {
       const int length = u.axis == 0 ? p().h : p().w;
       float acc[kStripOctets][kHalf] = {};
       int before = -1;  // the slot whose products are in flight
-      for (int64_t patch = u.first; patch < u.last; ++patch) {
+      const int behind = length + b.radius - u.first_tap;
+      for_each_patch(u, [&](const Patch& at) {
         ring.wait_until_full();
-        multiply(acc, side, length - patch_at(u, patch).position + b.radius - u.first_tap);
+        multiply(acc, side, behind - at.position);
         wgmma_wait<kSteps>();
         if (before >= 0) ring.let_go(before, lane);
         before = ring.slot;
         ring.next();
         lag.count(taken, side, lane);
-      }
+      });
       wgmma_wait<0>();
 #pragma unroll
       for (int o = 0; o < kStripOctets; ++o) wgmma_results(acc[o]);
