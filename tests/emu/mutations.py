@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cases import Case, square
 from faults import Fault
-from problems import CROP, EIGHTS, MANY_OUTPUTS, EmulatedCase
+from problems import CROP, EIGHTS, MANY_OUTPUTS, MANY_PIXELS, EmulatedCase
 
 #: Lines that fill tiles, several groups of middle channels.
 WHOLE_LINES = Case("whole-lines", n=1, c=32, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
@@ -22,6 +22,8 @@ PACKED = EmulatedCase(EIGHTS, "half", "unaligned")
 SKIPS = EmulatedCase(SKIPPING, "half", "channels_last")
 DOUBLE = EmulatedCase(EIGHTS, "double", "nchw")
 OUTPUTS = EmulatedCase(MANY_OUTPUTS, "half", "channels_last")
+#: More splits of the second weights' gradients than one thread adds.
+MANY_SPLITS = EmulatedCase(MANY_PIXELS, "half", "nchw")
 #: More parts of a bias's gradient than a block has threads.
 LONG = EmulatedCase(Case("long", n=1, c=8, h=1, w=4500, mid_l=2, mid_r=2, out=2, k=square(3)), "half", "channels_last")
 
@@ -387,12 +389,15 @@ SECOND_STAGE_GRAD = _of(
 
 FINISH = _of(
     "finish.cuh",
-    ("splits", "split < j.splits", "split < 1", "only the first split counts", SPLIT),
-    ("flip", "(j.flip ? j.kernel - 1 - tap : tap)", "tap", "first weights have their taps backwards", NCHW),
+    ("splits", "split + i * step < splits", "split + i * step < 1", "only the first split counts", SPLIT),
+    ("shares", "share < shares; ++share) sum +=", "share < 1; ++share) sum +=", "one thread's splits count", MANY_SPLITS),
+    ("no-barrier", "sum.w);\n  }\n  __syncthreads();", "sum.w);\n  }", "read before they are written", NCHW),
+    ("half", "* 2 + tid % 2;", "* 2;", "the second half of an octet is the first", NCHW),
+    ("flip", "j.flip ? j.kernel - 1 - at : at", "at", "first weights have their taps backwards", NCHW),
     (
         "skipped",
-        "packed_tap = tap - j.skipped",
-        "packed_tap = tap",
+        "tap_at(position) - j.skipped",
+        "tap_at(position)",
         "gradients stand at taps that touch the padding only",
         SKIPS,
     ),
