@@ -150,7 +150,16 @@ FIRST_STAGE = _of(
 
 COMBINE = _of(
     "combine.cuh",
-    ("split-lost", "for (int slot = 0;", "for (int slot = 1;", "the first split is lost", SPLIT),
+    ("split-lost", "for (int term = 0;", "for (int term = 1;", "the first split is lost", SPLIT),
+    ("next-tile", "of_tile - kTilePixels", "of_tile", "the next tile's sums are taken from the tile's own place", NCHW),
+    ("share-lost", "other = tid + pixels;", "other = tid + 2 * pixels;", "a thread's splits are lost", SPLIT),
+    (
+        "shares-no-barrier",
+        "tid, sums[i]);\n  __syncthreads();",
+        "tid, sums[i]);",
+        "read before they are written",
+        SPLIT,
+    ),
     (
         "tile-before",
         "max(q - reach, line_first) / kTilePixels",
