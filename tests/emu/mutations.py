@@ -180,13 +180,22 @@ COMBINE = _of(
 PREPARE = _of(
     "prepare.cuh",
     (
+        "places-no-barrier",
+        "place_of(j, first + tid));\n    __syncthreads();",
+        "place_of(j, first + tid));",
+        "places are read before they are written",
+        PACKED,
+    ),
+    (
         "square-no-barrier",
-        "value);\n      }\n      __syncthreads();",
-        "value);\n      }",
+        "first_channel);\n    __syncthreads();",
+        "first_channel);",
         "the square is read before it is written",
         PACKED,
     ),
-    ("skipped-taps", "j.kernel + j.skipped + tap]", "j.kernel + tap]", "the first taps take the place of those left out", SKIPS),
+    ("places", "n * j.stride_n + (row - n * j.h)", "n * j.stride_n + row", "rows of all images follow each other", PACKED),
+    ("past-the-channels", "(kAlongChannels ? 0 : i * kStep) < channels", "0 < channels", "padding of another channel's", ODD),
+    ("skipped-taps", "* j.kernel + j.skipped + tap;", "* j.kernel + tap;", "the first taps take the place of those left out", SKIPS),
     (
         "swizzle-of-weights",
         "swizzle_rows(column, piece)",
@@ -196,13 +205,28 @@ PREPARE = _of(
     ),
     ("flip", "(t.flip ? t.kernel - 1 - tap : tap)", "tap", "input gradients want the taps backwards", NCHW),
     (
+        "order-of-the-depth",
+        "at = first + packed_tap * of_taps + piece;",
+        "",
+        "the depth of a term is piece by piece instead of tap by tap",
+        NCHW,
+    ),
+    (
         "channel-mask",
-        "if (used && channel < j.channels) {",
-        "if (used) {",
+        "used ? j.channels - channel : 0",
+        "used ? kPiece<E> : 0",
         "reads the next tap's weights as further channels",
         ODD,
     ),
-    ("sum", "sum += to_float(value);", "sum = to_float(value);", "only the last pixel of a thread counts", NCHW),
+    ("sum", "sums[c] += to_float(", "sums[c] = to_float(", "only the last pixel of a thread counts", NCHW),
+    ("sums-of-lanes", "apart = kSquareOctets; apart < 32", "apart = kSquareOctets; apart < 16", "half of the pixels count", NCHW),
+    (
+        "sums-no-barrier",
+        "__syncthreads();  // before the square is overwritten",
+        "",
+        "sums are written where others still read",
+        NCHW,
+    ),
     ("shares", "* j.shares + share] = sum", "* j.shares] = sum", "all shares write one sum", NCHW),
 )
 
