@@ -1,16 +1,18 @@
 // The last launch of a backward pass: adds what the launches before left in parts, in a fixed order, and writes the gradients in
 // their own layout and type.
 //
-//   weight    dW[a, b, t] = sum over splits of partial[split][a][column of (b, t)]     of weight_grad.cuh; a thread each
+//   weight    dW[a, b, t] = sum over splits of partial[split][a][column of (b, t)]     of weight_grad.cuh
 //   bias      db[c]       = sum over parts of partial[c][part]    of prepare.cuh (dy) and line_conv.cuh (du); a block each
 //
-// Neighbouring threads read neighbouring numbers. Bound by reading the parts, which the launches before have just left in L2.
+// A block of the first kind has one octet of b and some neighbours in the order of (a, t). Partial sums have the octet fastest,
+// gradients never: a thread adds half an octet, 16 bytes of each split, shared memory turns the sums round, and neighbouring
+// threads write neighbouring taps. Many splits are shared out among the threads. Bound by reading the parts, which the launches
+// before have just left in L2: with kAtOnce loads in flight a thread, an SM has 128 KB on their way.
 #pragma once
-
-#include <algorithm>
 
 #include "block_sum.cuh"
 #include "direct.cuh"
+#include "jobs.cuh"
 #include "kernels.h"
 #include "tiles.h"
 
@@ -40,65 +42,134 @@ GCN_DEVICE float sum_inside(const FinishWeightGrad& j, int a, int b, int tap, fl
   return explained ? sum : products;
 }
 
+constexpr int kAtOnce = 8;           // splits that a thread has on their way
+constexpr int kSumRow = kOctet + 1;  // floats of an octet in shared memory: neighbouring octets begin in different banks
+
+// How a block deals with a gradient of so many splits: powers of two.
+struct FinishShape {
+  int log_shares, log_positions;  // of the splits, a thread each; in the order of (a, t)
+};
+
+GCN_HOST_DEVICE FinishShape finish_shape(int splits) {
+  constexpr int kMostLog = 3;
+  int log = 0;
+  while (log < kMostLog && splits > kAtOnce << log) ++log;
+  return {log, log2_of(kThreads / 2) - log};
+}
+
+GCN_HOST_DEVICE int64_t finish_positions(const FinishWeightGrad& j) { return int64_t(j.channels_a) * j.kernel; }
+
+// Blocks of an octet.
+GCN_HOST_DEVICE unsigned finish_tiles(const FinishWeightGrad& j, int log_positions) {
+  return unsigned((finish_positions(j) + (1 << log_positions) - 1) >> log_positions);
+}
+
+GCN_DEVICE void operator+=(float4& sum, const float4& x) { sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w; }
+
+// Adds up every `step`-th split from `first` on.
+GCN_DEVICE float4 sum_of_splits(const float4* of_first, int64_t to_next, int first, int splits, int step) {
+  float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+  for (int split = first; split < splits; split += kAtOnce * step) {
+    float4 part[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i, of_first += to_next) {
+      part[i] = split + i * step < splits ? *of_first : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) sum += part[i];
+  }
+  return sum;
+}
+
 // A value that is not finite has met zeros around the image, which is nan where a convolution has nothing: such sums are done
 // again.
 template <class E>
-GCN_DEVICE void finish_weight(const FinishWeightGrad& j) {
-  const int octets = (j.channels_b + kOctet - 1) / kOctet;
-  const int64_t count = int64_t(j.channels_a) * octets * j.kernel * kOctet;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
-    const int tap = int(i / kOctet % j.kernel), octet = int(i / kOctet / j.kernel % octets);
-    const int a = int(i / kOctet / j.kernel / octets), b = octet * kOctet + int(i % kOctet), packed_tap = tap - j.skipped;
-    if (b >= j.channels_b) continue;
-    float sum = 0;  // taps that only ever touch the padding have no gradient
-    if (packed_tap >= 0 && packed_tap < j.taps) {
-      const int64_t block = j.first_block + int64_t(octet) * j.taps + packed_tap;
-#pragma unroll 8
-      for (int split = 0; split < j.splits; ++split) {
-        sum += j.partial[((int64_t(split) * j.channels_a + a) * j.blocks_per_row + block) * kOctet + i % kOctet];
-      }
-      if (!is_finite(sum)) sum = sum_inside<E>(j, a, b, tap, sum);
+GCN_DEVICE void finish_weight(const FinishWeightGrad& j, unsigned block, unsigned char* shared) {
+  float* sums = reinterpret_cast<float*>(shared);  // [share][position][octet]
+  const FinishShape shape = finish_shape(j.splits);
+  const int tid = int(threadIdx.x), positions = 1 << shape.log_positions, shares = 1 << shape.log_shares;
+  const unsigned tiles = finish_tiles(j, shape.log_positions), octet = block / tiles, kernel = unsigned(j.kernel);
+  // Positions are in the order of memory. As 32 bytes of each partial sum they are fewer than 2^32 on any GPU.
+  const unsigned first = block % tiles << shape.log_positions, end = unsigned(finish_positions(j));
+  const auto tap_at = [&](unsigned position) {
+    const int at = int(position % kernel);
+    return j.flip ? j.kernel - 1 - at : at;
+  };
+
+  {
+    const unsigned position = first + (tid / 2 & (positions - 1)), a = position / kernel;
+    const int packed_tap = tap_at(position) - j.skipped, share = tid / 2 >> shape.log_positions;
+    float4 sum = make_float4(0, 0, 0, 0);  // taps that only ever touch the padding have no gradient
+    if (position < end && packed_tap >= 0 && packed_tap < j.taps) {
+      const int64_t of_split = int64_t(j.channels_a) * j.blocks_per_row;
+      const int64_t column = int64_t(a) * j.blocks_per_row + j.first_block + int64_t(octet) * j.taps + packed_tap;
+      const float4* from = reinterpret_cast<const float4*>(j.partial) + (share * of_split + column) * 2 + tid % 2;
+      sum = sum_of_splits(from, of_split * 2 << shape.log_shares, share, j.splits, shares);
     }
-    static_cast<E*>(j.out)[a * j.stride_a + b * j.stride_b + (j.flip ? j.kernel - 1 - tap : tap)] = from_float<E>(sum);
+    float* to = sums + tid / 2 * kSumRow + tid % 2 * 4;
+    store_shared(to, sum.x), store_shared(to + 1, sum.y), store_shared(to + 2, sum.z), store_shared(to + 3, sum.w);
+  }
+  __syncthreads();
+
+  const int at = tid & (positions - 1), first_b = int(octet) * kOctet;
+  const unsigned position = first + at;
+  if (position >= end) return;
+  const int a = int(position / kernel), tap = tap_at(position);
+  E* to = static_cast<E*>(j.out) + a * j.stride_a + position % kernel;
+  for (int i = tid >> shape.log_positions; i < min(kOctet, j.channels_b - first_b); i += kThreads >> shape.log_positions) {
+    float sum = 0;
+    for (int share = 0; share < shares; ++share) sum += load_shared(sums + (share * positions + at) * kSumRow + i);
+    if (!is_finite(sum)) sum = sum_inside<E>(j, a, first_b + i, tap, sum);
+    to[(first_b + i) * j.stride_b] = from_float<E>(sum);
   }
 }
 
 template <class E>
-GCN_DEVICE void finish_bias(const FinishBiasGrad& j, unsigned char* shared) {
+GCN_DEVICE void finish_bias(const FinishBiasGrad& j, unsigned channel, unsigned char* shared) {
   using A = Accumulator<E>;
-  for (int channel = blockIdx.x; channel < j.channels; channel += int(gridDim.x)) {
-    const A* partial = static_cast<const A*>(j.partial) + int64_t(channel) * j.parts;
-    A sum = 0;
-    for (int part = threadIdx.x; part < j.parts; part += kThreads) sum += partial[part];
-    sum = sum_over_threads(sum, reinterpret_cast<A*>(shared), kThreads, 1);
-    for (void* out : j.out) {
-      if (out && threadIdx.x == 0) static_cast<E*>(out)[channel] = from_float<E>(sum);
-    }
+  const A* partial = static_cast<const A*>(j.partial) + int64_t(channel) * j.parts;
+  A sum = 0;
+#pragma unroll 8
+  for (int part = threadIdx.x; part < j.parts; part += kThreads) sum += partial[part];
+  sum = sum_over_threads(sum, reinterpret_cast<A*>(shared), kThreads, 1);
+  for (void* out : j.out) {
+    if (out && threadIdx.x == 0) static_cast<E*>(out)[channel] = from_float<E>(sum);
   }
 }
 
-// Grid: x = shares of the largest gradient, y = gradients of weights, then of biases.
+constexpr int kFinishJobs = 7;
+
+struct FinishArguments {
+  FinishParams p;
+  Jobs<kFinishJobs> jobs;  // gradients of weights, then of biases
+};
+
 template <class E>
-__global__ void __launch_bounds__(kThreads) finish_kernel(GCN_PARAMS FinishParams p) {
+__global__ void __launch_bounds__(kThreads) finish_kernel(GCN_PARAMS FinishArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
+  const FinishParams& p = arguments.p;
   launch_dependents();
+  const auto [job, block] = find_job(arguments.jobs, blockIdx.x);
   wait_for_dependencies();
-  const int job = int(blockIdx.y);
-  if (job >= p.weights) return finish_bias<E>(p.bias[job - p.weights], shared);
-  if constexpr (sizeof(E) < 8) finish_weight<E>(p.weight[job]);  // float64 has the direct kernels, which leave nothing to add
+  if (job >= p.weights) return finish_bias<E>(p.bias[job - p.weights], block, shared);
+  if constexpr (sizeof(E) < 8) {  // float64 has the direct kernels, which leave nothing to add
+    finish_weight<E>(p.weight[job], block, shared);
+  }
 }
 
 template <class E>
 int launch_finish(const FinishParams& p, Stream s) {
-  int64_t most = 1;
+  FinishArguments arguments{p, {}};
   for (int i = 0; i < p.weights; ++i) {
     const FinishWeightGrad& j = p.weight[i];
-    most = std::max(most, int64_t(j.channels_a) * ((j.channels_b + kOctet - 1) / kOctet) * kOctet * j.kernel);
+    const int octets = (j.channels_b + kOctet - 1) / kOctet;
+    arguments.jobs.add(int64_t(octets) * finish_tiles(j, finish_shape(j.splits).log_positions));
   }
-  for (int i = 0; i < p.biases; ++i) most = std::max(most, int64_t(p.bias[i].channels) * kThreads);
-  const unsigned blocks = unsigned(std::min<int64_t>((most + kThreads - 1) / kThreads, 4096));
-  const Launch how{dim3(blocks, p.weights + p.biases), kThreads, kThreads * sizeof(Accumulator<E>), s.stream, s.dependent};
-  return launch(finish_kernel<E>, how, p);
+  for (int i = 0; i < p.biases; ++i) arguments.jobs.add(p.bias[i].channels);
+  constexpr size_t kSharedBytes = kThreads / 2 * kSumRow * sizeof(float);  // more than a number of each thread
+  const Launch how{dim3(arguments.jobs.blocks()), kThreads, kSharedBytes, s.stream, s.dependent};
+  return launch(finish_kernel<E>, how, arguments);
 }
 
 }  // namespace gcn::cuda

@@ -37,6 +37,12 @@ constexpr int kPiece = kPieceBytes / int(sizeof(E));  // elements of a piece
 template <class E>
 constexpr int kDepth = 32 / int(sizeof(E));  // elements of one step
 
+// Whole pieces, to be moved at once.
+template <class E, int kCount>
+struct alignas(kPieceBytes) Elements {
+  E value[kCount];
+};
+
 // tf32 operands are rounded once, in registers: the tensor cores would cut them off. Packed weights are rounded already.
 template <class M, int kCount>
 GCN_DEVICE void round_operand(uint32_t (&r)[kCount]) {

@@ -1,13 +1,15 @@
 // Copies into the layouts that the tensor core kernels read: weights into tiles in the order of the product's depth, swizzled as
 // they will lie in shared memory, and maps that are not whole 16-byte pieces into padded maps. All of an op's copies are one
-// launch. Each writes every byte of its result, zeros in the padding. Bound by memory: weights 2.6 MB at 2048 channels, k = 15.
+// launch, each with as many blocks as it has work for. Each writes every byte of its result, zeros in the padding. Bound by
+// memory (weights 2.6 MB at 2048 channels, k = 15), if enough loads are on their way: a thread has all that it reads at once
+// there together, and writes whole pieces.
 //
 // The gradients of the second biases are sums of dy over its pixels. Whoever copies dy has them in hand: a thread adds up what it
-// writes of its channel, a block its threads, finish.cuh the blocks.
+// writes of its channels, a block its threads, finish.cuh the blocks.
 #pragma once
 
-#include "block_sum.cuh"
 #include "fragment.cuh"
+#include "jobs.cuh"
 #include "tiles.h"
 
 namespace gcn::cuda {
@@ -23,130 +25,215 @@ GCN_DEVICE Element<M> as_operand(Element<M> value) {
   }
 }
 
-// Pixels and channels in squares of 32 through shared memory: read along whichever runs through memory, written along channels.
-// A block has 32 channels and every `shares`-th square along the pixels.
+// --- maps, in squares through shared memory: read along whichever of pixels and channels runs through memory, written along
+// channels. A block has some channels, and every `shares`-th square along the pixels.
+
+constexpr int kSquareRow = kSquareChannels + 1;  // elements of a pixel: neighbouring pixels begin in different banks
+constexpr int kSquareOctets = kSquareChannels / kOctet;
+constexpr int kPlacesBytes = kSquarePixels * 8;
+
+template <class E>
+constexpr size_t kSquareBytes = size_t(kSquarePixels) * kSquareRow * sizeof(E);
+
+// The offset of a pixel in the map, or -1 behind its last one. The divisions are once for all of its channels.
+GCN_DEVICE int64_t place_of(const PackMap& j, int64_t pixel) {
+  if (pixel >= int64_t(j.n) * j.h * j.w) return -1;
+  const int64_t row = pixel / j.w, n = row / j.h;
+  return n * j.stride_n + (row - n * j.h) * j.stride_h + (pixel - row * j.w) * j.stride_w;
+}
+
+template <bool kAlongChannels, class E>
+GCN_DEVICE void load_square(E* square, const int64_t* places, const PackMap& j, int first_channel) {
+  constexpr unsigned kFast = kAlongChannels ? kSquareChannels : kSquarePixels;
+  constexpr int kStep = kPrepareThreads / kFast, kCount = kSquarePixels * kSquareChannels / kPrepareThreads;
+  const int fast = int(threadIdx.x % kFast), slow = int(threadIdx.x / kFast);
+  const int first = first_channel + (kAlongChannels ? fast : slow);
+  const E* from = static_cast<const E*>(j.from) + first * j.stride_c;
+  const int64_t to_next = kStep * j.stride_c;
+  const int channels = j.channels - first;  // that are left
+  E value[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int64_t place = load_shared(places + (kAlongChannels ? slow + i * kStep : fast));
+    value[i] = place >= 0 && (kAlongChannels ? 0 : i * kStep) < channels ? from[place] : from_float<E>(0);
+    if constexpr (!kAlongChannels) from += to_next;
+  }
+  __syncwarp();  // not for the threads' sake: it keeps the compiler from waiting for some before it asks for the others
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int pixel = kAlongChannels ? slow + i * kStep : fast, channel = kAlongChannels ? fast : slow + i * kStep;
+    store_shared(square + pixel * kSquareRow + channel, value[i]);
+  }
+}
+
+// Of a block's threads, by octet: every kSquareOctets-th has the same one.
+template <class A>
+GCN_DEVICE void write_sums(const PackMap& j, A (&sums)[kOctet], int first_channel, int share, unsigned char* shared) {
+  constexpr int kWarps = kPrepareThreads / 32;
+  A* of_warps = reinterpret_cast<A*>(shared);
+  const int tid = int(threadIdx.x), lane = tid % 32;
+#pragma unroll
+  for (int i = 0; i < kOctet; ++i) {
+    for (int apart = kSquareOctets; apart < 32; apart *= 2) sums[i] += shuffle_xor(sums[i], apart);
+    if (lane < kSquareOctets) store_shared(of_warps + tid / 32 * kSquareChannels + lane * kOctet + i, sums[i]);
+  }
+  __syncthreads();
+  const int channel = first_channel + tid;
+  if (tid >= kSquareChannels || channel >= j.channels) return;
+  A sum = 0;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) sum += load_shared(of_warps + warp * kSquareChannels + tid);
+  static_cast<A*>(j.sums)[int64_t(channel) * j.shares + share] = sum;
+}
+
 template <class M>
-GCN_DEVICE void pack_map(const PackMap& j, int block, int blocks, unsigned char* shared) {
+GCN_DEVICE void pack_map(const PackMap& j, unsigned block, unsigned char* shared) {
   using E = Element<M>;
   using A = Accumulator<E>;
-  constexpr int kSide = kSquareSide, kRow = kSide + 1;
-  E* square = reinterpret_cast<E*>(shared);
-  const int64_t pixels = int64_t(j.n) * j.h * j.w, squares = (pixels + kSide - 1) / kSide;
-  const int across = (j.padded + kSide - 1) / kSide;
-  const bool along_channels = j.stride_c == 1;
-  for (int part = block; part < across * j.shares; part += blocks) {
-    const int share = part / across, first_channel = part % across * kSide;
-    A sum = 0;  // over pixels of this thread's channel
-    for (int64_t s = share; s < squares; s += j.shares) {
-      const int64_t first_pixel = s * kSide;
-      for (int i = threadIdx.x; i < kSide * kSide; i += kPrepareThreads) {
-        const int fast = i % kSide, slow = i / kSide;
-        const int64_t pixel = first_pixel + (along_channels ? slow : fast);
-        const int channel = first_channel + (along_channels ? fast : slow);
-        E value = from_float<E>(0);
-        if (pixel < pixels && channel < j.channels) {
-          const int64_t w = pixel % j.w, h = pixel / j.w % j.h, n = pixel / j.w / j.h;
-          value = static_cast<const E*>(j.from)[n * j.stride_n + channel * j.stride_c + h * j.stride_h + w * j.stride_w];
-        }
-        store_shared(square + (along_channels ? slow * kRow + fast : fast * kRow + slow), value);
+  constexpr int kRows = kPrepareThreads / kSquareOctets;  // pixels that are written at a time
+  int64_t* places = reinterpret_cast<int64_t*>(shared);
+  E* square = reinterpret_cast<E*>(shared + kPlacesBytes);
+  const int tid = int(threadIdx.x), across = pack_map_across(j.padded);
+  const int share = int(block) / across, first_channel = int(block) % across * kSquareChannels;
+  const int row = tid / kSquareOctets, octet = tid % kSquareOctets * kOctet, padded = j.padded;
+  const int64_t pixels = int64_t(j.n) * j.h * j.w;
+  E* to = j.to && first_channel + octet < padded ? static_cast<E*>(j.to) + first_channel + octet : nullptr;
+  A sums[kOctet] = {};  // over pixels of this thread's channels
+  for (int64_t first = int64_t(share) * kSquarePixels; first < pixels; first += int64_t(j.shares) * kSquarePixels) {
+    if (tid < kSquarePixels) store_shared(places + tid, place_of(j, first + tid));
+    __syncthreads();
+    j.stride_c == 1 ? load_square<true>(square, places, j, first_channel) : load_square<false>(square, places, j, first_channel);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kSquarePixels; i += kRows) {
+      Elements<E, kOctet> values;
+#pragma unroll
+      for (int c = 0; c < kOctet; ++c) {
+        values.value[c] = load_shared(square + (row + i) * kSquareRow + octet + c);
+        sums[c] += to_float(values.value[c]);
       }
-      __syncthreads();
-      for (int i = threadIdx.x; i < kSide * kSide; i += kPrepareThreads) {
-        const int64_t pixel = first_pixel + i / kSide;
-        const int channel = first_channel + i % kSide;
-        const E value = load_shared(square + i / kSide * kRow + i % kSide);
-        sum += to_float(value);
-        if (j.to && pixel < pixels && channel < j.padded) static_cast<E*>(j.to)[pixel * j.padded + channel] = value;
-      }
-      __syncthreads();
+      const int64_t pixel = first + row + i;
+      if (to && pixel < pixels) *reinterpret_cast<Elements<E, kOctet>*>(to + pixel * padded) = values;
     }
-    if (!j.sums) continue;
-    sum = sum_over_threads(sum, reinterpret_cast<A*>(shared), kPrepareThreads, kSide);
-    const int channel = first_channel + int(threadIdx.x);
-    if (threadIdx.x < kSide && channel < j.channels) static_cast<A*>(j.sums)[int64_t(channel) * j.shares + share] = sum;
   }
+  if (!j.sums) return;
+  __syncthreads();  // before the square is overwritten
+  write_sums(j, sums, first_channel, share, shared + kPlacesBytes);
+}
+
+// --- weights, a piece a thread
+
+// Neighbours among a piece's elements are `stride` apart.
+template <class E>
+GCN_DEVICE Elements<E, kPiece<E>> load_piece(const E* from, int64_t stride, int count) {
+  Elements<E, kPiece<E>> piece;
+#pragma unroll
+  for (int i = 0; i < kPiece<E>; ++i) piece.value[i] = i < count ? from[i * stride] : from_float<E>(0);
+  return piece;
 }
 
 template <class M>
-GCN_DEVICE void pack_first_weights(const PackFirstWeights& j, int64_t first, int64_t stride) {
+GCN_DEVICE void store_piece(void* to, int64_t at, Elements<Element<M>, kPiece<Element<M>>> piece) {
   using E = Element<M>;
-  constexpr int kBlockDepth = kBlockBytes / int(sizeof(E));
-  const int64_t count = int64_t(j.groups) * j.k_blocks * j.columns * 4;  // pieces
-  for (int64_t i = first; i < count; i += stride) {
-    // Taps run fastest here, because neighbouring taps are neighbours in memory.
-    const int at = int(i % j.columns), piece = int(i / j.columns % 4);
-    const int64_t block = i / j.columns / 4;
-    const int k_block = int(block % j.k_blocks), group = int(block / j.k_blocks);
-    const int first_mid = group / j.tap_groups * j.group_mid, own_tap = group % j.tap_groups * j.group_taps;
-    const int first_tap = j.overlap ? min(own_tap, j.taps - j.group_taps) : own_tap;
-    const int taps = min(j.group_taps, j.taps - first_tap), mids = min(j.group_mid, j.mid - first_mid);
-    const bool used = at < mids * taps;
-    // What two groups have is halved, which loses nothing but the last bit of a float16 that is nearly zero.
-    const int shared_from = j.taps - j.group_taps, shared_to = j.overlap ? (j.tap_groups - 1) * j.group_taps : 0;
-    const int column = used ? at % taps * mids + at / taps : at, m = first_mid + at / taps, tap = first_tap + at % taps;
-    E* to = static_cast<E*>(j.to) + (block * j.columns * 4 + swizzle_rows(column, piece)) * kPiece<E>;
-    for (int k = 0; k < kPiece<E>; ++k) {
-      const int channel = k_block * kBlockDepth + piece * kPiece<E> + k;
-      E value = from_float<E>(0);
-      if (used && channel < j.channels) {
-        value = static_cast<const E*>(j.from)[(int64_t(m) * j.channels + channel) * j.kernel + j.skipped + tap];
-        if (tap >= shared_from && tap < shared_to) value = from_float<E>(0.5f * to_float(value));
-      }
-      to[k] = as_operand<M>(value);
-    }
-  }
+#pragma unroll
+  for (int i = 0; i < kPiece<E>; ++i) piece.value[i] = as_operand<M>(piece.value[i]);
+  static_cast<Elements<E, kPiece<E>>*>(to)[at] = piece;
 }
 
+// Rows of 64 bytes, of which there are fewer than 2^32 on any GPU.
+GCN_HOST_DEVICE int64_t first_weights_rows(const PackFirstWeights& j) { return int64_t(j.groups) * j.k_blocks * j.columns; }
+
+// Neighbouring threads have the pieces of one row, then neighbouring taps: pieces follow each other in what is written, taps in
+// what is read, and each sector of either is all used while it is in L1.
 template <class M>
-GCN_DEVICE void pack_line_weights(const PackLineWeights& j, int64_t first, int64_t stride) {
+GCN_DEVICE void pack_first_weights(const PackFirstWeights& j, unsigned block) {
   using E = Element<M>;
-  const int64_t count = int64_t(j.n_tiles) * j.phases * j.k_blocks * j.tile_outputs * 4;
-  for (int64_t i = first; i < count; i += stride) {
-    const int row = int(i / 4 % j.tile_outputs), piece = int(i % 4);
-    const int64_t block = i / 4 / j.tile_outputs;
-    const int k_block = int(block % j.k_blocks), phase = int(block / j.k_blocks % j.phases);
-    const int output = int(block / j.k_blocks / j.phases) * j.tile_outputs + (j.of_lanes ? output_of_lanes(row) : row);
-    // The depth of a phase: the pieces of the first term, tap by tap, then those of the second.
-    int at = k_block * 4 + piece, term = 0;
-    const auto pieces = [&](int t) { return max(0, min(j.chunk, j.term[t].padded - phase * j.chunk)) / kPiece<E>; };
-    if (at >= j.term[0].taps * pieces(0)) at -= j.term[0].taps * pieces(0), term = 1;
-    const PackLineWeights::Term& t = j.term[term];
-    const bool used = output < j.outputs && term < j.terms && at < t.taps * pieces(term);
-    E* to = static_cast<E*>(j.to) + (block * j.tile_outputs * 4 + swizzle_rows(row, piece)) * kPiece<E>;
-    for (int k = 0; k < kPiece<E>; ++k) {
-      E value = from_float<E>(0);
-      if (used) {
-        const int per_tap = pieces(term), tap = t.skipped + at / per_tap;
-        const int input = phase * j.chunk + at % per_tap * kPiece<E> + k;
-        if (input < t.inputs) {
-          const int64_t from = output * t.stride_o + input * t.stride_i + (t.flip ? t.kernel - 1 - tap : tap);
-          value = static_cast<const E*>(t.from)[from];
-        }
-      }
-      to[k] = as_operand<M>(value);
-    }
+  constexpr int kRows = kPrepareThreads / 4, kBlockDepth = kBlockBytes / int(sizeof(E));
+  const unsigned row = block * kRows + threadIdx.x / 4, columns = unsigned(j.columns), k_blocks = unsigned(j.k_blocks);
+  if (row >= first_weights_rows(j)) return;
+  const int at = int(row % columns), piece = int(threadIdx.x % 4);
+  const int k_block = int(row / columns % k_blocks), group = int(row / columns / k_blocks);
+  const int first_mid = group / j.tap_groups * j.group_mid, own_tap = group % j.tap_groups * j.group_taps;
+  const int first_tap = j.overlap ? min(own_tap, j.taps - j.group_taps) : own_tap;
+  const int taps = min(j.group_taps, j.taps - first_tap), mids = min(j.group_mid, j.mid - first_mid);
+  const bool used = at < mids * taps;
+  // What two groups have is halved, which loses nothing but the last bit of a float16 that is nearly zero.
+  const int shared_from = j.taps - j.group_taps, shared_to = j.overlap ? (j.tap_groups - 1) * j.group_taps : 0;
+  const int of_mid = int(unsigned(at) / unsigned(taps)), of_tap = at - of_mid * taps;
+  const int column = used ? of_tap * mids + of_mid : at, m = first_mid + of_mid, tap = first_tap + of_tap;
+  const int channel = k_block * kBlockDepth + piece * kPiece<E>;
+  const E* from = static_cast<const E*>(j.from) + (int64_t(m) * j.channels + channel) * j.kernel + j.skipped + tap;
+  auto values = load_piece(from, j.kernel, used ? j.channels - channel : 0);
+  if (tap >= shared_from && tap < shared_to) {
+    for (E& value : values.value) value = from_float<E>(0.5f * to_float(value));
   }
+  store_piece<M>(j.to, int64_t(row - unsigned(at)) * 4 + swizzle_rows(column, piece), values);
 }
 
-// Grid: x = share of the work, y = copy.
+GCN_HOST_DEVICE int64_t line_weights_pieces(const PackLineWeights& j) {
+  return int64_t(j.n_tiles) * j.phases * j.tile_outputs * j.k_blocks * 4;
+}
+
+// Neighbouring threads have neighbouring taps, which are neighbours in memory; what they write is half a sector each.
 template <class M>
-__global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(GCN_PARAMS PrepareParams p) {
+GCN_DEVICE void pack_line_weights(const PackLineWeights& j, unsigned block) {
+  using E = Element<M>;
+  const int64_t i = int64_t(block) * kPrepareThreads + threadIdx.x;
+  if (i >= line_weights_pieces(j)) return;
+  const int depth = j.k_blocks * 4;  // pieces of a phase
+  const unsigned output_of_all = unsigned(i / depth), tile_outputs = unsigned(j.tile_outputs), phases = unsigned(j.phases);
+  const unsigned tile_phase = output_of_all / tile_outputs;
+  const int row = int(output_of_all % tile_outputs), phase = int(tile_phase % phases);
+  const int output = int(tile_phase / phases) * j.tile_outputs + (j.of_lanes ? output_of_lanes(row) : row);
+
+  // The depth of a phase: the pieces of the first term, tap by tap, then those of the second.
+  const auto pieces = [&](int t) { return max(0, min(j.chunk, j.term[t].padded - phase * j.chunk)) / kPiece<E>; };
+  const int of_first = j.term[0].taps * pieces(0);
+  int at = int(i - int64_t(output_of_all) * depth);
+  const int term = at >= of_first, first = term ? of_first : 0;
+  const PackLineWeights::Term& t = j.term[term];
+  Elements<E, kPiece<E>> values{};
+  if (const int of_taps = pieces(term); term < j.terms && at - first < t.taps * of_taps) {
+    const int piece = int(unsigned(at - first) / unsigned(t.taps)), packed_tap = at - first - piece * t.taps;
+    const int input = phase * j.chunk + piece * kPiece<E>, tap = t.skipped + packed_tap;
+    const int64_t from = output * t.stride_o + input * t.stride_i + (t.flip ? t.kernel - 1 - tap : tap);
+    values = load_piece(static_cast<const E*>(t.from) + from, t.stride_i, output < j.outputs ? t.inputs - input : 0);
+    at = first + packed_tap * of_taps + piece;
+  }
+  const int64_t k_block = int64_t(tile_phase) * j.k_blocks + at / 4;
+  store_piece<M>(j.to, k_block * j.tile_outputs * 4 + swizzle_rows(row, at % 4), values);
+}
+
+constexpr int kPrepareJobs = 8;
+
+struct PrepareArguments {
+  PrepareParams p;
+  Jobs<kPrepareJobs> jobs;  // maps, first weights, weights of line convolutions
+};
+
+template <class M>
+__global__ void __launch_bounds__(kPrepareThreads) prepare_kernel(GCN_PARAMS PrepareArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
+  const PrepareParams& p = arguments.p;
   launch_dependents();
+  auto [job, block] = find_job(arguments.jobs, blockIdx.x);
   wait_for_dependencies();
-  const int64_t first = int64_t(blockIdx.x) * kPrepareThreads + threadIdx.x, stride = int64_t(gridDim.x) * kPrepareThreads;
-  int copy = blockIdx.y;
-  if (copy < p.maps) return pack_map<M>(p.map[copy], int(blockIdx.x), int(gridDim.x), shared);
-  copy -= p.maps;
-  if (copy < p.firsts) return pack_first_weights<M>(p.first[copy], first, stride);
-  pack_line_weights<M>(p.line[copy - p.firsts], first, stride);
+  if (job < p.maps) return pack_map<M>(p.map[job], block, shared);
+  job -= p.maps;
+  if (job < p.firsts) return pack_first_weights<M>(p.first[job], block);
+  pack_line_weights<M>(p.line[job - p.firsts], block);
 }
 
 template <class M>
 int launch_prepare(const PrepareParams& p, Stream s) {
-  constexpr size_t kSquareBytes = kSquareSide * (kSquareSide + 1) * sizeof(Element<M>);  // more than a number of each thread
-  const dim3 grid(kPrepareBlocks, p.maps + p.firsts + p.lines);
-  return launch(prepare_kernel<M>, Launch{grid, kPrepareThreads, kSquareBytes, s.stream, s.dependent}, p);
+  PrepareArguments arguments{p, {}};
+  Jobs<kPrepareJobs>& jobs = arguments.jobs;
+  const auto add = [&](int64_t threads) { jobs.add((threads + kPrepareThreads - 1) / kPrepareThreads); };
+  for (int i = 0; i < p.maps; ++i) jobs.add(int64_t(pack_map_across(p.map[i].padded)) * p.map[i].shares);
+  for (int i = 0; i < p.firsts; ++i) add(first_weights_rows(p.first[i]) * 4);
+  for (int i = 0; i < p.lines; ++i) add(line_weights_pieces(p.line[i]));
+  const size_t shared_bytes = p.maps ? kPlacesBytes + kSquareBytes<Element<M>> : 0;
+  return launch(prepare_kernel<M>, Launch{dim3(jobs.blocks()), kPrepareThreads, shared_bytes, s.stream, s.dependent}, arguments);
 }
 
 }  // namespace gcn::cuda

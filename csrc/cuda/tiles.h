@@ -13,13 +13,15 @@ namespace gcn::cuda {
 
 constexpr int kThreads = 128;  // of every tensor core kernel: four warps
 
-// --- prepare: shares of a map's pixels, each for one block and 32 channels at a time
+// --- prepare: shares of a map's pixels, each for one block and some of the channels at a time
 
-constexpr int kPrepareBlocks = 1024;  // enough loads in flight to fill the memory of a large GPU
-constexpr int kSquareSide = 32;       // pixels and channels that go through shared memory at a time
+constexpr int kPrepareBlocks = 1024;                      // enough loads in flight to fill the memory of a large GPU
+constexpr int kSquarePixels = 128, kSquareChannels = 32;  // that go through shared memory at a time
+
+constexpr GCN_HOST_TOO int pack_map_across(int channels) { return (channels + kSquareChannels - 1) / kSquareChannels; }
 
 constexpr int pack_map_shares(int64_t pixels, int channels) {
-  const int64_t squares = (pixels + kSquareSide - 1) / kSquareSide, across = (channels + kSquareSide - 1) / kSquareSide;
+  const int64_t squares = (pixels + kSquarePixels - 1) / kSquarePixels, across = pack_map_across(channels);
   const int64_t blocks = across < kPrepareBlocks ? kPrepareBlocks / across : 1;
   return int(squares < blocks ? squares : blocks);
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cases import Case, square
 from faults import Fault
-from problems import CROP, EIGHTS, MANY_OUTPUTS, EmulatedCase
+from problems import CROP, EIGHTS, MANY_OUTPUTS, MANY_PIXELS, EmulatedCase
 
 #: Lines that fill tiles, several groups of middle channels.
 WHOLE_LINES = Case("whole-lines", n=1, c=32, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
@@ -22,6 +22,8 @@ PACKED = EmulatedCase(EIGHTS, "half", "unaligned")
 SKIPS = EmulatedCase(SKIPPING, "half", "channels_last")
 DOUBLE = EmulatedCase(EIGHTS, "double", "nchw")
 OUTPUTS = EmulatedCase(MANY_OUTPUTS, "half", "channels_last")
+#: More splits of the second weights' gradients than one thread adds.
+MANY_SPLITS = EmulatedCase(MANY_PIXELS, "half", "nchw")
 #: More parts of a bias's gradient than a block has threads.
 LONG = EmulatedCase(Case("long", n=1, c=8, h=1, w=4500, mid_l=2, mid_r=2, out=2, k=square(3)), "half", "channels_last")
 
@@ -148,7 +150,16 @@ FIRST_STAGE = _of(
 
 COMBINE = _of(
     "combine.cuh",
-    ("split-lost", "for (int slot = 0;", "for (int slot = 1;", "the first split is lost", SPLIT),
+    ("split-lost", "for (int term = 0;", "for (int term = 1;", "the first split is lost", SPLIT),
+    ("next-tile", "of_tile - kTilePixels", "of_tile", "the next tile's sums are taken from the tile's own place", NCHW),
+    ("share-lost", "other = tid + pixels;", "other = tid + 2 * pixels;", "a thread's splits are lost", SPLIT),
+    (
+        "shares-no-barrier",
+        "tid, sums[i]);\n  __syncthreads();",
+        "tid, sums[i]);",
+        "read before they are written",
+        SPLIT,
+    ),
     (
         "tile-before",
         "max(q - reach, line_first) / kTilePixels",
@@ -169,13 +180,22 @@ COMBINE = _of(
 PREPARE = _of(
     "prepare.cuh",
     (
+        "places-no-barrier",
+        "place_of(j, first + tid));\n    __syncthreads();",
+        "place_of(j, first + tid));",
+        "places are read before they are written",
+        PACKED,
+    ),
+    (
         "square-no-barrier",
-        "value);\n      }\n      __syncthreads();",
-        "value);\n      }",
+        "first_channel);\n    __syncthreads();",
+        "first_channel);",
         "the square is read before it is written",
         PACKED,
     ),
-    ("skipped-taps", "j.kernel + j.skipped + tap]", "j.kernel + tap]", "the first taps take the place of those left out", SKIPS),
+    ("places", "n * j.stride_n + (row - n * j.h)", "n * j.stride_n + row", "rows of all images follow each other", PACKED),
+    ("past-the-channels", "(kAlongChannels ? 0 : i * kStep) < channels", "0 < channels", "padding of another channel's", ODD),
+    ("skipped-taps", "* j.kernel + j.skipped + tap;", "* j.kernel + tap;", "the first taps take the place of those left out", SKIPS),
     (
         "swizzle-of-weights",
         "swizzle_rows(column, piece)",
@@ -185,13 +205,28 @@ PREPARE = _of(
     ),
     ("flip", "(t.flip ? t.kernel - 1 - tap : tap)", "tap", "input gradients want the taps backwards", NCHW),
     (
+        "order-of-the-depth",
+        "at = first + packed_tap * of_taps + piece;",
+        "",
+        "the depth of a term is piece by piece instead of tap by tap",
+        NCHW,
+    ),
+    (
         "channel-mask",
-        "if (used && channel < j.channels) {",
-        "if (used) {",
+        "used ? j.channels - channel : 0",
+        "used ? kPiece<E> : 0",
         "reads the next tap's weights as further channels",
         ODD,
     ),
-    ("sum", "sum += to_float(value);", "sum = to_float(value);", "only the last pixel of a thread counts", NCHW),
+    ("sum", "sums[c] += to_float(", "sums[c] = to_float(", "only the last pixel of a thread counts", NCHW),
+    ("sums-of-lanes", "apart = kSquareOctets; apart < 32", "apart = kSquareOctets; apart < 16", "half of the pixels count", NCHW),
+    (
+        "sums-no-barrier",
+        "__syncthreads();  // before the square is overwritten",
+        "",
+        "sums are written where others still read",
+        NCHW,
+    ),
     ("shares", "* j.shares + share] = sum", "* j.shares] = sum", "all shares write one sum", NCHW),
 )
 
@@ -387,12 +422,15 @@ SECOND_STAGE_GRAD = _of(
 
 FINISH = _of(
     "finish.cuh",
-    ("splits", "split < j.splits", "split < 1", "only the first split counts", SPLIT),
-    ("flip", "(j.flip ? j.kernel - 1 - tap : tap)", "tap", "first weights have their taps backwards", NCHW),
+    ("splits", "split + i * step < splits", "split + i * step < 1", "only the first split counts", SPLIT),
+    ("shares", "share < shares; ++share) sum +=", "share < 1; ++share) sum +=", "one thread's splits count", MANY_SPLITS),
+    ("no-barrier", "sum.w);\n  }\n  __syncthreads();", "sum.w);\n  }", "read before they are written", NCHW),
+    ("half", "* 2 + tid % 2;", "* 2;", "the second half of an octet is the first", NCHW),
+    ("flip", "j.flip ? j.kernel - 1 - at : at", "at", "first weights have their taps backwards", NCHW),
     (
         "skipped",
-        "packed_tap = tap - j.skipped",
-        "packed_tap = tap",
+        "tap_at(position) - j.skipped",
+        "tap_at(position)",
         "gradients stand at taps that touch the padding only",
         SKIPS,
     ),
