@@ -77,12 +77,13 @@ def test_three_products_to_each_load_of_fragments(kernels: tuple[Kernel, ...]) -
 
 
 #: What the kernels' headers say of a step of the main loops that do the bulk of the work: products, loads of fragments, and
-#: instructions at most. A step of the line convolution's is a k-block.
+#: instructions at most. A step of the line convolution's is a k-block, with what finds the lane's pixels in a few of the rounds;
+#: of the second stage's gradients, a patch of four steps with the loads of the next.
 MIX = {
     ("first_stage_kernel", (21, 1)): (42, 13, 190),
     ("weight_grad_kernel", (1, 15)): (30, 10, 200),
-    ("line_conv_kernel", (WIDE,)): (64, 16, 300),
-    ("second_stage_grad_kernel", (NARROW_SMALL,)): (18, 8, 200),
+    ("line_conv_kernel", (WIDE,)): (64, 16, 260),
+    ("second_stage_grad_kernel", (NARROW_SMALL,)): (72, 32, 430),
 }
 
 

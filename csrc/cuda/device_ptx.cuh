@@ -114,6 +114,8 @@ GCN_DEVICE T broadcast(T value) {
   return __shfl_sync(kFullWarp, value, 0);
 }
 
+GCN_DEVICE uint32_t ballot(bool of_lane) { return __ballot_sync(kFullWarp, of_lane); }
+
 GCN_DEVICE void wait_for_dependencies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

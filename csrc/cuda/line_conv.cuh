@@ -23,13 +23,17 @@
 //
 // Shared memory: windows of both terms, (tile + halo) * (pieces | 1) * 16 bytes and what window_row_bytes() adds; one piece of
 // zeros, which pads the depth (a real zero: a padding weight times NaN would not be one); the table of steps, 4 bytes a piece and
-// 2 a product, and 8 bytes a fragment; 3 stages of weights [outputs][64 B], times 4 where the warps share the depth. After the
-// loop the output tile takes the windows' place, and behind it the warps' sums of pixels.
+// 2 a product; 3 stages of weights [outputs][64 B], times 4 where the warps share the depth. After the loop the output tile takes
+// the windows' place, and behind it the warps' sums of pixels.
 //
-// Cost of a product, 16-bit, kWide: 4 + 4 ldmatrix.x4 for 32 HMMA, each under a predicate, in runs of eight: what is left out
-// costs a place in the warp's instructions each; of about 250 instructions of two products, 64 are HMMA. For k = 15, M = 21 the
-// depth is 2 * 15 * 24 = 720, 87 % of it useful. dx: bound by the tensor cores; second stage: 8 % of the first's arithmetic or
-// less, bound by latency and by reading u.
+// Instructions are what there is little of: a warp has its scheduler for itself, or shares it with three others. So nothing is
+// divided in a loop, what a lane does in every round is found once (where its pixels and its rows of weights lie), and a window
+// is loaded row by row, a row by a warp, a piece by a lane.
+//
+// Cost of two products, 16-bit: kWide 16 ldmatrix.x4 for 64 HMMA, each under a predicate, in 210 instructions; kNarrow 11 for 24
+// in about 95, and 55 more in the three or four rounds where a lane's pixels change. For k = 15, M = 21 the depth is
+// 2 * 15 * 24 = 720, 87 % of it useful. dx: bound by the tensor cores; second stage: 8 % of the first's arithmetic or less, bound
+// by instructions, by latency and by reading u.
 #pragma once
 
 #include <algorithm>
@@ -40,6 +44,16 @@
 
 namespace gcn::cuda {
 
+// Division by a number that is not known before: a product instead. For numbers whose product with the divisor is below 2^32.
+struct Divisor {
+  int divisor;
+  uint32_t reciprocal;  // 2^32 / divisor, rounded up; of 1 none
+
+  GCN_DEVICE int quotient(int of) const { return divisor == 1 ? of : int(uint64_t(uint32_t(of)) * reciprocal >> 32); }
+};
+
+GCN_DEVICE Divisor divisor_of(int number) { return {number, 0xffffffffu / uint32_t(number) + 1}; }
+
 template <class M, LineTile kTile>
 struct LineConvBlock {
   using E = Element<M>;
@@ -48,7 +62,16 @@ struct LineConvBlock {
   static constexpr int kFragments = kPixels / 16;
   static constexpr int kStageBytes = line_stage_bytes(kShape);
   static constexpr int kStagePieces = kStageBytes / kPieceBytes;
-  static constexpr uint32_t kPadding = 0xffffffffu;  // a step of the table that pads the depth
+  static constexpr int kWarps = kThreads / 32;
+  static_assert(kFragments <= 16, "a bit of 16 each");
+  // The tile of outputs in shared memory: rows of an odd number of pieces, so that neighbours fall into different banks. The sums
+  // of pixels lie behind either order of it.
+  static constexpr int kOutputRow = line_tile_row(kOutputs / kPiece<E>) * kPiece<E>;
+  static constexpr int kPixelRow = line_tile_row(kPixels / kPiece<E>) * kPiece<E>;
+  static constexpr int kSumsAt = line_tile_bytes(kShape, int(sizeof(E)));
+
+  // What a step of the table stands for, in its lowest bits, which its bytes leave free: a term, or what pads the depth.
+  static constexpr int kPadding = 2, kKinds = 3;
   using Accumulators = float[kShape.blocks_m][kShape.blocks_n][4];
 
   const LineConv& p;
@@ -57,7 +80,8 @@ struct LineConvBlock {
   const int rectangle, n_tile;
   int n = 0, h0 = 0, w0 = 0;  // of the rectangle
   LinePatches patches{};
-  int zero_at = 0, table_at = 0, stages_at = 0;
+  int pixel_bytes = 0, row_bytes[2] = {};  // of the windows
+  int second_window_at = 0, zero_at = 0, table_at = 0, needed_at = 0, stages_at = 0;
 
   struct Pixel {
     int h, w;  // in the rectangle
@@ -65,21 +89,22 @@ struct LineConvBlock {
 
   GCN_DEVICE int window_h(const LineTerm& t) const { return p.tile_h + (t.axis == 0 ? 2 * t.radius : 0); }
   GCN_DEVICE int window_w(const LineTerm& t) const { return p.tile_w + (t.axis == 1 ? 2 * t.radius : 0); }
-  GCN_DEVICE int pixel_bytes() const { return window_pixel_bytes(p.chunk / kPiece<E>, kPieceBytes); }
-  GCN_DEVICE int row_bytes(const LineTerm& t) const { return window_row_bytes(window_w(t), pixel_bytes(), patches.w()); }
-  GCN_DEVICE int window_bytes(int term) const { return term < p.terms ? window_h(p.term[term]) * row_bytes(p.term[term]) : 0; }
   // Pieces of one pixel of a term's map in a phase.
   GCN_DEVICE int pieces(int term, int phase) const {
     return term < p.terms ? max(0, min(p.chunk, p.term[term].channels - phase * p.chunk)) / kPiece<E> : 0;
   }
 
   GCN_DEVICE void find_block() {
-    w0 = rectangle % p.tiles_w * p.tile_w, h0 = rectangle / p.tiles_w % p.tiles_h * p.tile_h;
-    n = rectangle / p.tiles_w / p.tiles_h;
+    const int row = rectangle / p.tiles_w;
+    n = row / p.tiles_h, h0 = (row - n * p.tiles_h) * p.tile_h, w0 = (rectangle - row * p.tiles_w) * p.tile_w;
     patches = line_patches(p.tile_h, p.tile_w, kShape.warps_m);
-    zero_at = window_bytes(0) + window_bytes(1);
+    pixel_bytes = window_pixel_bytes(p.chunk / kPiece<E>, kPieceBytes);
+    for (int i = 0; i < 2; ++i) row_bytes[i] = window_row_bytes(window_w(p.term[i]), pixel_bytes, patches.w());
+    second_window_at = window_h(p.term[0]) * row_bytes[0];
+    zero_at = second_window_at + (p.terms > 1 ? window_h(p.term[1]) * row_bytes[1] : 0);
     table_at = zero_at + kPieceBytes;
-    stages_at = table_at + line_table_bytes(p.k_blocks, kFragments);
+    needed_at = table_at + p.k_blocks * 16;
+    stages_at = table_at + line_table_bytes(p.k_blocks);
   }
 
   // The pixel that is row `row` of a fragment; the block's fragments are numbered warp by warp.
@@ -88,154 +113,216 @@ struct LineConvBlock {
     return {patches.top(patch) + (row >> patches.log_w), patches.left(patch) + (row & (patches.w() - 1))};
   }
 
-  // For each fragment and term, the taps that lead from at least one pixel inside the map to a place inside the map.
-  struct Taps {
-    int16_t first, last;
-  };
-  GCN_DEVICE Taps* taps_at(int fragment, int term) const {
-    return reinterpret_cast<Taps*>(shared + table_at + line_steps_bytes(p.k_blocks)) + fragment * 2 + term;
-  }
-  GCN_DEVICE void write_taps() const {
-    for (int i = threadIdx.x; i < kFragments * p.terms; i += kThreads) {
-      const int fragment = i % kFragments, term = i / kFragments;
-      const LineTerm& t = p.term[term];
-      const Pixel first = pixel_of(fragment, 0);
-      const int h = h0 + first.h, w = w0 + first.w;
-      TapRange taps =
-          t.axis == 0 ? taps_inside(h, patches.h(), p.h, t.taps, t.radius) : taps_inside(w, patches.w(), p.w, t.taps, t.radius);
-      if (h >= p.h || w >= p.w) taps = {0, -1};
-      store_shared(taps_at(fragment, term), Taps{int16_t(taps.first), int16_t(taps.last)});
-    }
+  // The taps that lead from at least one of a fragment's pixels inside the map to a place inside the map.
+  GCN_DEVICE TapRange find_taps(const LineTerm& t, int fragment) const {
+    const Pixel first = pixel_of(fragment, 0);
+    const int h = h0 + first.h, w = w0 + first.w;
+    if (fragment >= kFragments || h >= p.h || w >= p.w) return {0, -1};
+    return t.axis == 0 ? taps_inside(h, patches.h(), p.h, t.taps, t.radius) : taps_inside(w, patches.w(), p.w, t.taps, t.radius);
   }
 
-  // Piece i of a phase's depth.
+  // A phase's depth, and where its pieces stand.
   struct Place {
     int term, tap, piece;
   };
-  GCN_DEVICE Place place_of(int i, int phase) const {
-    const int pieces0 = pieces(0, phase), depth0 = p.term[0].taps * pieces0, term = i >= depth0;
-    const int at = term ? i - depth0 : i, per_tap = term ? pieces(1, phase) : pieces0;
-    return {term, at / per_tap, at % per_tap};
+  struct Depth {
+    int first, all;  // pieces of the first term, of both
+    Divisor per_tap0, per_tap1;
+
+    GCN_DEVICE Place place_of(int i) const {
+      const int term = i >= first, at = term ? i - first : i;
+      const Divisor per = {term ? per_tap1.divisor : per_tap0.divisor, term ? per_tap1.reciprocal : per_tap0.reciprocal};
+      const int tap = per.quotient(at);
+      return {term, tap, at - tap * per.divisor};
+    }
+  };
+  GCN_DEVICE Depth depth_of(int phase) const {
+    const int pieces0 = pieces(0, phase), pieces1 = pieces(1, phase), first = p.term[0].taps * pieces0;
+    const int all = first + (p.terms > 1 ? p.term[1].taps * pieces1 : 0);
+    return {first, all, divisor_of(max(pieces0, 1)), divisor_of(max(pieces1, 1))};
   }
 
-  // The table names, for each piece of the depth, the step from a pixel's place in the window: bytes * 2 + term. After it, for
-  // each product of two pieces, the fragments that need it.
-  GCN_DEVICE void write_table(int phase, int k_blocks, int depth) const {
-    write_taps();
+  // The table names, for each piece of the depth, the step from a pixel's place in the window: bytes and, below them, the kind.
+  // Those of a k-block are in the order in which multiply() takes them: first those of both products that are a lane's in the
+  // first half of a warp. After it, for each product of two pieces, the fragments that need it: a half of a warp answers for one
+  // piece, a lane for one fragment.
+  GCN_DEVICE void write_table(const Depth& depth, int k_blocks) const {
     uint32_t* table = reinterpret_cast<uint32_t*>(shared + table_at);
+    const int tap_bytes0 = p.term[0].axis == 0 ? row_bytes[0] : pixel_bytes;
+    const int tap_bytes1 = p.term[1].axis == 0 ? row_bytes[1] : pixel_bytes;
+#pragma unroll 1
     for (int i = threadIdx.x; i < k_blocks * 4; i += kThreads) {
       uint32_t entry = kPadding;
-      if (i < depth) {
-        const Place at = place_of(i, phase);
-        const LineTerm& t = p.term[at.term];
-        const int tap_bytes = t.axis == 0 ? row_bytes(t) : pixel_bytes();
-        entry = uint32_t((at.term ? window_bytes(0) : 0) + at.tap * tap_bytes + at.piece * kPieceBytes) * 2 + at.term;
+      if (i < depth.all) {
+        const Place at = depth.place_of(i);
+        const int from = at.term ? second_window_at + at.tap * tap_bytes1 : at.tap * tap_bytes0;
+        entry = uint32_t(from + at.piece * kPieceBytes + at.term);
       }
-      store_shared(table + i, entry);
+      store_shared(table + (i & ~3) + (i & 1) * 2 + (i >> 1 & 1), entry);
     }
-    __syncthreads();  // the fragments' taps are there
-    for (int i = threadIdx.x; i < k_blocks * 2; i += kThreads) {
-      uint32_t needed = 0;
-#pragma unroll 1
-      for (int piece = i * 2; piece < min(i * 2 + 2, depth); ++piece) {
-        const Place at = place_of(piece, phase);
-#pragma unroll 4
-        for (int fragment = 0; fragment < kFragments; ++fragment) {
-          const Taps taps = load_shared(taps_at(fragment, at.term));
-          if (at.tap >= taps.first && at.tap <= taps.last) needed |= 1u << fragment;
-        }
-      }
-      store_shared(reinterpret_cast<uint16_t*>(table + p.k_blocks * 4) + i, uint16_t(needed));
+    uint16_t* needed = reinterpret_cast<uint16_t*>(shared + needed_at);
+    const TapRange taps0 = find_taps(p.term[0], lane % 16), taps1 = p.terms > 1 ? find_taps(p.term[1], lane % 16) : taps0;
+#pragma unroll 2
+    for (int i = int(threadIdx.x) / 32; i < k_blocks * 2; i += kWarps) {
+      const int piece = i * 2 + lane / 16;
+      const Place at = depth.place_of(piece);
+      const int first = at.term ? taps1.first : taps0.first, last = at.term ? taps1.last : taps0.last;
+      const uint32_t both = ballot((piece < depth.all) & (at.tap >= first) & (at.tap <= last));
+      if (lane == 0) store_shared(needed + i, uint16_t(both | both >> 16));
     }
-    for (int i = threadIdx.x; i < kPieceBytes / 4; i += kThreads) {
-      store_shared(reinterpret_cast<uint32_t*>(shared + zero_at) + i, 0u);
-    }
+    if (threadIdx.x < kPieceBytes / 4) store_shared(reinterpret_cast<uint32_t*>(shared + zero_at) + threadIdx.x, 0u);
   }
 
-  GCN_DEVICE void load_window(int term, int phase) const {
+  // Rows of the window go to warps, pieces of a row to lanes.
+  GCN_DEVICE void load_window(int term, int phase, const Divisor& per_pixel) const {
     const LineTerm& t = p.term[term];
-    const int per_pixel = pieces(term, phase), width = window_w(t), count = window_h(t) * width * per_pixel;
+    const int rows = window_h(t), row_pieces = window_w(t) * pieces(term, phase);
     const int first_h = h0 - (t.axis == 0 ? t.radius : 0), first_w = w0 - (t.axis == 1 ? t.radius : 0);
-    unsigned char* window = shared + (term ? window_bytes(0) : 0);
-    const E* map = static_cast<const E*>(t.map) + phase * p.chunk;
+    const int map_h = p.h, map_w = p.w, map_pieces = t.channels / kPiece<E>, warp = int(threadIdx.x) / 32;
+    const unsigned char* map = static_cast<const unsigned char*>(t.map) + phase * p.chunk * int(sizeof(E)) +
+                               int64_t(n) * map_h * map_w * map_pieces * kPieceBytes;
+    const int to_step = kWarps * (term ? row_bytes[1] : row_bytes[0]), from_step = kWarps * map_w * map_pieces;
+    unsigned char* window = shared + (term ? second_window_at : 0) + to_step / kWarps * warp;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int pixel = i / per_pixel, piece = i - pixel * per_pixel;
-      const int h = first_h + pixel / width, w = first_w + pixel % width;
-      const bool valid = h >= 0 && h < p.h && w >= 0 && w < p.w;
-      const int64_t from = ((int64_t(n) * p.h + h) * p.w + w) * t.channels + piece * kPiece<E>;
-      unsigned char* to = window + pixel / width * row_bytes(t) + pixel % width * pixel_bytes() + piece * kPieceBytes;
-      copy_async<16>(to, valid ? map + from : t.map, valid);
+    for (int i = lane; i < row_pieces; i += 32) {
+      const int column = per_pixel.quotient(i), piece = i - column * per_pixel.divisor, w = first_w + column;
+      const bool inside = unsigned(w) < unsigned(map_w);
+      int h = first_h + warp;
+      uint32_t from = uint32_t(h * map_w + w) * uint32_t(map_pieces) + uint32_t(piece);  // pieces; wraps around outside
+      unsigned char* to = window + column * pixel_bytes + piece * kPieceBytes;
+#pragma unroll 4
+      for (int row = warp; row < rows; row += kWarps) {
+        const bool valid = inside & (unsigned(h) < unsigned(map_h));
+        copy_async<16>(to, map + uint64_t(valid ? from : 0) * kPieceBytes, valid);
+        h += kWarps, from += uint32_t(from_step), to += to_step;
+      }
     }
   }
 
-  GCN_DEVICE void load_weights(int phase, int k_block, int stage) const {
-    const int64_t block = (int64_t(n_tile) * p.phases + phase) * p.k_blocks + k_block;
-    const unsigned char* from = static_cast<const unsigned char*>(p.weights) + block * (kOutputs * kBlockBytes);
-    unsigned char* to = shared + stages_at + stage * kStageBytes;
-    for (int i = threadIdx.x; i < kStagePieces; i += kThreads) copy_async<16>(to + i * kPieceBytes, from + i * kPieceBytes, true);
+  GCN_DEVICE void load_weights(const unsigned char* from, int stage) const {
+    unsigned char* to = shared + stages_at + stage;
+#pragma unroll
+    for (int k = 0; k < (kStagePieces + kThreads - 1) / kThreads; ++k) {
+      const int i = int(threadIdx.x) + k * kThreads;
+      if (i < kStagePieces) copy_async<16>(to + i * kPieceBytes, from + i * kPieceBytes, true);
+    }
   }
 
-  // One k-block: `steps` is its part of the table, `needed` has a bit for each of this warp's fragments and from bit 16 on for
-  // the second product, `weights` is its part of a stage, `pixel_at` the lane's pixels in the windows. Fragments are loaded
-  // whether they are needed or not: their loads would have to wait for the mask.
-  GCN_DEVICE void multiply(Accumulators& acc, const uint32_t* steps, uint32_t needed, const unsigned char* weights,
-                           const int (&pixel_at)[2][kShape.blocks_m]) const {
+  // What a k-block's part of the table says to a lane. `needed` has a bit for each of this warp's fragments, and from bit 16 on
+  // for the second product.
+  struct Steps {
+    uint2 entry;
+    uint32_t needed;
+  };
+  GCN_DEVICE Steps steps_of(int k_block) const {
+    const uint2* entries = reinterpret_cast<const uint2*>(shared + table_at) + a_half(lane);
+    const uint32_t* needed = reinterpret_cast<const uint32_t*>(shared + needed_at);
+    return {load_shared(entries + k_block * 2), load_shared(needed + k_block) >> (warp_m * kShape.blocks_m)};
+  }
+
+  // The lane's pixels in the windows for both products of a k-block, less the kind in the steps to be added. They stay the same
+  // for as long as the kinds do.
+  using PixelsAt = int[2][kShape.blocks_m];
+  GCN_DEVICE void find_pixels(PixelsAt& pixel_at, uint2 entry) const {
+    const int kind[2] = {int(entry.x & kKinds), int(entry.y & kKinds)};
+#pragma unroll
+    for (int i = 0; i < kShape.blocks_m; ++i) {
+      const Pixel pixel = pixel_of(warp_m * kShape.blocks_m + i, a_row(lane));
+      const int column = pixel.w * pixel_bytes, at[2] = {column + pixel.h * row_bytes[0], column + pixel.h * row_bytes[1]};
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+        pixel_at[step][i] = (kind[step] == kPadding ? zero_at : kind[step] ? at[1] : at[0]) - kind[step];
+      }
+    }
+  }
+
+  // Where a lane's rows lie in a k-block's weights: of both products' pairs of blocks, and of a last block without a neighbour.
+  // Through shuffles, so that the compiler keeps the numbers instead of finding them again in each round.
+  struct WeightLanes {
+    int pair[2], odd;
+  };
+  GCN_DEVICE WeightLanes find_weight_lanes() const {
+    const int row0 = warp_n * kShape.blocks_n * 8, odd_row = row0 + (kShape.blocks_n - 1) * 8 + (lane & 7);
+    const auto at = [&](int row, int piece) { return shuffle_xor(swizzle_rows(row, piece) * kPieceBytes, 0); };
+    return {{at(row0 + b_row(lane), b_half(lane)), at(row0 + b_row(lane), 2 + b_half(lane))},
+            kShape.blocks_n % 2 ? at(odd_row, lane >> 3) : 0};
+  }
+
+  // One k-block; `weights` is its part of a stage. Fragments are loaded whether they are needed or not: their loads would have to
+  // wait for the mask.
+  GCN_DEVICE void multiply(Accumulators& acc, const Steps& steps, const unsigned char* weights, const WeightLanes& lanes,
+                           const PixelsAt& pixel_at) const {
+    constexpr int kLast = kShape.blocks_n - 1;
+    uint32_t odd[4];  // both products' weights of a last block without a neighbour
+    if constexpr (kShape.blocks_n % 2) {
+      ldmatrix_x4(odd, weights + lanes.odd);
+    }
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
-      const uint32_t entry = load_shared(steps + step * 2 + a_half(lane));
       uint32_t a[kShape.blocks_m][4];
 #pragma unroll
       for (int i = 0; i < kShape.blocks_m; ++i) {
-        const int pixel = entry & 1 ? pixel_at[1][i] : pixel_at[0][i];
-        ldmatrix_x4(a[i], shared + (entry == kPadding ? zero_at : pixel + int(entry >> 1)));
+        ldmatrix_x4(a[i], shared + (pixel_at[step][i] + int(step ? steps.entry.y : steps.entry.x)));
         round_operand<M>(a[i]);
       }
-      const int row0 = warp_n * kShape.blocks_n * 8;
-      const unsigned char* own = weights + swizzle_rows(row0 + b_row(lane), step * 2 + b_half(lane)) * kPieceBytes;
+      const unsigned char* own = weights + lanes.pair[step];
 #pragma unroll
       for (int j = 0; j + 1 < kShape.blocks_n; j += 2) {
         uint32_t w[4];
         ldmatrix_x4(w, own + j * (8 * kBlockBytes));
 #pragma unroll
         for (int i = 0; i < kShape.blocks_m; ++i) {
-          if (!(needed >> (step * 16 + i) & 1)) continue;
+          if (!(steps.needed >> (step * 16 + i) & 1)) continue;
           mma(acc[i][j], a[i], {w[0], w[1]}, M{});
           mma(acc[i][j + 1], a[i], {w[2], w[3]}, M{});
         }
       }
       if constexpr (kShape.blocks_n % 2) {
-        constexpr int j = kShape.blocks_n - 1;
-        uint32_t w[2];
-        ldmatrix_x2(w, own + j * (8 * kBlockBytes));
 #pragma unroll
         for (int i = 0; i < kShape.blocks_m; ++i) {
-          if (needed >> (step * 16 + i) & 1) mma(acc[i][j], a[i], w, M{});
+          if (steps.needed >> (step * 16 + i) & 1) mma(acc[i][kLast], a[i], {odd[step * 2], odd[step * 2 + 1]}, M{});
         }
       }
     }
   }
 
-  GCN_DEVICE void run_phase(Accumulators& acc, int phase, const int (&pixel_at)[2][kShape.blocks_m]) const {
-    const int depth = p.term[0].taps * pieces(0, phase) + (p.terms > 1 ? p.term[1].taps * pieces(1, phase) : 0);
-    constexpr int kRound = 4 * kShape.warps_k;
-    const int rounds = (depth + kRound - 1) / kRound;  // of one k-block for each warp along the depth
-    for (int term = 0; term < p.terms; ++term) load_window(term, phase);
-    const auto load = [&](int round) {
-      if (round < rounds) load_weights(phase, round * kShape.warps_k, round % kLineStages);
+  GCN_DEVICE void run_phase(Accumulators& acc, int phase) const {
+    const Depth depth = depth_of(phase);
+    constexpr int kRound = 4 * kShape.warps_k, kRing = kLineStages * kStageBytes;
+    const int rounds = (depth.all + kRound - 1) / kRound;  // of one k-block for each warp along the depth
+    load_window(0, phase, depth.per_tap0);
+    if (p.terms > 1) load_window(1, phase, depth.per_tap1);
+    const int64_t first_block = (int64_t(n_tile) * p.phases + phase) * p.k_blocks;
+    const unsigned char* weights = static_cast<const unsigned char*>(p.weights) + first_block * (kOutputs * kBlockBytes);
+    int loaded = 0, load_to = 0;
+    const auto load = [&] {
+      if (loaded < rounds) load_weights(weights, load_to);
       copy_commit();  // the windows belong to the first group
+      ++loaded, weights += kStageBytes;
+      load_to = load_to + kStageBytes == kRing ? 0 : load_to + kStageBytes;
     };
-    for (int i = 0; i < kLineStages - 1; ++i) load(i);
-    write_table(phase, rounds * kShape.warps_k, depth);  // while the copies are on their way
-    const uint32_t* steps = reinterpret_cast<const uint32_t*>(shared + table_at);
+    for (int i = 0; i < kLineStages - 1; ++i) load();
+    // While the copies are on their way.
+    write_table(depth, rounds * kShape.warps_k);
+    __syncthreads();  // the table is there
+    PixelsAt pixel_at;
+    int k_block = warp_k, other_pixels = 0;  // from which k-block on
+    int stage = stages_at + warp_k * (kOutputs * kBlockBytes);
+    const int last_stage = stage + kRing - kStageBytes;
+    const WeightLanes lanes = find_weight_lanes();
+#pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
+      const Steps steps = steps_of(k_block);  // arrives while the warp waits for the others
       copy_wait<kLineStages - 2>();
       __syncthreads();
-      load(round + kLineStages - 1);
-      const int k_block = round * kShape.warps_k + warp_k;
-      const uint32_t needed = load_shared(steps + p.k_blocks * 4 + k_block) >> (warp_m * kShape.blocks_m);
-      multiply(acc, steps + k_block * 4, needed,
-               shared + stages_at + round % kLineStages * kStageBytes + warp_k * (kOutputs * kBlockBytes), pixel_at);
+      load();
+      if (k_block >= other_pixels) {
+        find_pixels(pixel_at, steps.entry);
+        other_pixels = k_block * 4 < depth.first ? max(k_block + 1, depth.first / 4) : depth.all / 4;
+      }
+      k_block += kShape.warps_k;
+      multiply(acc, steps, shared + stage, lanes, pixel_at);
+      stage = stage == last_stage ? last_stage - (kRing - kStageBytes) : stage + kStageBytes;
     }
     copy_wait<0>();
     __syncthreads();  // before the windows are overwritten
@@ -269,11 +356,12 @@ struct LineConvBlock {
 
   // Sums of each warp's pixels inside the map: [warp][output of the tile].
   GCN_DEVICE void add_pixels(const Accumulators& acc, float* sums) const {
+    const int rows = p.h - h0, columns = p.w - w0;
     uint32_t inside = 0;
 #pragma unroll
     for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
       const Pixel pixel = pixel_of(warp_m * kShape.blocks_m + i / 2, c_row(lane, i % 2 * 2));
-      if (h0 + pixel.h < p.h && w0 + pixel.w < p.w) inside |= 1u << i;
+      inside |= uint32_t((pixel.h < rows) & (pixel.w < columns)) << i;
     }
 #pragma unroll
     for (int column = 0; column < 2 * kShape.blocks_n; ++column) {
@@ -289,66 +377,104 @@ struct LineConvBlock {
     }
   }
 
-  // The tile goes through shared memory with the output's contiguous dimension last, so that stores are whole pieces. Rows of
-  // channels_last tiles are in the order of the fragments; columns of the others are pixels row by row, which puts the two rows
-  // of a 4 x 4 patch that a store touches into the same banks where the rectangle is 16 wide or more: two passes instead of one.
-  GCN_DEVICE void write(const Accumulators& acc) const {
-    const bool channels_last = p.stride_c == 1;
-    const int minor = channels_last ? kOutputs : kPixels, row = minor + kPiece<E>, first_output = n_tile * kOutputs;
-    const int per_row = minor / kPiece<E>, major = channels_last ? kPixels : kOutputs;
-    E* tile = reinterpret_cast<E*>(shared);
-    float* sums = reinterpret_cast<float*>(tile + major * row);
-    if (warp_k == 0) {
-      if (p.sums) add_pixels(acc, sums);
-      const int step_m = channels_last ? row : 1, step_n = channels_last ? 1 : row;
-      E* corner = tile + (warp_n * kShape.blocks_n * 8 + c_column(lane, 0)) * step_n;
-      int at[2 * kShape.blocks_m];
+  struct alignas(2 * sizeof(E)) Pair {
+    E first, second;
+  };
+
+  // The accumulators with their bias go to shared memory, as a tile with the output's contiguous dimension last, so that stores
+  // are whole pieces. Rows of channels_last tiles are in the order of the fragments; columns of the others are pixels row by row,
+  // which puts the two rows of a 4 x 4 patch that a store touches into the same banks where the rectangle is 16 wide or more: two
+  // passes instead of one.
+  template <bool kChannelsLast>
+  GCN_DEVICE void fill_tile(const Accumulators& acc) const {
+    constexpr int kRow = kChannelsLast ? kOutputRow : kPixelRow;
+    const int own_output = warp_n * kShape.blocks_n * 8 + c_column(lane, 0), outputs = p.outputs - n_tile * kOutputs;
+    float bias[kShape.blocks_n][2];
 #pragma unroll
-      for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
-        const int fragment = warp_m * kShape.blocks_m + i / 2, fragment_row = c_row(lane, i % 2 * 2);
-        const Pixel pixel = pixel_of(fragment, fragment_row);
-        at[i] = (channels_last ? fragment * 16 + fragment_row : pixel.h * p.tile_w + pixel.w) * step_m;
-      }
+    for (int j = 0; j < kShape.blocks_n; ++j) {
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) bias[j][odd] = bias_of(n_tile * kOutputs + own_output + j * 8 + odd);
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
+      const int fragment = warp_m * kShape.blocks_m + i / 2, fragment_row = c_row(lane, i % 2 * 2);
+      const Pixel pixel = pixel_of(fragment, fragment_row);
+      const int at =
+          kChannelsLast ? (fragment * 16 + fragment_row) * kRow + own_output : own_output * kRow + pixel.h * p.tile_w + pixel.w;
+      E* to = reinterpret_cast<E*>(shared) + at;
 #pragma unroll
       for (int j = 0; j < kShape.blocks_n; ++j) {
-#pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-          const int o = first_output + (warp_n * kShape.blocks_n + j) * 8 + c_column(lane, odd);
-          const float bias = bias_of(o);
-#pragma unroll
-          for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
-            // Padding is zero, whatever Inf * 0 made of it.
-            const float value = o < p.outputs ? acc[i / 2][j][i % 2 * 2 + odd] + bias : 0.0f;
-            store_shared(corner + at[i] + (j * 8 + odd) * step_n, from_float<E>(value));
-          }
+        // Padding is zero, whatever Inf * 0 made of it.
+        const auto value = [&](int odd) {
+          const bool used = own_output + j * 8 + odd < outputs;
+          return from_float<E>(used ? acc[i / 2][j][i % 2 * 2 + odd] + bias[j][odd] : 0.0f);
+        };
+        if constexpr (kChannelsLast) {
+          store_shared(reinterpret_cast<Pair*>(to + j * 8), Pair{value(0), value(1)});
+        } else {
+          store_shared(to + j * 8 * kRow, value(0));
+          store_shared(to + (j * 8 + 1) * kRow, value(1));
         }
+      }
+    }
+  }
+
+  template <bool kChannelsLast>
+  GCN_DEVICE void write_tile() const {
+    constexpr int kRow = kChannelsLast ? kOutputRow : kPixelRow;
+    constexpr int kPerRow = (kChannelsLast ? kOutputs : kPixels) / kPiece<E>, kMajor = kChannelsLast ? kPixels : kOutputs;
+    const E* tile = reinterpret_cast<const E*>(shared);
+    const int rows = p.h - h0, columns = p.w - w0, outputs = p.outputs_written - n_tile * kOutputs;
+    const int64_t stride_h = p.stride_h, stride_w = p.stride_w, stride_c = p.stride_c;
+    E* corner = static_cast<E*>(p.out) + (n * p.stride_n + h0 * stride_h + w0 * stride_w + n_tile * kOutputs * stride_c);
+    const bool vector = p.vector;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < kMajor * kPerRow; i += kThreads) {
+      const int major_at = i / kPerRow, minor_at = i % kPerRow * kPiece<E>;
+      const E* from = tile + major_at * kRow + minor_at;
+      const Pixel pixel = kChannelsLast ? pixel_of(major_at / 16, major_at % 16) : pixel_at(minor_at);
+      const int o = kChannelsLast ? minor_at : major_at;
+      if (vector) {  // a piece is inside as a whole, or not at all
+        if (pixel.h < rows && pixel.w < columns && o < outputs) {
+          E* to = corner + (pixel.h * stride_h + pixel.w * stride_w + o * stride_c);
+          *reinterpret_cast<uint4*>(to) = load_shared(reinterpret_cast<const uint4*>(from));
+        }
+        continue;
+      }
+#pragma unroll 1
+      for (int k = 0; k < kPiece<E>; ++k) {
+        const Pixel pixel_k = kChannelsLast ? pixel : pixel_at(minor_at + k);
+        const int o_k = kChannelsLast ? o + k : o;
+        if (pixel_k.h < rows && pixel_k.w < columns && o_k < outputs) {
+          corner[pixel_k.h * stride_h + pixel_k.w * stride_w + o_k * stride_c] = load_shared(from + k);
+        }
+      }
+    }
+  }
+
+  GCN_DEVICE void write(const Accumulators& acc) const {
+    const bool channels_last = p.stride_c == 1;
+    float* sums = reinterpret_cast<float*>(shared + kSumsAt);
+    if (warp_k == 0) {
+      if (p.sums) add_pixels(acc, sums);
+      if (channels_last) {
+        fill_tile<true>(acc);
+      } else {
+        fill_tile<false>(acc);
       }
     }
     __syncthreads();
 
-    const int rectangles = p.n * p.tiles_h * p.tiles_w;
+    const int rectangles = p.n * p.tiles_h * p.tiles_w, first_output = n_tile * kOutputs;
     for (int i = threadIdx.x; i < kOutputs && p.sums && first_output + i < p.outputs; i += kThreads) {
       float sum = 0;
       for (int warp = 0; warp < kShape.warps_m; ++warp) sum += load_shared(sums + warp * kOutputs + i);
       p.sums[int64_t(first_output + i) * rectangles + rectangle] = sum;
     }
-#pragma unroll 1
-    for (int i = threadIdx.x; i < major * per_row; i += kThreads) {
-      const int major_at = i / per_row, minor_at = i % per_row * kPiece<E>;
-      const E* from = tile + major_at * row + minor_at;
-      const Pixel pixel = channels_last ? pixel_of(major_at / 16, major_at % 16) : pixel_at(minor_at);
-      const int h = h0 + pixel.h, w = w0 + pixel.w, o = first_output + (channels_last ? minor_at : major_at);
-      if (p.vector) {  // a piece is inside as a whole, or not at all
-        if (h < p.h && w < p.w && o < p.outputs_written) {
-          *reinterpret_cast<uint4*>(out_at(h, w, o)) = load_shared(reinterpret_cast<const uint4*>(from));
-        }
-        continue;
-      }
-      for (int k = 0; k < kPiece<E>; ++k) {
-        const Pixel pixel_k = channels_last ? pixel : pixel_at(minor_at + k);
-        const int h_k = h0 + pixel_k.h, w_k = w0 + pixel_k.w, o_k = channels_last ? o + k : o;
-        if (h_k < p.h && w_k < p.w && o_k < p.outputs_written) *out_at(h_k, w_k, o_k) = load_shared(from + k);
-      }
+    if (channels_last) {
+      write_tile<true>();
+    } else {
+      write_tile<false>();
     }
   }
 
@@ -358,21 +484,11 @@ struct LineConvBlock {
     return {number >> log_w, number & ((1 << log_w) - 1)};
   }
 
-  GCN_DEVICE E* out_at(int h, int w, int o) const {
-    return static_cast<E*>(p.out) + (n * p.stride_n + h * p.stride_h + w * p.stride_w + o * p.stride_c);
-  }
-
   GCN_DEVICE void run() {
     find_block();
-    int pixel_at[2][kShape.blocks_m];
-#pragma unroll
-    for (int i = 0; i < kShape.blocks_m; ++i) {
-      const Pixel pixel = pixel_of(warp_m * kShape.blocks_m + i, a_row(lane));
-      for (int term = 0; term < 2; ++term) pixel_at[term][i] = pixel.h * row_bytes(p.term[term]) + pixel.w * pixel_bytes();
-    }
     float acc[kShape.blocks_m][kShape.blocks_n][4] = {};
     wait_for_dependencies();
-    for (int phase = 0; phase < p.phases; ++phase) run_phase(acc, phase, pixel_at);
+    for (int phase = 0; phase < p.phases; ++phase) run_phase(acc, phase);
     if constexpr (kShape.warps_k > 1) add_warps(acc);
     write(acc);
   }

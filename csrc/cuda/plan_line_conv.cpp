@@ -22,10 +22,8 @@ int64_t window_bytes(const LineConvPlan& l, Math math) {
 
 int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
-  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks, shape.pixels() / 16) + kLineStages * line_stage_bytes(shape) +
-                       window_bytes(l, math);
-  const int64_t minor = l.out.c == 1 ? shape.outputs() : shape.pixels(), major = l.out.c == 1 ? shape.pixels() : shape.outputs();
-  const int64_t tile = major * (minor + piece_elements(math)) * element_bytes(math);
+  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks) + kLineStages * line_stage_bytes(shape) + window_bytes(l, math);
+  const int64_t tile = line_tile_bytes(shape, element_bytes(math));
   const int64_t sums = shape.warps_m * shape.outputs() * 4;
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
   return std::max({loop, tile + sums, warps});
@@ -100,6 +98,10 @@ LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvP
   }
   const auto clocks = [&](LineTile tile) {
     const LineConvPlan l = plan_line_conv(s, math, tile, terms, outputs, outputs, out, false, gpu);
+    // One block alone waits for its own instructions most of the time, which `line_block_cost` does not count.
+    if (tile == large && jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles < gpu.multiprocessors) {
+      return std::numeric_limits<double>::infinity();
+    }
     const int per_sm = blocks_per_multiprocessor(l.shared_bytes, line_blocks_per_multiprocessor(math == Math::kFloat, tile), gpu);
     return clocks_of({{jobs * s.n * l.tiles_h * l.tiles_w * l.n_tiles, line_block_cost(l, s, math, gpu)}}, per_sm, gpu);
   };

@@ -55,8 +55,8 @@ constexpr int first_stage_shared_bytes(int column_blocks, int sums) {
 // --- line convolution: warps along pixels, output channels and depth; 16-pixel and 8-channel blocks of each warp
 struct LineTileShape {
   int warps_m, warps_n, warps_k, blocks_m, blocks_n;
-  constexpr int pixels() const { return warps_m * blocks_m * 16; }
-  constexpr int outputs() const { return warps_n * blocks_n * 8; }
+  constexpr GCN_HOST_TOO int pixels() const { return warps_m * blocks_m * 16; }
+  constexpr GCN_HOST_TOO int outputs() const { return warps_n * blocks_n * 8; }
 };
 
 constexpr LineTileShape line_tile_shape(LineTile tile) {
@@ -75,10 +75,9 @@ constexpr LineTileShape line_tile_shape(LineTile tile) {
   return {};
 }
 
-constexpr GCN_HOST_TOO int log2_of(int power) {
-  int log = 0;
-  while (power >> log > 1) ++log;
-  return log;
+constexpr GCN_HOST_TOO int log2_of(unsigned power) {
+  return int((power & 0xaaaaaaaau) != 0) | int((power & 0xccccccccu) != 0) << 1 | int((power & 0xf0f0f0f0u) != 0) << 2 |
+         int((power & 0xff00ff00u) != 0) << 3 | int((power & 0xffff0000u) != 0) << 4;
 }
 
 // How the 16-pixel fragments lie in a block's rectangle, whose sides are powers of two: patches of 4 x 4 pixels where both sides
@@ -129,13 +128,18 @@ constexpr GCN_HOST_TOO int window_row_bytes(int width, int pixel_bytes, int patc
   return (pieces + (patch_w < 8 ? (patch_w - pieces) & 7 : 0)) * kPieceBytes;
 }
 
-// The steps of the depth, four entries a k-block, and for each of its two products the fragments that need it, a bit each; then
-// the taps that each fragment needs of either term.
-constexpr GCN_HOST_TOO int line_steps_bytes(int k_blocks) {
+// The steps of the depth, four entries a k-block, and for each of its two products the fragments that need it, a bit each.
+constexpr GCN_HOST_TOO int line_table_bytes(int k_blocks) {
   return (k_blocks * 20 + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
 }
-constexpr GCN_HOST_TOO int line_table_bytes(int k_blocks, int fragments) {
-  return line_steps_bytes(k_blocks) + (fragments * 8 + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
+
+// The tile of outputs in shared memory on its way out: from one row to the next, in pieces, and all of it, in either order.
+constexpr GCN_HOST_TOO int line_tile_row(int pieces) { return pieces | 1; }
+constexpr GCN_HOST_TOO int line_tile_bytes(LineTileShape s, int element_bytes) {
+  const int piece = kPieceBytes / element_bytes;
+  const int channels_last = s.pixels() * line_tile_row(s.outputs() / piece),
+            others = s.outputs() * line_tile_row(s.pixels() / piece);
+  return (channels_last > others ? channels_last : others) * kPieceBytes;
 }
 
 constexpr bool line_conv_compiled(Math math, LineTile tile) { return math != Math::kFloat || tile != LineTile::kWide; }

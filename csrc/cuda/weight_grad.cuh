@@ -22,12 +22,14 @@
 // each other across the taps' axis, 8 at a time, so that a step has two positions along it: of 16 x 16 pixels at k = 15, 84 % of
 // the column blocks are left, of 32 x 32 92 %. From NCHW, where pieces lie along rows, only in the branch along columns.
 //
-// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 150 instructions, 175 on sm_120; 15 blocks of 8
-// columns are 15 taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 480 instructions more, next to
-// four steps. Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Narrow: 2 + 6 ldmatrix for
-// up to 18 HMMA, in 160 to 190 instructions with what decides on the skipping at the edges of the map, so that shared memory is
-// busy for 83 % of the tensor cores' time; one group has all of k = 15, M = 21, 45 of 48 column blocks, so that dy and u are
-// read from L2 once. Partial sums go to device memory in fp32, [split][a][column], and are added in a fixed order by finish.cuh.
+// Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 130 instructions; 15 blocks of 8 columns are 15
+// taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 330 instructions more, next to four steps.
+// Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Narrow: 2 + 6 ldmatrix for up to 18
+// HMMA; all of a patch, with the loads of the next and what decides on the skipping at the edges of the map, is about 330
+// instructions for 72 HMMA. A warp often has its scheduler for itself there, so that the instructions' latency counts: the steps
+// are unrolled, and a lane's pixels, its part of A and the tap it answers for are found once. One group has all of k = 15,
+// M = 21, 45 of 48 column blocks, so that dy and u are read from L2 once. Partial sums go to device memory in fp32,
+// [split][a][column], and are added in a fixed order by finish.cuh.
 #pragma once
 
 #include <algorithm>
@@ -49,17 +51,21 @@ struct WeightGradBlock {
   static constexpr int kPairs = kNarrow ? kColumnBlocks / 2 / kWarps : (kColumnBlocks + 1) / 2;  // of one warp
   // Places of column blocks a lane keeps: of its own of each pair, where ldmatrix loads pairs; else of all.
   static constexpr int kPlaces = sizeof(E) == 2 ? kPairs : kNarrow ? 2 * kPairs : kColumnBlocks;
-  using Wanted = std::conditional_t<(kColumnBlocks > 32), uint64_t, uint32_t>;
+  static constexpr int kColumns = kNarrow ? 2 * kPairs : kColumnBlocks;  // of one warp
+  static constexpr int kPieces = kABytes / kPieceBytes;
   using Accumulators = std::conditional_t<kNarrow, float[kPairs][kOctets][4], float[2][kColumnBlocks][4]>;
 
+  static_assert(kColumns <= 32, "a lane answers for each column block");
+
   const WeightGradParams& p;
-  const WeightGradBranch& b;
+  const WeightGradBranch b;  // a copy, because the parameters' is indexed at run time
   unsigned char* shared;
   const int group, channel_tile, split, lane, warp;
   int first_channel = 0, first_octet = 0, octets = 0;
   int first_block = 0, columns = 0;  // the group's column blocks
   int first_column = 0;              // where the first octet's taps begin, counted from the group's columns: 0 or less
   int window_h = 0, window_w = 0, pixel_bytes = 0, stage_bytes = 0;
+  int own_tap = 0;  // of the column block that this lane answers for in find_wanted()
 
   GCN_DEVICE void find_block() {
     first_channel = channel_tile * kRows;
@@ -75,8 +81,14 @@ struct WeightGradBlock {
     int n, h, w;
   };
   GCN_DEVICE Patch patch_at(int i) const {
-    const int per_map = p.patches_h * p.patches_w, in_map = i % per_map;
-    return {i / per_map, in_map / p.patches_w * p.patch_h, in_map % p.patches_w * p.patch_w};
+    const int row = i / p.patches_w, n = row / p.patches_h;
+    return {n, (row - n * p.patches_h) * p.patch_h, (i - row * p.patches_w) * p.patch_w};
+  }
+  GCN_DEVICE void advance(Patch& patch) const {
+    patch.w += p.patch_w;
+    if (patch.w < p.w) return;
+    patch.w = 0, patch.h += p.patch_h;
+    if (patch.h >= p.h) patch.h = 0, ++patch.n;
   }
 
   // Where a pixel stands in its patch. The pixels of a patch follow each other across the taps' axis where the plan can have it
@@ -84,71 +96,117 @@ struct WeightGradBlock {
   GCN_DEVICE int row_of(int pixel) const { return b.by_columns ? pixel & (p.patch_h - 1) : pixel >> b.inner_log2; }
   GCN_DEVICE int column_of(int pixel) const { return b.by_columns ? pixel >> b.inner_log2 : pixel & (p.patch_w - 1); }
 
-  // The group's column blocks, a bit each, with a tap that leads from one of the step's pixels to another place in the map.
-  GCN_DEVICE Wanted find_wanted(Patch patch, int step) const {
+  // The column blocks of the warp, a bit each, with a tap that leads from one of the step's pixels to another place in the map.
+  // Lane i answers for column block i, which past the group's last is never wanted.
+  GCN_DEVICE uint32_t find_wanted(Patch patch, int step) const {
     const bool across = b.by_columns == (b.axis == 1);  // else a step may have all positions of the patch
     const int length = b.axis == 0 ? p.h : p.w, first_pixel = step * kDepth<E>;
     const int in_patch = across ? first_pixel >> b.inner_log2 : 0;
     const int width = across ? ((kDepth<E> - 1) >> b.inner_log2) + 1 : p.patch_w;  // positions
     const int first = (b.axis == 0 ? patch.h : patch.w) + in_patch, last = min(first + width, length) - 1;
-    const int low = max(0, b.radius - last), high = first <= last ? min(b.taps, length - first + b.radius) : 0;
-    const auto up_to = [](int column) { return (Wanted(1) << column) - 1; };
-    if (low == 0 && high == b.taps) return up_to(columns);
-    Wanted wanted = 0;
-    for (int octet = first_column; octet < columns; octet += b.taps) {
-      const int from = max(octet + low, 0), to = min(octet + high, columns);
-      if (from < to) wanted |= up_to(to) & ~up_to(from);
-    }
-    return wanted;
+    const int low = b.radius - last, high = first <= last ? length - first + b.radius : 0;
+    return ballot(own_tap >= low && own_tap < high);
+  }
+  GCN_DEVICE int find_own_tap() const {
+    constexpr int kNever = 0x7fffffff;
+    const int column = lane < kColumns ? kNarrow ? column_of(lane / 2, lane % 2) : lane : columns;
+    return column < columns ? (first_block + column) % b.taps : kNever;
   }
 
   // Where a pixel of a patch, or of the window under it, stands relative to the patch's first pixel, and how far from it in
-  // memory: of A in pieces, of B in pixels. Kept in shared memory, because it takes divisions.
+  // memory, in pieces. Kept in shared memory, because it takes divisions; what a thread loads of a narrow A
+  // are the same places of every patch, and stay in registers.
   struct Place {
-    uint32_t offset;
-    int16_t h, w;
+    int offset, h, w;
   };
-  GCN_DEVICE Place* window_places() const { return reinterpret_cast<Place*>(shared + kWeightGradStages * stage_bytes); }
-  GCN_DEVICE Place* a_places() const { return window_places() + window_h * window_w; }
+  struct alignas(8) PackedPlace {
+    int offset;
+    uint32_t h_and_w;
+  };
+  static GCN_DEVICE void store_place(PackedPlace* to, Place place) {
+    store_shared(reinterpret_cast<uint2*>(to), uint2{uint32_t(place.offset), uint32_t(place.h) << 16 | (place.w & 0xffff)});
+  }
+  static GCN_DEVICE Place load_place(const PackedPlace* from) {
+    const uint2 packed = load_shared(reinterpret_cast<const uint2*>(from));
+    return {int(packed.x), int(packed.y) >> 16, int16_t(packed.y)};
+  }
+  GCN_DEVICE PackedPlace* window_places() const {
+    return reinterpret_cast<PackedPlace*>(shared + kWeightGradStages * stage_bytes);
+  }
+  GCN_DEVICE PackedPlace* a_places() const { return window_places() + window_h * window_w; }
+  GCN_DEVICE Place a_place(int pixel) const {
+    const int h = row_of(pixel), w = column_of(pixel);
+    return {int(h * p.stride_h + (kChannelsLast ? w * p.stride_w : w / kPiece<E>)), h, w};
+  }
   GCN_DEVICE void write_places() const {
     for (int i = threadIdx.x; i < window_h * window_w; i += kThreads) {
-      const int h = i / window_w - (b.axis == 0 ? b.radius : 0), w = i % window_w - (b.axis == 1 ? b.radius : 0);
-      store_shared(window_places() + i, Place{uint32_t(h * p.w + w), int16_t(h), int16_t(w)});
+      const int row = i / window_w, h = row - (b.axis == 0 ? b.radius : 0);
+      const int w = i - row * window_w - (b.axis == 1 ? b.radius : 0);
+      store_place(window_places() + i, Place{(h * p.w + w) * (b.channels / kPiece<E>), h, w});
     }
-    for (int i = threadIdx.x; i < kPatch; i += kThreads) {
-      const int h = row_of(i), w = column_of(i);
-      const uint32_t offset = h * p.stride_h + (kChannelsLast ? w * p.stride_w : w / kPiece<E>);
-      store_shared(a_places() + i, Place{offset, int16_t(h), int16_t(w)});
+    if constexpr (!kNarrow) {
+      for (int i = threadIdx.x; i < kPatch; i += kThreads) store_place(a_places() + i, a_place(i));
     }
   }
 
-  GCN_DEVICE void load_a(unsigned char* to, Patch patch) const {
+  static constexpr int kOwnPieces = (kPieces + kThreads - 1) / kThreads;
+  using OwnPlaces = Place[kNarrow ? kOwnPieces : 1];
+  GCN_DEVICE void find_own_places(OwnPlaces& own) const {
+    constexpr int kOutside = 0x40000000;
+#pragma unroll
+    for (int k = 0; k < kOwnPieces; ++k) {
+      const int i = int(threadIdx.x) + k * kThreads, channel = first_channel + i % kRowPieces * kPiece<E>;
+      own[k] = a_place(min(i / kRowPieces, kPatch - 1));
+      own[k].offset += channel / kPiece<E>;
+      if (channel >= p.channels) own[k].h = kOutside;
+    }
+  }
+
+  GCN_DEVICE void load_a(unsigned char* to, Patch patch, const OwnPlaces& own) const {
     const unsigned char* map = static_cast<const unsigned char*>(p.a) + uint64_t(patch.n) * p.stride_n * kPieceBytes;
     const uint32_t corner = patch.h * p.stride_h + (kChannelsLast ? patch.w * p.stride_w : patch.w / kPiece<E>);
-    constexpr int kPieces = kABytes / kPieceBytes;
+    if constexpr (kNarrow) {
+#pragma unroll
+      for (int k = 0; k < kOwnPieces; ++k) {
+        const int i = int(threadIdx.x) + k * kThreads;  // an odd number of octets, as in the window
+        const bool valid = (patch.h + own[k].h < p.h) & (patch.w + own[k].w < p.w);
+        const uint32_t offset = valid ? corner + own[k].offset : 0;
+        if (i < kPieces) copy_async<16>(to + i * kPieceBytes, map + uint64_t(offset) * kPieceBytes, valid);
+      }
+      return;
+    }
 #pragma unroll 4
     for (int i = threadIdx.x; i < kPieces; i += kThreads) {
       const int pixel = kChannelsLast ? i / kRowPieces : i % 8 * kPiece<E>;
       const int row = kChannelsLast ? i % kRowPieces * kPiece<E> : i / 8, channel = first_channel + row;
-      const Place place = load_shared(a_places() + pixel);
-      const bool valid = patch.h + place.h < p.h && patch.w + place.w < p.w && channel < p.channels;
+      const Place place = load_place(a_places() + pixel);
+      const bool valid = (patch.h + place.h < p.h) & (patch.w + place.w < p.w) & (channel < p.channels);
       const uint32_t offset = corner + place.offset + (kChannelsLast ? channel / kPiece<E> : channel * p.stride_c);
-      const int at = kNarrow         ? i  // an odd number of octets, as in the window
-                     : kChannelsLast ? swizzle_columns<E>(pixel, i % kRowPieces, kRowPieces)
-                                     : swizzle_rows_128(row, i % 8);
+      const int at = kChannelsLast ? swizzle_columns<E>(pixel, i % kRowPieces, kRowPieces) : swizzle_rows_128(row, i % 8);
       copy_async<16>(to + at * kPieceBytes, map + uint64_t(valid ? offset : 0) * kPieceBytes, valid);
     }
   }
 
   GCN_DEVICE void load_window(unsigned char* to, Patch patch) const {
+    constexpr int kTogether = 3;  // pieces of M = 21, and loads in flight
     const int64_t corner = (int64_t(patch.n) * p.h + patch.h) * p.w + patch.w;
-    const E* map = static_cast<const E*>(b.map) + first_octet * kOctet;
-    for (int i = threadIdx.x; i < window_h * window_w; i += kThreads) {
-      const Place place = load_shared(window_places() + i);
-      const bool valid = unsigned(patch.h + place.h) < unsigned(p.h) && unsigned(patch.w + place.w) < unsigned(p.w);
-      const E* from = map + (valid ? corner + int(place.offset) : 0) * b.channels;
-      for (int piece = 0; piece < octets * (kOctet / kPiece<E>); ++piece) {
-        copy_async<16>(to + i * pixel_bytes + piece * kPieceBytes, from + piece * kPiece<E>, valid);
+    const unsigned char* map = static_cast<const unsigned char*>(b.map) +
+                               (corner * (b.channels / kPiece<E>)+first_octet * (kOctet / kPiece<E>)) * kPieceBytes;
+    const int count = window_h * window_w, pieces = octets * (kOctet / kPiece<E>);
+    const PackedPlace* places = window_places();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const Place place = load_place(places + i);
+      const bool valid = (unsigned(patch.h + place.h) < unsigned(p.h)) & (unsigned(patch.w + place.w) < unsigned(p.w));
+      const unsigned char* from = map + int64_t(valid ? place.offset : 0) * kPieceBytes;
+      unsigned char* own = to + i * pixel_bytes;
+#pragma unroll 1
+      for (int left = pieces; left > 0; left -= kTogether) {
+#pragma unroll
+        for (int k = 0; k < kTogether; ++k) {
+          if (k < left) copy_async<16>(own + k * kPieceBytes, from + k * kPieceBytes, valid);
+        }
+        own += kTogether * kPieceBytes, from += kTogether * kPieceBytes;
       }
     }
   }
@@ -156,12 +214,15 @@ struct WeightGradBlock {
   // A pixel's place in the window, for tap 0.
   GCN_DEVICE int pixel_at(int pixel) const { return (row_of(pixel) * window_w + column_of(pixel)) * pixel_bytes; }
 
+  // Which of a pair's column blocks a lane names to ldmatrix in 16 bits.
+  GCN_DEVICE int pair_half() const { return kNarrow ? lane >> 3 & 1 : lane >> 4; }
+
   // Column block i, counted from the group's first, of the pair that is number j of this warp's.
   GCN_DEVICE int column_of(int j, int i) const { return 2 * (kNarrow ? j * kWarps + warp : j) + i; }
 
   // `column_at`: where the lane's column blocks lie from there.
   GCN_DEVICE void multiply(Accumulators& acc, const unsigned char* stage, const int (&column_at)[kPlaces], int step,
-                           Wanted wanted) const {
+                           uint32_t wanted) const {
     const unsigned char* window = stage + kABytes;
     const int depth0 = step * kDepth<E>;
     uint32_t a[2][4];
@@ -180,7 +241,7 @@ struct WeightGradBlock {
       const int pixel = pixel_at(depth0 + b_half(lane) * 8 + (lane & 7));
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
-        if (!(wanted >> 2 * j & 3)) continue;
+        if (!(wanted & 3u << 2 * j)) continue;
         if (2 * j + 1 < kColumnBlocks) {
           uint32_t w[4];
           ldmatrix_x4_trans(w, window + pixel + column_at[j]);
@@ -212,26 +273,26 @@ struct WeightGradBlock {
   }
 
   // Narrow: the pairs are the product's rows, the octets of dy its columns. Lanes hold the same numbers of either operand.
+  // `pixel`: the window's place that the lane names in a step of 16 bits.
   GCN_DEVICE void multiply_narrow(Accumulators& acc, const unsigned char* stage, const int (&column_at)[kPlaces], int step,
-                                  Wanted wanted) const {
+                                  int pixel, uint32_t wanted) const {
     const unsigned char* window = stage + kABytes;
     const int depth0 = step * kDepth<E>;
     constexpr int kPixelBytes = kRows * int(sizeof(E));
     uint32_t a[kOctets][2];
     if constexpr (sizeof(E) == 2) {
-      const int in_patch = depth0 + b_half(lane) * 8 + (lane & 7), pixel = pixel_at(in_patch);
-      const unsigned char* own = stage + in_patch * kPixelBytes;
+      const unsigned char* own = stage + (depth0 + b_half(lane) * 8 + (lane & 7)) * kPixelBytes;
       uint32_t two[4];
       ldmatrix_x4_trans(two, own + (lane >> 4) * kOctetBytes);
       a[0][0] = two[0], a[0][1] = two[1], a[1][0] = two[2], a[1][1] = two[3];
       ldmatrix_x2_trans(a[2], own + 2 * kOctetBytes);
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
-        if (!(wanted >> column_of(j, 0) & 3)) continue;
+        if (!(wanted & 3u << 2 * j)) continue;
         uint32_t w[4];
         ldmatrix_x4_trans(w, window + pixel + column_at[j]);
 #pragma unroll
-        for (int i = 0; i < kOctets; ++i) mma(acc[j][i], {w[0], w[2], w[1], w[3]}, a[i], M{});
+        for (int i = 0; i < kOctets; ++i) mma(acc[j][i], w, a[i], M{});
       }
     } else {
       const int low = depth0 + (lane & 3), high = low + 4, channel = (lane >> 2) * 4;
@@ -245,7 +306,7 @@ struct WeightGradBlock {
       const unsigned char *from_low = window + pixel_at(low) + channel, *from_high = window + pixel_at(high) + channel;
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
-        if (!(wanted >> column_of(j, 0) & 3)) continue;
+        if (!(wanted & 3u << 2 * j)) continue;
         const int first = column_at[2 * j], second = column_at[2 * j + 1];
         uint32_t w[4] = {number(from_low + first), number(from_low + second), number(from_high + first),
                          number(from_high + second)};
@@ -280,12 +341,19 @@ struct WeightGradBlock {
   }
 
   GCN_DEVICE void write_narrow(const Accumulators& acc) const {
+    const int own_column = column_of(0, 0), own_row = first_channel + c_column(lane, 0);
+    const int64_t row_floats = int64_t(p.blocks_per_row) * kOctet;
+    float* corner = p.partial + (int64_t(split) * p.channels + own_row) * row_floats +
+                    int64_t(b.first_block + first_block + own_column) * kOctet + (lane >> 2);
 #pragma unroll
-    for (int j = 0; j < kPairs; ++j) {
+    for (int row = 0; row < kOctets * 2; ++row) {
+      const int channel = row / 2 * kOctet + row % 2;
+      if (own_row + channel >= p.channels) continue;
+      float* to = corner + channel * row_floats;
 #pragma unroll
-      for (int i = 0; i < kOctets * 4; ++i) {
-        float* to = partial_at(i / 4 * kOctet + c_column(lane, i % 4), column_of(j, i % 4 / 2));
-        if (to) to[lane >> 2] = acc[j][i / 4][i % 4];
+      for (int column = 0; column < 2 * kPairs; ++column) {
+        const int at = column_of(column / 2, column % 2) - own_column;
+        if (own_column + at < columns) to[at * kOctet] = acc[column / 2][row / 2][row % 2 + column % 2 * 2];
       }
     }
   }
@@ -293,46 +361,72 @@ struct WeightGradBlock {
   GCN_DEVICE void run() {
     find_block();
     write_places();
+    own_tap = find_own_tap();
+    OwnPlaces own{};
+    if constexpr (kNarrow) find_own_places(own);
     int column_at[kPlaces];
     const int tap_bytes = (b.axis == 0 ? window_w : 1) * pixel_bytes;
-#pragma unroll
-    for (int j = 0; j < kPlaces; ++j) {
+    {
       // Column blocks past the last are computed, if at all, from the last one's data and never written.
-      const int column = sizeof(E) == 2 ? column_of(j, lane >> 4) : column_of(j / 2, j % 2);
-      const int block = first_block + min(column, columns - 1);
-      column_at[j] = (block / b.taps - first_octet) * kOctetBytes + block % b.taps * tap_bytes;
+      int octet = 0, tap = 0, before = 0;
+#pragma unroll
+      for (int j = 0; j < kPlaces; ++j) {
+        const int column = min(sizeof(E) == 2 ? column_of(j, pair_half()) : column_of(j / 2, j % 2), columns - 1);
+        if (j == 0) {
+          octet = (first_block + column) / b.taps, tap = (first_block + column) % b.taps;
+        } else {
+          for (tap += column - before; tap >= b.taps; tap -= b.taps) ++octet;
+        }
+        before = column;
+        column_at[j] = (octet - first_octet) * kOctetBytes + tap * tap_bytes;
+      }
     }
+    // Narrow, 16-bit: the lanes of a pair's halves, and of the pixels', change places against B's usual ones, as A wants them.
+    constexpr int kUnrolled = kNarrow && sizeof(E) == 2 ? kSteps : 1;
+    int pixels[kUnrolled];
+#pragma unroll
+    for (int step = 0; step < kUnrolled; ++step) pixels[step] = pixel_at(step * kDepth<E> + (lane >> 4) * 8 + (lane & 7));
     const int64_t patches = int64_t(p.n) * p.patches_h * p.patches_w;
     const int first = int(patches * split / p.splits), last = int(patches * (split + 1) / p.splits);
     Accumulators acc = {};
     wait_for_dependencies();
     __syncthreads();  // the places are there
 
-    const auto load = [&](int i) {
-      const Patch patch = patch_at(i);
-      if (i < last) {
-        unsigned char* stage = shared + (i - first) % kWeightGradStages * stage_bytes;
-        load_a(stage, patch);
-        load_window(stage + kABytes, patch);
+    Patch patch = patch_at(first), next = patch;
+    int at = 0;  // the stage of `patch`
+    const auto load = [&](bool any, int stage) {
+      if (any) {
+        load_a(shared + stage, next, own);
+        load_window(shared + stage + kABytes, next);
       }
       copy_commit();
-      return patch;
+      advance(next);
     };
-    Patch patch, next = load(first);
+    static_assert(kWeightGradStages == 2);
+    load(first < last, 0);
     for (int i = first; i < last; ++i) {
-      patch = next;
       copy_wait<0>();
       __syncthreads();
-      next = load(i + 1);
-      const unsigned char* stage = shared + (i - first) % kWeightGradStages * stage_bytes;
+      load(i + 1 < last, stage_bytes - at);
+      const unsigned char* stage = shared + at;
+      if constexpr (kUnrolled > 1) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          multiply_narrow(acc, stage, column_at, step, pixels[step], find_wanted(patch, step));
+        }
+      } else {
 #pragma unroll 1
-      for (int step = 0; step < kSteps; ++step) {
-        if constexpr (kNarrow) {
-          multiply_narrow(acc, stage, column_at, step, find_wanted(patch, step));
-        } else {
-          multiply(acc, stage, column_at, step, find_wanted(patch, step));
+        for (int step = 0; step < kSteps; ++step) {
+          const uint32_t wanted = find_wanted(patch, step);
+          if constexpr (kNarrow) {
+            multiply_narrow(acc, stage, column_at, step, 0, wanted);
+          } else {
+            multiply(acc, stage, column_at, step, wanted);
+          }
         }
       }
+      advance(patch);
+      at = stage_bytes - at;
     }
     if constexpr (kNarrow) {
       write_narrow(acc);

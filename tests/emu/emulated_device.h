@@ -133,6 +133,19 @@ T broadcast(T value) {
   return shuffle("broadcast", value, 0);
 }
 
+inline uint32_t ballot(bool of_lane) {
+  struct Operands {
+    bool of_lane;
+    uint32_t result;
+  } mine{of_lane, 0};
+  ::simt::warp_instruction("ballot", mine, [](const std::array<Operands*, ::simt::kWarpSize>& lanes) {
+    uint32_t bits = 0;
+    for (size_t i = 0; i < lanes.size(); ++i) bits |= uint32_t(lanes[i]->of_lane) << i;
+    for (Operands* lane : lanes) lane->result = bits;
+  });
+  return mine.result;
+}
+
 inline void wait_for_dependencies() { ::simt::wait_for_dependencies(); }
 inline void launch_dependents() {}
 
