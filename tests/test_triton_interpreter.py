@@ -1,15 +1,18 @@
-"""The tests that every backend has to pass, with Triton's kernels in its interpreter, in a process of their own.
+"""The tests that every backend has to pass, with Triton's kernels in its interpreter, in processes of their own.
 
 ``TRITON_INTERPRET`` must be set before Triton is imported, and the repairs of ``triton_repairs.py`` change Triton for the
 whole process, so pytest is run once more:
 
     TRITON_INTERPRET=1 pytest tests/triton_in_interpreter.py
+
+The interpreter keeps one core busy, so two processes share the tests.
 """
 
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,14 +23,22 @@ HERE = Path(__file__).parent
 #: Problems x dtypes x layouts, and planted faults: with fewer this would not be the test that it says it is.
 LEAST_COMBINATIONS = 40
 LEAST_FAULTS = 8
+#: What either process runs; about as long.
+HALVES = ("test_result_and_all_gradients", "not test_result_and_all_gradients")
+
+
+def run(chosen: str) -> list[str]:
+    """The names of the chosen tests, all of which pass."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", chosen, "triton_in_interpreter.py"]
+    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return re.findall(r"::(test_\w+)(?:\[.*\])? PASSED", done.stdout)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
 def test_kernels_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "triton_in_interpreter.py"]
-    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    passed = re.findall(r"::(test_\w+)(?:\[.*\])? PASSED", done.stdout)
+    with ThreadPoolExecutor(len(HALVES)) as pool:
+        passed = [name for names in pool.map(run, HALVES) for name in names]
     assert passed.count("test_result_and_all_gradients") >= LEAST_COMBINATIONS
     assert passed.count("test_planted_fault_is_caught") >= LEAST_FAULTS

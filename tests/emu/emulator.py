@@ -84,7 +84,8 @@ class Build:
 
     def _compiled(self, source: str) -> Path:
         if self.faulty is not None and source in self.compiled_again:
-            return _object(source, self.faulty, self.flags, ("-w",))  # a compiler may well warn of a fault
+            # It is compiled once and runs once, on a small problem; and a compiler may well warn of a fault.
+            return _object(source, self.faulty, (*self.flags, "-O1"), ("-w",))
         return _sound_object(source, self.kernels, self.flags)
 
 
