@@ -7,7 +7,7 @@
 // A block of the first kind has one octet of b and some neighbours in the order of (a, t). Partial sums have the octet fastest,
 // gradients never: a thread adds half an octet, 16 bytes of each split, shared memory turns the sums round, and neighbouring
 // threads write neighbouring taps. Many splits are shared out among the threads. Bound by reading the parts, which the launches
-// before have just left in L2: with kAtOnce loads in flight a thread, an SM has 128 KB on their way.
+// before have just left in L2: with kAtOnce loads in flight a thread, an SM has more than 100 KB on their way.
 #pragma once
 
 #include "block_sum.cuh"

@@ -25,7 +25,7 @@ OUTPUTS = EmulatedCase(MANY_OUTPUTS, "half", "channels_last")
 #: More splits of the second weights' gradients than one thread adds.
 MANY_SPLITS = EmulatedCase(MANY_PIXELS, "half", "nchw")
 #: More parts of a bias's gradient than a block has threads.
-LONG = EmulatedCase(Case("long", n=1, c=8, h=1, w=4500, mid_l=2, mid_r=2, out=2, k=square(3)), "half", "channels_last")
+LONG = EmulatedCase(Case("long", n=1, c=8, h=1, w=16700, mid_l=2, mid_r=2, out=2, k=square(3)), "half", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,13 @@ PREPARE = _of(
     ),
     ("places", "n * j.stride_n + (row - n * j.h)", "n * j.stride_n + row", "rows of all images follow each other", PACKED),
     ("past-the-channels", "(kAlongChannels ? 0 : i * kStep) < channels", "0 < channels", "padding of another channel's", ODD),
-    ("skipped-taps", "* j.kernel + j.skipped + tap;", "* j.kernel + tap;", "the first taps take the place of those left out", SKIPS),
+    (
+        "skipped-taps",
+        "* j.kernel + j.skipped + tap;",
+        "* j.kernel + tap;",
+        "the first taps take the place of those left out",
+        SKIPS,
+    ),
     (
         "swizzle-of-weights",
         "swizzle_rows(column, piece)",
