@@ -40,14 +40,19 @@ constexpr int kFirstStageStages = 3;
 constexpr int kGroupMidMax = 32;              // bounds the block's sums of finished middle channels in shared memory
 constexpr int kScratchRow = kTilePixels + 4;  // floats: 4 of 32 banks further each column
 
-constexpr int kFirstStageMaskBytes = kThreads / 32 * 2 * 4;  // of each warp's two fragments: which column blocks they want
+// In front of the stages: of each pixel where it stands in x and u, of each fragment which column blocks it wants.
+constexpr int kFirstStageTableBytes = kTilePixels * 8 + 128;
+static_assert(kTilePixels / 16 * 4 <= 128 && kFirstStageTableBytes % 128 == 0);
+
+// Floats from one middle channel's sums to the next: two of 32 banks further.
+constexpr GCN_HOST_TOO int first_stage_sums_row(int extent) { return (extent + 29) / 32 * 32 + 2; }
 
 constexpr int first_stage_stage_bytes(int column_blocks) { return (kTilePixels + 8 * column_blocks) * kBlockBytes; }
 constexpr int first_stage_scratch_columns(int column_blocks) { return 8 * ((column_blocks + 1) / 2); }
 constexpr int first_stage_shared_bytes(int column_blocks, int sums) {
-  const int loop = kFirstStageStages * first_stage_stage_bytes(column_blocks) + kFirstStageMaskBytes;
+  const int loop = kFirstStageStages * first_stage_stage_bytes(column_blocks);
   const int epilogue = (first_stage_scratch_columns(column_blocks) * kScratchRow + sums) * 4;
-  return loop > epilogue ? loop : epilogue;
+  return kFirstStageTableBytes + (loop > epilogue ? loop : epilogue);
 }
 
 // --- line convolution: warps along pixels, output channels and depth; 16-pixel and 8-channel blocks of each warp
@@ -161,7 +166,7 @@ constexpr int weight_grad_blocks_per_multiprocessor(bool three_products, bool na
 }
 constexpr int patch_pixels(int element_bytes) { return 128 / element_bytes; }
 constexpr int weight_grad_a_bytes(bool narrow) { return weight_grad_rows(narrow) * 128; }
-constexpr int kWeightGradPlaceBytes = 8;  // what is kept of each pixel of a patch and of its window
+constexpr int kWeightGradPlaceBytes = 8;  // what is kept of each pixel of a patch's window
 
 // Bytes from one pixel of a window in shared memory to the next: an odd number of units, so that eight neighbouring pixels fall
 // into eight different groups of banks.

@@ -133,6 +133,17 @@ T broadcast(T value) {
   return shuffle("broadcast", value, 0);
 }
 
+template <class T>
+T kept(T value) {
+  return value;
+}
+
+inline uint32_t ballot(bool mine) {
+  uint32_t all = mine ? 1u << ::simt::running.thread->lane() : 0u;
+  for (int step = 1; step < ::simt::kWarpSize; step *= 2) all |= shuffle_xor(all, step);
+  return all;
+}
+
 inline void wait_for_dependencies() { ::simt::wait_for_dependencies(); }
 inline void launch_dependents() {}
 
