@@ -21,6 +21,7 @@
 //   broadcast(value)                       lane 0's value; the compiler knows that it is the same in all lanes, so that what
 //                                          hangs on it is no divergence
 //   ballot(condition)                      bit i: whether it holds in lane i
+//   kept(value)                            the 32-bit value, which the compiler keeps in a register instead of computing it again
 //   wait_for_dependencies(), launch_dependents()  programmatic dependent launch, sm_90 and newer; nothing before
 //   launch(kernel, Launch, arguments...)   host side
 #pragma once

@@ -114,6 +114,13 @@ GCN_DEVICE T broadcast(T value) {
   return __shfl_sync(kFullWarp, value, 0);
 }
 
+template <class T>
+GCN_DEVICE T kept(T value) {
+  static_assert(sizeof(T) == 4);
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 GCN_DEVICE uint32_t ballot(bool of_lane) { return __ballot_sync(kFullWarp, of_lane); }
 
 GCN_DEVICE void wait_for_dependencies() {

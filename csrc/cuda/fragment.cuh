@@ -79,18 +79,28 @@ GCN_DEVICE int a_half(int lane) { return lane >> 4; }
 GCN_DEVICE int b_row(int lane) { return (lane >> 4) * 8 + (lane & 7); }
 GCN_DEVICE int b_half(int lane) { return lane >> 3 & 1; }
 
-// A from a columns operand in shared memory: rows row0 ... row0 + 15, depths depth0 ... of one step.
+// A from a columns operand in shared memory: rows row0 ... row0 + 15, row0 a multiple of 16. Where a lane finds its numbers, in
+// bytes from the first depth of a step.
 template <class E>
-GCN_DEVICE void load_a_columns(uint32_t (&a)[4], const unsigned char* tile, int row0, int depth0, int pieces, int lane) {
+GCN_DEVICE int a_columns_at(int row0, int pieces, int lane) {
   if constexpr (sizeof(E) == 2) {
-    const int depth = depth0 + (lane >> 4) * 8 + (lane & 7), piece = row0 / 8 + (lane >> 3 & 1);
-    ldmatrix_x4_trans(a, tile + swizzle_columns<E>(depth, piece, pieces) * kPieceBytes);
+    return swizzle_columns<E>((lane >> 4) * 8 + (lane & 7), row0 / 8 + (lane >> 3 & 1), pieces) * kPieceBytes;
   } else {
-    const int row = row0 + (lane >> 2), depth = depth0 + (lane & 3);
+    const int row = row0 + (lane >> 2);
+    return swizzle_columns<E>(lane & 3, row / 4, pieces) * kPieceBytes + row % 4 * 4;
+  }
+}
+
+// `depth`: the first depth of the step.
+template <class E>
+GCN_DEVICE void load_a_columns(uint32_t (&a)[4], const unsigned char* depth, int at, int pieces) {
+  if constexpr (sizeof(E) == 2) {
+    ldmatrix_x4_trans(a, depth + at);
+  } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = row + (i & 1) * 8, d = depth + (i >> 1) * 4;
-      a[i] = load_shared(reinterpret_cast<const uint32_t*>(tile + swizzle_columns<E>(d, r / 4, pieces) * kPieceBytes) + r % 4);
+    for (int i = 0; i < 4; ++i) {  // eight rows further are two pieces, four depths further have the same permutation
+      const int of_rows = at ^ (i & 1) * 2 * kPieceBytes, further = (i >> 1) * 4 * pieces * kPieceBytes;
+      a[i] = load_shared(reinterpret_cast<const uint32_t*>(depth + of_rows + further));
     }
   }
 }

@@ -82,7 +82,7 @@ struct FirstStageBranch {
   int mid, mid_padded;
   int taps, radius;
   int length;      // of a line
-  int interleave;  // neighbouring lines that alternate in a tile: pixel order (line / G, position, line % G)
+  int interleave;  // neighbouring lines that alternate in a tile, a power of two: pixel order (line / G, position, line % G)
   int overhang;    // positions on either side of a tile that its pixels contribute to; 0 if tiles hold whole lines
   int group_mid;   // middle channels of one block
   int group_taps;  // taps of one block, all of them if tap_groups is 1

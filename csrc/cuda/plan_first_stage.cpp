@@ -137,7 +137,7 @@ FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& sou
     throw TooLarge("the first stage would have more than 2^31 blocks");
   }
   int sums = 0;
-  for (const auto& b : f.branch) sums = std::max(sums, b.group_mid * (kTilePixels + 2 * b.overhang));
+  for (const auto& b : f.branch) sums = std::max(sums, b.group_mid * first_stage_sums_row(kTilePixels + 2 * b.overhang));
   f.shared_bytes = first_stage_shared_bytes(f.column_blocks, sums);
   require_shared("the first stage", f.shared_bytes, gpu);
 

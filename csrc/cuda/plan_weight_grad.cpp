@@ -62,6 +62,11 @@ double wanted_share(const WeightGradPlan& g, const Sizes& s, Math math) {
   return all ? double(wanted) / double(all) : 1;
 }
 
+// Blocks that a multiprocessor takes.
+int weight_grad_resident(const WeightGradPlan& g, Math math, const Gpu& gpu) {
+  return blocks_per_multiprocessor(g.shared_bytes, weight_grad_blocks_per_multiprocessor(math == Math::kFloat, g.narrow), gpu);
+}
+
 // Of a block with this many patches.
 BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double share, Math math, const Gpu& gpu) {
   const double rows = weight_grad_rows(g.narrow), depth = patch_pixels(element_bytes(math)), warps = kThreads / 32;
@@ -76,12 +81,23 @@ BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double
   return c;
 }
 
+// The same in a launch of `blocks` of them. Four warps alone on a multiprocessor leave it idle for at least half of the time: it
+// takes two blocks (one alone on each of an H100 took six times what its products take, at 0.7 instructions a clock).
+BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double share, int64_t blocks, Math math,
+                                 const Gpu& gpu) {
+  BlockCost c = weight_grad_block_cost(g, patches, share, math, gpu);
+  const double own = busiest(blocks, gpu), together = weight_grad_resident(g, math, gpu);
+  double busy = 0;
+  for (double left = own; left > 0; left -= together) busy += std::max(std::min(left, together), 2.0);
+  c.tensor *= busy / own, c.shared *= busy / own;
+  return c;
+}
+
 double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, double share, Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
-  const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), share, math, gpu);
-  const int most = weight_grad_blocks_per_multiprocessor(math == Math::kFloat, g.narrow);
-  return clocks_of({{(g.branch[0].groups + g.branch[1].groups) * tiles * splits, cost}},
-                   blocks_per_multiprocessor(g.shared_bytes, most, gpu), gpu);
+  const int64_t blocks = (g.branch[0].groups + g.branch[1].groups) * tiles * splits;
+  const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), share, blocks, math, gpu);
+  return clocks_of({{blocks, cost}}, weight_grad_resident(g, math, gpu), gpu);
 }
 
 // Column blocks of a group that is not narrow: with the fewest to multiply.
@@ -175,11 +191,14 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
 LaunchWork weight_grad_work(const WeightGradPlan& g, const Traffic& read, const Sizes& s, Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
   const int64_t groups = (g.branch[0].groups + g.branch[1].groups) * tiles;
-  const auto cost = [&](int64_t of) { return weight_grad_block_cost(g, double(of), wanted_share(g, s, math), math, gpu); };
+  const double share = wanted_share(g, s, math), own = double(ceil_div(patches, g.splits));
   LaunchWork work;
-  work.kinds = {{groups * g.splits, cost(ceil_div(patches, g.splits))}};
+  // Narrow ones share a launch with other blocks, which fill what they leave.
+  work.kinds = {{groups * g.splits, g.narrow ? weight_grad_block_cost(g, own, share, math, gpu)
+                                             : weight_grad_block_cost(g, own, share, groups * g.splits, math, gpu)}};
   work.shared_bytes = g.shared_bytes;
-  work.flops = 2 * cost(patches).tensor * fma_per_clock(math, gpu) * double(groups);
+  const BlockCost all = weight_grad_block_cost(g, double(patches), share, math, gpu);
+  work.flops = 2 * all.tensor * fma_per_clock(math, gpu) * double(groups);
   work.traffic = read;
   work.traffic.leave(double(g.partial_bytes), gpu);
   return work;

@@ -42,14 +42,19 @@ constexpr int kFirstStageStages = 3;
 constexpr int kGroupMidMax = 32;              // bounds the block's sums of finished middle channels in shared memory
 constexpr int kScratchRow = kTilePixels + 4;  // floats: 4 of 32 banks further each column
 
-constexpr int kFirstStageMaskBytes = kThreads / 32 * 2 * 4;  // of each warp's two fragments: which column blocks they want
+// In front of the stages: of each pixel where it stands in x and u, of each fragment which column blocks it wants.
+constexpr int kFirstStageTableBytes = kTilePixels * 8 + 128;
+static_assert(kTilePixels / 16 * 4 <= 128 && kFirstStageTableBytes % 128 == 0);
+
+// Floats from one middle channel's sums to the next: two of 32 banks further.
+constexpr GCN_HOST_TOO int first_stage_sums_row(int extent) { return (extent + 29) / 32 * 32 + 2; }
 
 constexpr int first_stage_stage_bytes(int column_blocks) { return (kTilePixels + 8 * column_blocks) * kBlockBytes; }
 constexpr int first_stage_scratch_columns(int column_blocks) { return 8 * ((column_blocks + 1) / 2); }
 constexpr int first_stage_shared_bytes(int column_blocks, int sums) {
-  const int loop = kFirstStageStages * first_stage_stage_bytes(column_blocks) + kFirstStageMaskBytes;
+  const int loop = kFirstStageStages * first_stage_stage_bytes(column_blocks);
   const int epilogue = (first_stage_scratch_columns(column_blocks) * kScratchRow + sums) * 4;
-  return loop > epilogue ? loop : epilogue;
+  return kFirstStageTableBytes + (loop > epilogue ? loop : epilogue);
 }
 
 // --- line convolution: warps along pixels, output channels and depth; 16-pixel and 8-channel blocks of each warp

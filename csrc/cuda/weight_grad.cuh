@@ -230,7 +230,7 @@ struct WeightGradBlock {
     for (int i = 0; i < 2; ++i) {
       const int row0 = warp * 32 + i * 16;
       if constexpr (kChannelsLast) {
-        load_a_columns<E>(a[i], stage, row0, depth0, kRowPieces, lane);
+        load_a_columns<E>(a[i], stage + depth0 * kRowPieces * kPieceBytes, a_columns_at<E>(row0, kRowPieces, lane), kRowPieces);
       } else {
         ldmatrix_x4(a[i], stage + swizzle_rows_128(row0 + a_row(lane), step * 2 + a_half(lane)) * kPieceBytes);
       }

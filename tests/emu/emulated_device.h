@@ -133,6 +133,11 @@ T broadcast(T value) {
   return shuffle("broadcast", value, 0);
 }
 
+template <class T>
+T kept(T value) {
+  return value;
+}
+
 inline uint32_t ballot(bool of_lane) {
   struct Operands {
     bool of_lane;

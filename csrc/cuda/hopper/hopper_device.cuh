@@ -59,9 +59,7 @@ GCN_HOST_DEVICE constexpr uint64_t operand(uint32_t address, uint32_t leading_by
 }
 
 // The matrix that is described for address 0, at this address.
-GCN_HOST_DEVICE constexpr uint64_t placed(uint64_t operand, uint32_t address) {
-  return operand | (address & kOperandField) >> 4;
-}
+GCN_HOST_DEVICE constexpr uint64_t placed(uint64_t operand, uint32_t address) { return operand | (address & kOperandField) >> 4; }
 
 // The same matrix `bytes` further on.
 GCN_HOST_DEVICE constexpr uint64_t moved(uint64_t operand, uint32_t bytes) { return operand + (bytes >> 4); }
