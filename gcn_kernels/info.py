@@ -21,6 +21,9 @@ SEEN_ON_GPUS: tuple[str, ...] = ()
 #: Multiprocessors, and bytes of shared memory of a block and of a multiprocessor.
 H100 = (132, 227 << 10, 228 << 10)
 
+#: As the operator ``gpu_plan`` numbers them.
+GENERATIONS = {"portable": 0, "hopper": 1, "auto": 2}
+
 
 def describe() -> dict[str, str]:
     """The installation as an ordered mapping of names to one-line values.
@@ -96,8 +99,9 @@ def plan(
         backward: the plan of the backward pass, for all gradients.
         allow_tf32: whether float32 products may be made of tf32 factors.
         gpu: multiprocessors, and bytes of shared memory that a block and a multiprocessor can have.
-        generation: "portable", or "hopper" for the kernels of sm_90a wherever they take the problem; on a GPU the environment
-            variable ``GCN_KERNELS_GENERATION=hopper`` asks for them.
+        generation: "portable"; "hopper" for the kernels of sm_90a wherever they take the problem; or "auto" for them where they
+            were measured to be faster, which is what a Hopper GPU does unless the environment variable
+            ``GCN_KERNELS_GENERATION`` asks for another.
 
     Returns:
         ``launches``, each with its kernel, blocks, waves, GFLOP, megabytes and predicted time; their sum ``predicted_us``
@@ -128,11 +132,11 @@ def plan(
     sizes = [batch, in_channels, *_numbers("size", size, 2), *middles, out_channels, *kernels]
     if any(s < 1 for s in sizes):
         raise ValueError(f"expected sizes of at least 1, got n, c, h, w, m_l, m_r, o, k1, k2, k3, k4 = {sizes}")
-    if generation not in ("portable", "hopper"):
-        raise ValueError(f"generation: expected portable or hopper, got {generation!r}")
+    if generation not in GENERATIONS:
+        raise ValueError(f"generation: expected {', '.join(GENERATIONS)}, got {generation!r}")
     machine = list(gpu or ())
-    if generation == "hopper":
-        machine = [*_numbers("gpu", machine or H100, 3), 1]
+    if GENERATIONS[generation]:
+        machine = [*_numbers("gpu", machine or H100, 3), GENERATIONS[generation]]
     math = "tf32" if dtype == torch.float32 and allow_tf32 else str(dtype).removeprefix("torch.")
     described = torch.ops.gcn_kernels.gpu_plan(sizes, math, channels_last, backward, machine)
     found: dict[str, Any] = json.loads(described)

@@ -33,6 +33,25 @@ def test_only_where_they_are_asked_for(backward: bool, channels_last: bool, take
 
 
 @pytest.mark.parametrize(
+    ("channels", "side", "batch", "backward", "dtype", "taken"),
+    [
+        (256, 128, 16, False, torch.bfloat16, True),
+        (2048, 16, 16, False, torch.float16, True),
+        (2048, 16, 1, False, torch.bfloat16, False),
+        (2048, 16, 1, True, torch.bfloat16, True),
+        (256, 128, 16, False, torch.float32, False),
+        (64, 128, 16, True, torch.bfloat16, False),
+    ],
+)
+def test_unasked_they_are_used_where_they_were_measured_to_be_faster(
+    channels: int, side: int, batch: int, backward: bool, dtype: torch.dtype, taken: bool
+) -> None:
+    arguments = {"batch": batch, "backward": backward, "dtype": dtype, "channels_last": True}
+    plan = info.plan(channels, 21, (side, side), generation="auto", **arguments)
+    assert taken == any("hopper" in kernel for kernel in kernels(plan))
+
+
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"channels_last": True, "dtype": torch.float32, "allow_tf32": False}, "bfloat16, float16 and tf32"),
@@ -45,7 +64,7 @@ def test_what_they_leave_to_the_portable_kernels_has_a_reason(changes: dict, say
 
 
 def test_names_of_generations() -> None:
-    with pytest.raises(ValueError, match="expected portable or hopper"):
+    with pytest.raises(ValueError, match="expected portable, hopper, auto"):
         info.plan(64, 5, (9, 17), generation="ampere")
     with pytest.raises(ValueError, match="gpu: expected"):
         info.plan(64, 5, (9, 17), generation="hopper", gpu=(1, 2))

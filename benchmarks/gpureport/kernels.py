@@ -130,6 +130,8 @@ def main() -> int:
     gpu = torch.cuda.get_device_properties(device)
     shared: Any = gpu
     sizes = [gpu.multi_processor_count, shared.shared_memory_per_block_optin, shared.shared_memory_per_multiprocessor]
+    unasked = "auto" if (gpu.major, gpu.minor) == (9, 0) else "portable"
+    generation = os.environ.get("GCN_KERNELS_GENERATION") or unasked
     flush = torch.empty(max(4 * shared.L2_cache_size, 1 << 26), dtype=torch.uint8, device=device)
     copy_rate = rates.copy or float("inf")
     rows: list[dict[str, object]] = []
@@ -148,7 +150,7 @@ def main() -> int:
                         channels_last=layout == "channels_last",
                         backward=backward,
                         gpu=sizes,
-                        generation=os.environ.get("GCN_KERNELS_GENERATION", "portable"),
+                        generation=generation,
                     )
                     found = measure(laid_out, flush, backward=backward)
                     place = {"map": m.label, "batch": batch, "layout": layout, "pass": "backward" if backward else "forward"}

@@ -47,11 +47,13 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-// GCN_KERNELS_GENERATION=hopper asks for the kernels of sm_90a wherever they take the problem.
+// GCN_KERNELS_GENERATION asks for one: hopper for the kernels of sm_90a wherever they take the problem, portable for none of
+// them; auto, as if nothing had been asked.
 Generation asked_generation() {
   const char* const asked = std::getenv("GCN_KERNELS_GENERATION");
-  if (!asked || !*asked || std::string(asked) == "portable") return Generation::kPortable;
-  STD_TORCH_CHECK(std::string(asked) == "hopper", "GCN_KERNELS_GENERATION: expected portable or hopper, got ", asked);
+  if (!asked || !*asked || std::string(asked) == "auto") return Generation::kMeasured;
+  if (std::string(asked) == "portable") return Generation::kPortable;
+  STD_TORCH_CHECK(std::string(asked) == "hopper", "GCN_KERNELS_GENERATION: expected auto, portable or hopper, got ", asked);
   return Generation::kHopper;
 }
 

@@ -29,7 +29,7 @@ std::string plan(const std::vector<int64_t> s, const std::string math_name, bool
   STD_TORCH_CHECK(s.size() == 11, "sizes: expected n, c, h, w, m_l, m_r, o, k1, k2, k3, k4");
   STD_TORCH_CHECK(given.empty() || given.size() == 3 || given.size() == 4,
                   "gpu: expected multiprocessors and bytes of shared memory per block and per multiprocessor, and 1 for the "
-                  "kernels of sm_90a");
+                  "kernels of sm_90a, or 2 for them where they are faster");
   for (const int64_t size : s)
     STD_TORCH_CHECK(size > 0 && size < (int64_t{1} << 31), "sizes: expected 1 ... 2^31 - 1, got ", size);
   Gpu gpu;
@@ -37,7 +37,10 @@ std::string plan(const std::vector<int64_t> s, const std::string math_name, bool
     gpu.multiprocessors = static_cast<int>(given[0]);
     gpu.shared_per_block = static_cast<int>(given[1]), gpu.shared_per_multiprocessor = static_cast<int>(given[2]);
   }
-  if (given.size() == 4 && given[3]) gpu.hopper = true, gpu.generation = Generation::kHopper;
+  if (given.size() == 4 && given[3]) {
+    gpu.hopper = true;
+    gpu.generation = given[3] == 1 ? Generation::kHopper : Generation::kMeasured;
+  }
   const Sizes sizes{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10]};
   const Math math = math_named(math_name);
   const MapLayout x{dense(sizes.c, sizes.h, sizes.w, channels_last), true};

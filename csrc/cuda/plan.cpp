@@ -131,7 +131,7 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     return plan;
   }
   plan.tensor_cores = true;
-  if (wants_hopper(s, false, gpu)) {
+  if (wants_hopper(s, math, false, gpu)) {
     HopperPlan& h = plan.hopper;
     const SourcePlan source = channels_last_source(plan.source, s, math);
     FirstStagePlan stage = plan_first_stage(s, math, source, gpu);
@@ -238,7 +238,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   }
   plan.tensor_cores = true;
   HopperInputGradPlan& dx_hopper = plan.hopper.input_grad;
-  if (wants_hopper(s, true, gpu)) {
+  if (wants_hopper(s, math, true, gpu)) {
     if (wanted.x) add_reason(plan.hopper, plan_hopper_input_grad(s, math, gpu, plan.dx, dx_hopper));
     if (first) {
       const SourcePlan source = channels_last_source(plan.source, s, math);

@@ -18,8 +18,9 @@ bool measured_faster(const Sizes& s, bool backward) {
 
 }  // namespace
 
-bool wants_hopper(const Sizes& s, bool backward, const Gpu& gpu) {
-  return gpu.generation == Generation::kHopper || (gpu.hopper && measured_faster(s, backward));
+bool wants_hopper(const Sizes& s, Math math, bool backward, const Gpu& gpu) {
+  if (gpu.generation != Generation::kMeasured) return gpu.generation == Generation::kHopper;
+  return gpu.hopper && element_bytes(math) == 2 && measured_faster(s, backward);
 }
 
 void add_reason(HopperPlan& plan, const std::string& why) {

@@ -8,8 +8,9 @@
 
 namespace gcn::cuda {
 
-// Which kernels run: those of every GPU since sm_80, or, where they take the problem, those of sm_90a.
-enum class Generation { kPortable, kHopper };
+// Which kernels run: those of every GPU since sm_80; where they take the problem, those of sm_90a; or those of sm_90a only where
+// they have been measured to be faster, which is what runs unless another is asked for.
+enum class Generation { kMeasured, kPortable, kHopper };
 
 struct HopperFirstStagePlan {  // of channels_last x
   bool used = false;
@@ -38,14 +39,18 @@ struct HopperPlan {
   std::string why_portable;  // where Hopper kernels were asked for and not all are used
 };
 
-// Problems on which a GPU has shown the Hopper kernels right and faster; only there are they used unasked. Each line names the
-// run under benchmarks/results that says so.
+// Problems in 16 bits on which a GPU has shown the Hopper kernels right and faster; only there are they used unasked. `pixels`
+// are those of all maps of a batch. Each line names the run under benchmarks/results that says so.
 struct MeasuredFaster {
-  int channels_from, channels_to;
+  int64_t channels_from, channels_to;
   int64_t pixels_from, pixels_to;
   bool backward;
   const char* run;
 };
-constexpr std::array<MeasuredFaster, 0> kMeasuredFaster{};
+constexpr std::array<MeasuredFaster, 3> kMeasuredFaster{{
+    {256, 2048, 1 << 14, 1 << 20, false, "h100"},
+    {2048, 2048, 1 << 12, 1 << 14, false, "h100"},
+    {256, 2048, 1 << 8, 1 << 20, true, "h100"},
+}};
 
 }  // namespace gcn::cuda

@@ -14,7 +14,7 @@ constexpr const char* kNotHere = "the kernels of sm_90a are not in this build, o
 inline double wgmma_fma_per_clock(const Gpu& gpu) { return gpu.fma_16bit / 0.6; }
 
 // Asked for, or measured to be faster.
-bool wants_hopper(const Sizes&, bool backward, const Gpu&);
+bool wants_hopper(const Sizes&, Math, bool backward, const Gpu&);
 
 // Changes the plan of the first stage to one that the Hopper kernel runs; or returns why that is not possible.
 std::string plan_hopper_first_stage(const Sizes&, Math, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
