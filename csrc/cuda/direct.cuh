@@ -3,8 +3,8 @@
 //   conv         out[p, o]     = sum over terms, inputs, taps of map[p + tap, i] w[o, i, tap] + biases
 //   weight grad  dW[a, b, tap] = sum over pixels of A[p, a] B[p + tap, b]
 //
-// Sums are kept in fp32 (fp64 for fp64), in a fixed order, those of an input's taps apart: of thousands of terms added one by one,
-// float64 was further off than PyTorch's convolutions. Bound by L1: two loads for each multiplication.
+// Sums are kept in fp32 (fp64 for fp64), in a fixed order, those of an input's taps apart: of thousands of terms added one by
+// one, float64 was further off than PyTorch's convolutions. Bound by L1: two loads for each multiplication.
 #pragma once
 
 #include <algorithm>

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "../plan_parts.h"
 #include "hopper_plan_rules.h"
 
 namespace gcn::cuda {
