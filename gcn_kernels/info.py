@@ -14,9 +14,9 @@ from gcn_kernels import backends
 from gcn_kernels._library import LIBRARIES
 from gcn_kernels.problem import DTYPES
 
-#: Where the CUDA kernels have been run and checked. Entries come with results under benchmarks/results, made by
-#: benchmarks/gpu_report.py; as long as there are none, nothing is known of a GPU but what an emulator shows.
-SEEN_ON_GPUS: tuple[str, ...] = ()
+#: Where the CUDA kernels have been run and checked. Entries come with results under benchmarks/results; of other GPUs, nothing
+#: is known but what an emulator shows.
+SEEN_ON_GPUS = ("an H100 (benchmarks/results/h100)",)
 
 #: Multiprocessors, and bytes of shared memory of a block and of a multiprocessor.
 H100 = (132, 227 << 10, 228 << 10)
@@ -163,7 +163,7 @@ def _cuda_build() -> str:
     if torch.cuda.is_available():
         reason = backends.why_not_capability(torch.cuda.get_device_capability(), LIBRARIES.architectures)
         line += ", this GPU among them" if reason is None else ", this GPU not among them"
-    return f"{line}; {'run on ' + ', '.join(SEEN_ON_GPUS) if SEEN_ON_GPUS else 'never run on a GPU yet, only emulated'}"
+    return f"{line}; run on {', '.join(SEEN_ON_GPUS)}, elsewhere only emulated"
 
 
 def _status(backend: str, device_type: str, what: str) -> str:

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "../plan_parts.h"
+#include "../tiles.h"
 #include "hopper_plan_rules.h"
 
 namespace gcn::cuda {
