@@ -32,7 +32,7 @@ ODD_SIZES = Case("odd-sizes", n=1, c=24, h=9, w=13, mid_l=5, mid_r=3, out=6, k=s
 WIDE = Case("wide-middle", n=1, c=136, h=20, w=16, mid_l=30, mid_r=8, out=4, k=(9, 3, 17, 3))
 
 #: A window so long that items are short.
-LONG_KERNEL = Case("long-kernel", n=1, c=24, h=40, w=72, mid_l=3, mid_r=21, out=3, k=(63, 3, 63, 3))
+LONG_KERNEL = Case("long-kernel", n=1, c=24, h=40, w=72, mid_l=3, mid_r=16, out=3, k=(63, 3, 63, 3))
 
 FORWARD = (
     EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1"),

@@ -132,8 +132,6 @@ double partial_floats(const FirstStagePlan& f, int slots) {
 bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gpu& gpu, HopperFirstStagePlan& h) {
   h.positions = positions;
   h.window_bytes = h.sums = 0;
-  h.stage_steps = 0;
-  int fewest_stages = std::numeric_limits<int>::max();
   for (int axis = 0; axis < 2; ++axis) {
     const Branch& b = f.branch[axis];
     const int most = positions - b.group_taps + 1;
@@ -153,16 +151,22 @@ bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gp
     h.window_bytes = std::max(h.window_bytes, int(round_up(h.window_positions[axis] * kPositionBytes, kSwizzleAlignment)));
     const int pitch = hopper_sums_pitch(h.outputs[axis] + b.group_taps - 1);
     h.sums = std::max(h.sums, int(round_up(b.group_mid, kOctet)) * pitch * kBundle);
-    // The groups of taps of a k-block in as few stages as may be, and in equal parts.
-    const int stages = int(ceil_div(b.tap_groups, kStageStepsMost));
-    h.stage_steps = std::max(h.stage_steps, int(ceil_div(b.tap_groups, stages)));
-    fewest_stages = std::min(fewest_stages, stages);
   }
-  for (h.stages = kRowStagesMost; h.stages >= kRowStagesLeast; --h.stages) {
-    for (h.windows = kWindowsMost; h.windows >= kWindowsLeast; --h.windows) {
-      h.shared_bytes = hopper_first_stage_shared_bytes(h.windows, h.window_bytes, h.stages, h.stage_steps, h.sums);
-      h.ahead = std::min(h.stages / 2, h.windows * fewest_stages);
-      if (h.shared_bytes <= gpu.shared_per_block) return true;
+  // The groups of taps of a k-block are in as few stages as may be, and in equal parts.
+  for (int most = kStageStepsMost; most >= 1; --most) {
+    int fewest_stages = std::numeric_limits<int>::max();
+    h.stage_steps = 0;
+    for (const Branch& b : f.branch) {
+      const int stages = int(ceil_div(b.tap_groups, most));
+      h.stage_steps = std::max(h.stage_steps, int(ceil_div(b.tap_groups, stages)));
+      fewest_stages = std::min(fewest_stages, stages);
+    }
+    for (h.stages = kRowStagesMost; h.stages >= kRowStagesLeast; --h.stages) {
+      for (h.windows = kWindowsMost; h.windows >= kWindowsLeast; --h.windows) {
+        h.shared_bytes = hopper_first_stage_shared_bytes(h.windows, h.window_bytes, h.stages, h.stage_steps, h.sums);
+        h.ahead = std::min(h.stages / 2, h.windows * fewest_stages);
+        if (h.shared_bytes <= gpu.shared_per_block) return true;
+      }
     }
   }
   return false;
