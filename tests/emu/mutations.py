@@ -38,7 +38,7 @@ class Mutation:
 
 def _of(file: str, *mutations: tuple[str, str, str, str, EmulatedCase]) -> list[Mutation]:
     """Mutations of one file, as (name, old, new, why, caught by)."""
-    prefix = file.removesuffix(".cuh").replace("_", "-")
+    prefix = file.removesuffix(".cuh").removesuffix(".h").replace("_", "-")
     return [Mutation(f"{prefix}-{name}", Fault(file, old, new, why), case) for name, old, new, why, case in mutations]
 
 

@@ -12,6 +12,7 @@ from mutations import Mutation
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
 
 COMPILED_IN = {f"hopper/hopper_{k}.cuh": (f"hopper/instances/hopper_{k}_half.cu",) for k in emulator.HOPPER_KERNELS}
+COMPILED_IN["hopper/hopper_tiles.h"] = ("hopper/hopper_plan_first_stage.cpp", "hopper/instances/hopper_first_stage_half.cu")
 
 
 @pytest.fixture(scope="module")
