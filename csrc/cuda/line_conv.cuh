@@ -345,15 +345,6 @@ struct LineConvBlock {
     __syncthreads();
   }
 
-  // Of both convolutions.
-  GCN_DEVICE float bias_of(int o) const {
-    float bias = 0;
-    for (const void* b : p.bias) {
-      if (b && o < p.outputs) bias += to_float(static_cast<const E*>(b)[o]);
-    }
-    return bias;
-  }
-
   // Sums of each warp's pixels inside the map: [warp][output of the tile].
   GCN_DEVICE void add_pixels(const Accumulators& acc, float* sums) const {
     const int rows = p.h - h0, columns = p.w - w0;
@@ -389,11 +380,15 @@ struct LineConvBlock {
   GCN_DEVICE void fill_tile(const Accumulators& acc) const {
     constexpr int kRow = kChannelsLast ? kOutputRow : kPixelRow;
     const int own_output = warp_n * kShape.blocks_n * 8 + c_column(lane, 0), outputs = p.outputs - n_tile * kOutputs;
-    float bias[kShape.blocks_n][2];
+    float bias[kShape.blocks_n][2] = {};  // of both convolutions
+    for (const void* of_term : p.bias) {
+      if (!of_term) continue;
+      const E* from = static_cast<const E*>(of_term) + (n_tile * kOutputs + own_output);
 #pragma unroll
-    for (int j = 0; j < kShape.blocks_n; ++j) {
-#pragma unroll
-      for (int odd = 0; odd < 2; ++odd) bias[j][odd] = bias_of(n_tile * kOutputs + own_output + j * 8 + odd);
+      for (int i = 0; i < 2 * kShape.blocks_n; ++i) {
+        const int output = i / 2 * 8 + i % 2;
+        if (own_output + output < outputs) bias[i / 2][i % 2] += to_float(from[output]);
+      }
     }
 #pragma unroll
     for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
