@@ -23,7 +23,7 @@ OPTIONS = f"{{Checks: '-*,{CHECK}', CheckOptions: {{{CHECK}.IgnoreConstantIntExp
 GONE = ("curand_mtgp32_kernel.h", "texture_fetch_functions.h")
 #: What pointers into shared memory are called, and in load_weights() those into a tile of weights that goes there whole.
 BOUNDED = {"shared", "stage", "weights", "scratch", "source", "sums", "steps", "table", "tile", "square", "slots"}
-BOUNDED |= {"own", "to", "from"}
+BOUNDED |= {"own", "to", "from", "next", "pixel", "window", "entries", "needed", "odd"}
 #: The same in the Hopper kernels.
 BOUNDED |= {"ring", "stages", "rows", "barriers"}
 #: Functions that write device memory through a pointer of such a name; there it is not bounded.

@@ -329,7 +329,7 @@ struct FirstStage {
     add_taps_of<kPass, kCount>(sum, first_m, r);
     if (kPass == 1 && partial) {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) partial[(first_m + i) * extent] = sum[i];
+      for (int i = 0; i < kCount; ++i) partial[int64_t(first_m + i) * extent] = sum[i];
     } else {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) store_shared(sums + i * row, sum[i]);
@@ -365,7 +365,7 @@ struct FirstStage {
       const int first = int(threadIdx.x) / kAcross;
       const float* from = sums + (used ? m : 0) * row + first;
       const Pixel* pixel = pixels() + first;
-      unsigned char* const to = static_cast<unsigned char*>(b.u) + (first_mid + m) * int(sizeof(E));
+      unsigned char* const to = static_cast<unsigned char*>(b.u) + int64_t(first_mid + m) * int(sizeof(E));
       const uint32_t pixel_bytes = uint32_t(b.mid_padded) * uint32_t(sizeof(E));
 #pragma unroll
       for (int i = 0; i < kTilePixels / kDown; i += kTogether) {

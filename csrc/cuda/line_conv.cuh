@@ -179,7 +179,7 @@ struct LineConvBlock {
     const int rows = window_h(t), row_pieces = window_w(t) * pieces(term, phase);
     const int first_h = h0 - (t.axis == 0 ? t.radius : 0), first_w = w0 - (t.axis == 1 ? t.radius : 0);
     const int map_h = p.h, map_w = p.w, map_pieces = t.channels / kPiece<E>, warp = int(threadIdx.x) / 32;
-    const unsigned char* map = static_cast<const unsigned char*>(t.map) + phase * p.chunk * int(sizeof(E)) +
+    const unsigned char* map = static_cast<const unsigned char*>(t.map) + int64_t(phase) * p.chunk * int(sizeof(E)) +
                                int64_t(n) * map_h * map_w * map_pieces * kPieceBytes;
     const int to_step = kWarps * (term ? row_bytes[1] : row_bytes[0]), from_step = kWarps * map_w * map_pieces;
     unsigned char* window = shared + (term ? second_window_at : 0) + to_step / kWarps * warp;

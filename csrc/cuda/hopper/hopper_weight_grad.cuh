@@ -182,7 +182,7 @@ struct HopperWeightGradBlock {
 #pragma unroll
         for (int t = 0; t < kStripTaps; ++t) {
           if (t < taps) {
-            *reinterpret_cast<float2*>(of_octet + t * kOctet) =
+            *reinterpret_cast<float2*>(of_octet + int64_t(t) * kOctet) =
                 make_float2(acc[o][4 * t + 2 * half], acc[o][4 * t + 2 * half + 1]);
           }
         }
