@@ -373,6 +373,11 @@ class TestRepairs:
         expected = np.array([1 + 2**-10, 1, -(1 + 2**-10), np.inf, np.nan], np.float32)
         np.testing.assert_array_equal(triton_repairs.to_tf32(values), expected)
 
+    def test_tf32_is_cut_off(self) -> None:
+        values = np.array([1 + 2**-10, 1 + 2**-11 + 2**-12, -(1 + 2**-11), np.inf, np.nan], np.float32)
+        expected = np.array([1 + 2**-10, 1, -1, np.inf, np.nan], np.float32)
+        np.testing.assert_array_equal(triton_repairs.cut_to_tf32(values), expected)
+
     @pytest.mark.parametrize("short", ["read", "write"])
     def test_out_of_bounds_is_an_error(self, short: str) -> None:
         x, out = torch.zeros(8 if short == "read" else 16), torch.zeros(16 if short == "read" else 8)

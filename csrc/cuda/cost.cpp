@@ -6,8 +6,10 @@ namespace gcn::cuda {
 namespace {
 
 // From a launch's start to the steady state of its main loops; the same for a block that follows another on a multiprocessor; and
-// all of a kernel without a main loop but its bytes.
-constexpr double kStartClocks = 2500, kNextBlockClocks = 1500, kCopyClocks = 1000;
+// of a kernel without a main loop.
+constexpr double kStartClocks = 5000, kNextBlockClocks = 1500, kCopyClocks = 3000;
+// What kernels that only move bytes reach of L2's rate.
+constexpr double kCopyShare = 0.65;
 
 void add(Plan& plan, const LaunchFacts& f, double work, const Traffic& t, const Gpu& gpu) {
   const double seconds = work + (plan.launches.empty() ? gpu.launch : gpu.dependent_launch);
@@ -16,7 +18,9 @@ void add(Plan& plan, const LaunchFacts& f, double work, const Traffic& t, const 
                            t.memory + t.l2, seconds});
 }
 
-double moving(const Traffic& t, const Gpu& gpu) { return std::max(t.memory / gpu.memory, (t.memory + t.l2) / gpu.l2); }
+double moving(const Traffic& t, const Gpu& gpu, double share_of_l2) {
+  return std::max(t.memory / gpu.memory, (t.memory + t.l2) / (gpu.l2 * share_of_l2));
+}
 
 }  // namespace
 
@@ -30,15 +34,16 @@ int blocks_per_multiprocessor(int shared_bytes, int most, const Gpu& gpu) {
 // Either something is busy all the time, and one block's start and epilogue run under another's main loop; or there are too few
 // blocks on a multiprocessor for that, and it is one after the other.
 double clocks_of(const std::vector<BlockKind>& kinds, int per_multiprocessor, const Gpu& gpu) {
-  double count = 0, tensor = 0, shared = 0, l2 = 0, after = 0, longest = 0, one_by_one = 0;
+  double count = 0, tensor = 0, shared = 0, l2 = 0, issue = 0, after = 0, longest = 0, one_by_one = 0;
   for (const auto& [blocks, c] : kinds) {
     const double own = busiest(blocks, gpu), l2_clocks = c.l2 / (gpu.l2 / gpu.clock / gpu.multiprocessors);
-    const double block = std::max({c.tensor, c.shared, l2_clocks}) + c.epilogue;
+    const double block = std::max(std::max({c.tensor, c.shared, l2_clocks}) + c.epilogue, c.alone);
     count += own, tensor += own * c.tensor, shared += own * (c.shared + c.epilogue), l2 += own * l2_clocks;
+    issue += double(blocks) / gpu.multiprocessors * c.issue;
     after = std::max(after, c.epilogue), longest = std::max(longest, block), one_by_one += own * block;
   }
   const double rounds = double((int64_t(count) + per_multiprocessor - 1) / per_multiprocessor);
-  const double full = std::max({tensor, shared, l2}) + after;
+  const double full = std::max(std::max({tensor, shared, l2}) + after, issue);
   const double alone = std::max(longest, rounds * one_by_one / count + (rounds - 1) * kNextBlockClocks);
   return kStartClocks + std::max(full, alone);
 }
@@ -51,7 +56,7 @@ void LaunchWork::add(const LaunchWork& other) {
 }
 
 void note(Plan& plan, const LaunchFacts& facts, double clocks, const Traffic& traffic, const Gpu& gpu) {
-  add(plan, facts, std::max(clocks / gpu.clock, moving(traffic, gpu)), traffic, gpu);
+  add(plan, facts, std::max(clocks / gpu.clock, moving(traffic, gpu, 1)), traffic, gpu);
 }
 
 void note(Plan& plan, const char* kernel, int threads, int most, const LaunchWork& work, const Gpu& gpu) {
@@ -64,7 +69,7 @@ void note(Plan& plan, const char* kernel, int threads, int most, const LaunchWor
 void note_copy(Plan& plan, const char* kernel, const Traffic& traffic, const Gpu& gpu) {
   constexpr int kThreads = 256, kBlocks = 8;  // about; to a multiprocessor
   const LaunchFacts facts{kernel, int64_t(gpu.multiprocessors) * kBlocks, kThreads, 0, kBlocks, 0};
-  add(plan, facts, std::max(kCopyClocks / gpu.clock, moving(traffic, gpu)), traffic, gpu);
+  add(plan, facts, kCopyClocks / gpu.clock + moving(traffic, gpu, kCopyShare), traffic, gpu);
 }
 
 }  // namespace gcn::cuda

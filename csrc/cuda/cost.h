@@ -1,5 +1,6 @@
-// How long a launch should take: what keeps the busiest multiprocessor busiest (tensor cores, shared memory, the way from L2), or
-// device memory, and the latencies that nothing hides. Predictions, made with the ceilings of `Gpu`.
+// How long a launch should take: what keeps the busiest multiprocessor busiest (tensor cores, shared memory, the way from L2,
+// issuing instructions), or device memory, and the latencies that nothing hides. Predictions, made with the ceilings of `Gpu`,
+// and with what an H100 took for instructions, starts and latencies (benchmarks/results/h100).
 #pragma once
 
 #include <vector>
@@ -13,6 +14,8 @@ struct BlockCost {
   double tensor, shared;  // clocks of the tensor cores, and of shared memory in the main loop
   double l2;              // bytes that the main loop loads
   double epilogue;        // clocks of shared memory after the main loop
+  double issue = 0;       // clocks in which a full multiprocessor issues its instructions, where they count
+  double alone = 0;       // clocks that it takes whatever runs beside it, because its instructions wait for each other
 };
 
 // Bytes of a whole launch.

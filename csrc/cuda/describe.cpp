@@ -76,9 +76,21 @@ const char* name(LineTile tile) {
   return "";
 }
 
+const char* name(LineOrder order) {
+  switch (order) {
+    case LineOrder::kOutputs:
+      return "channels of each pixel";
+    case LineOrder::kPixels:
+      return "pixels of each channel";
+    case LineOrder::kRows:
+      return "rows of pixels";
+  }
+  return "";
+}
+
 void line_conv(std::ostream& out, const LineConvPlan& l) {
   Object{out}("tile", name(l.tile))("tile_h", l.tile_h)("tile_w", l.tile_w)("phases", l.phases)("chunk", l.chunk)(
-      "k_blocks", l.k_blocks)("output_tiles", l.n_tiles)("vector_stores", l.vector);
+      "k_blocks", l.k_blocks)("output_tiles", l.n_tiles)("stores", name(l.order))("vector_stores", l.vector);
 }
 
 void weight_grad(std::ostream& out, const WeightGradPlan& g) {

@@ -73,7 +73,7 @@ LineConv line_conv_job(const Sizes& s, const LineConvPlan& l, const void* const*
   j.out = out;
   j.stride_n = l.out.n, j.stride_c = l.out.c, j.stride_h = l.out.h, j.stride_w = l.out.w;
   j.outputs = l.outputs, j.outputs_written = l.outputs_written;
-  j.vector = l.vector;
+  j.order = l.order, j.vector = l.vector;
   j.n = int(s.n), j.h = int(s.h), j.w = int(s.w);
   j.tile_h = l.tile_h, j.tile_w = l.tile_w, j.tiles_h = l.tiles_h, j.tiles_w = l.tiles_w;
   j.chunk = l.chunk, j.phases = l.phases, j.k_blocks = l.k_blocks;

@@ -114,6 +114,11 @@ struct LineTerm {
   int taps, radius, axis;
 };
 
+// How a block has its outputs in shared memory on their way out, with what is contiguous in `out` last: the outputs of each pixel
+// (channels_last), the pixels of each output (NCHW), or, of a map in channels_last whose pixels are no whole pieces but follow
+// each other without gaps, the rows of its rectangle.
+enum class LineOrder : int { kOutputs, kPixels, kRows };
+
 struct LineConv {
   LineTerm term[2];
   int terms;
@@ -123,7 +128,8 @@ struct LineConv {
   float* sums;                                     // [outputs][rectangle]: sums over their pixels; or null
   int64_t stride_n, stride_c, stride_h, stride_w;  // of `out`, in elements
   int outputs, outputs_written;                    // zeros from `outputs` on
-  bool vector;                                     // 16-byte stores are aligned
+  LineOrder order;
+  bool vector;  // 16-byte stores are aligned, and whole
   int n, h, w;
   int tile_h, tile_w, tiles_h, tiles_w;
   int chunk, phases, k_blocks;  // channels of the maps that are in shared memory at a time; k-blocks per phase in `weights`

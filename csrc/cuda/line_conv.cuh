@@ -65,7 +65,7 @@ struct LineConvBlock {
   static constexpr int kWarps = kThreads / 32;
   static_assert(kFragments <= 16, "a bit of 16 each");
   // The tile of outputs in shared memory: rows of an odd number of pieces, so that neighbours fall into different banks. The sums
-  // of pixels lie behind either order of it.
+  // of pixels lie behind any order of it.
   static constexpr int kOutputRow = line_tile_row(kOutputs / kPiece<E>) * kPiece<E>;
   static constexpr int kPixelRow = line_tile_row(kPixels / kPiece<E>) * kPiece<E>;
   static constexpr int kSumsAt = line_tile_bytes(kShape, int(sizeof(E)));
@@ -372,13 +372,14 @@ struct LineConvBlock {
     E first, second;
   };
 
-  // The accumulators with their bias go to shared memory, as a tile with the output's contiguous dimension last, so that stores
-  // are whole pieces. Rows of channels_last tiles are in the order of the fragments; columns of the others are pixels row by row,
-  // which puts the two rows of a 4 x 4 patch that a store touches into the same banks where the rectangle is 16 wide or more: two
-  // passes instead of one.
-  template <bool kChannelsLast>
+  // From one row of the rectangle to the next in a tile of rows.
+  GCN_DEVICE int row_elements() const { return int(unsigned(p.tile_w * p.outputs + kPiece<E> - 1) / kPiece<E>) * kPiece<E>; }
+
+  // The accumulators with their bias go to shared memory, in the order of LineOrder. Pixels of kOutputs are in the order of the
+  // fragments; those of kPixels are row by row, which puts the two rows of a 4 x 4 patch that a store touches into the same banks
+  // where the rectangle is 16 wide or more: two passes instead of one.
+  template <LineOrder kOrder>
   GCN_DEVICE void fill_tile(const Accumulators& acc) const {
-    constexpr int kRow = kChannelsLast ? kOutputRow : kPixelRow;
     const int own_output = warp_n * kShape.blocks_n * 8 + c_column(lane, 0), outputs = p.outputs - n_tile * kOutputs;
     float bias[kShape.blocks_n][2] = {};  // of both convolutions
     for (const void* of_term : p.bias) {
@@ -390,87 +391,107 @@ struct LineConvBlock {
         if (own_output + output < outputs) bias[i / 2][i % 2] += to_float(from[output]);
       }
     }
+    const int row = row_elements();
 #pragma unroll
     for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
       const int fragment = warp_m * kShape.blocks_m + i / 2, fragment_row = c_row(lane, i % 2 * 2);
       const Pixel pixel = pixel_of(fragment, fragment_row);
-      const int at =
-          kChannelsLast ? (fragment * 16 + fragment_row) * kRow + own_output : own_output * kRow + pixel.h * p.tile_w + pixel.w;
+      const int at = kOrder == LineOrder::kOutputs  ? (fragment * 16 + fragment_row) * kOutputRow + own_output
+                     : kOrder == LineOrder::kPixels ? own_output * kPixelRow + pixel.h * p.tile_w + pixel.w
+                                                    : pixel.h * row + pixel.w * outputs + own_output;
       E* to = reinterpret_cast<E*>(shared) + at;
 #pragma unroll
       for (int j = 0; j < kShape.blocks_n; ++j) {
+        const bool used[2] = {own_output + j * 8 < outputs, own_output + j * 8 + 1 < outputs};
         // Padding is zero, whatever Inf * 0 made of it.
         const auto value = [&](int odd) {
-          const bool used = own_output + j * 8 + odd < outputs;
-          return from_float<E>(used ? acc[i / 2][j][i % 2 * 2 + odd] + bias[j][odd] : 0.0f);
+          return from_float<E>(used[odd] ? acc[i / 2][j][i % 2 * 2 + odd] + bias[j][odd] : 0.0f);
         };
-        if constexpr (kChannelsLast) {
+        if constexpr (kOrder == LineOrder::kOutputs) {
           store_shared(reinterpret_cast<Pair*>(to + j * 8), Pair{value(0), value(1)});
-        } else {
-          store_shared(to + j * 8 * kRow, value(0));
-          store_shared(to + (j * 8 + 1) * kRow, value(1));
+        } else if constexpr (kOrder == LineOrder::kPixels) {
+          store_shared(to + j * 8 * kPixelRow, value(0));
+          store_shared(to + (j * 8 + 1) * kPixelRow, value(1));
+        } else {  // behind the last output is the next pixel
+          if (used[0]) store_shared(to + j * 8, value(0));
+          if (used[1]) store_shared(to + (j * 8 + 1), value(1));
         }
       }
     }
   }
 
-  template <bool kChannelsLast>
+  // Neighbouring threads write neighbours, `kWidth` elements each: a piece or a single one.
+  template <int kWidth>
+  static GCN_DEVICE void copy_out(E* to, const E* from) {
+    if constexpr (kWidth == 1) {
+      *to = load_shared(from);
+    } else {
+      *reinterpret_cast<uint4*>(to) = load_shared(reinterpret_cast<const uint4*>(from));
+    }
+  }
+
+  template <LineOrder kOrder, int kWidth>
   GCN_DEVICE void write_tile() const {
-    constexpr int kRow = kChannelsLast ? kOutputRow : kPixelRow;
-    constexpr int kPerRow = (kChannelsLast ? kOutputs : kPixels) / kPiece<E>, kMajor = kChannelsLast ? kPixels : kOutputs;
     const E* tile = reinterpret_cast<const E*>(shared);
     const int rows = p.h - h0, columns = p.w - w0, outputs = p.outputs_written - n_tile * kOutputs;
     const int64_t stride_h = p.stride_h, stride_w = p.stride_w, stride_c = p.stride_c;
     E* corner = static_cast<E*>(p.out) + (n * p.stride_n + h0 * stride_h + w0 * stride_w + n_tile * kOutputs * stride_c);
-    const bool vector = p.vector;
+    if constexpr (kOrder == LineOrder::kRows) {
+      const int row = row_elements(), inside = min(columns, p.tile_w) * outputs;
+      const Divisor per_row = divisor_of(row / kWidth);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < kMajor * kPerRow; i += kThreads) {
-      const int major_at = i / kPerRow, minor_at = i % kPerRow * kPiece<E>;
-      const E* from = tile + major_at * kRow + minor_at;
-      const Pixel pixel = kChannelsLast ? pixel_of(major_at / 16, major_at % 16) : pixel_at(minor_at);
-      const int o = kChannelsLast ? minor_at : major_at;
-      if (vector) {  // a piece is inside as a whole, or not at all
-        if (pixel.h < rows && pixel.w < columns && o < outputs) {
-          E* to = corner + (pixel.h * stride_h + pixel.w * stride_w + o * stride_c);
-          *reinterpret_cast<uint4*>(to) = load_shared(reinterpret_cast<const uint4*>(from));
-        }
-        continue;
+      for (int i = threadIdx.x; i < min(rows, p.tile_h) * per_row.divisor; i += kThreads) {
+        const int h = per_row.quotient(i), at = (i - h * per_row.divisor) * kWidth;
+        if (at < inside) copy_out<kWidth>(corner + (h * stride_h + at), tile + h * row + at);
       }
+    } else {
+      constexpr bool kByPixel = kOrder == LineOrder::kOutputs;
+      constexpr int kMinor = (kByPixel ? kOutputs : kPixels) / kWidth, kMajor = kByPixel ? kPixels : kOutputs;
 #pragma unroll 1
-      for (int k = 0; k < kPiece<E>; ++k) {
-        const Pixel pixel_k = kChannelsLast ? pixel : pixel_at(minor_at + k);
-        const int o_k = kChannelsLast ? o + k : o;
-        if (pixel_k.h < rows && pixel_k.w < columns && o_k < outputs) {
-          corner[pixel_k.h * stride_h + pixel_k.w * stride_w + o_k * stride_c] = load_shared(from + k);
-        }
+      for (int i = threadIdx.x; i < kMajor * kMinor; i += kThreads) {
+        const int major = i / kMinor, minor = i % kMinor * kWidth, o = kByPixel ? minor : major;
+        const Pixel pixel = kByPixel ? pixel_of(major / 16, major % 16) : pixel_at(minor);
+        if (pixel.h >= rows || pixel.w >= columns || o >= outputs) continue;  // a piece is inside as a whole, or not at all
+        copy_out<kWidth>(corner + (pixel.h * stride_h + pixel.w * stride_w + o * stride_c),
+                         tile + major * (kByPixel ? kOutputRow : kPixelRow) + minor);
       }
     }
   }
 
-  GCN_DEVICE void write(const Accumulators& acc) const {
-    const bool channels_last = p.stride_c == 1;
-    float* sums = reinterpret_cast<float*>(shared + kSumsAt);
-    if (warp_k == 0) {
-      if (p.sums) add_pixels(acc, sums);
-      if (channels_last) {
-        fill_tile<true>(acc);
-      } else {
-        fill_tile<false>(acc);
-      }
-    }
-    __syncthreads();
-
+  GCN_DEVICE void write_sums(const float* sums) const {
     const int rectangles = p.n * p.tiles_h * p.tiles_w, first_output = n_tile * kOutputs;
-    for (int i = threadIdx.x; i < kOutputs && p.sums && first_output + i < p.outputs; i += kThreads) {
+    for (int i = threadIdx.x; i < kOutputs && first_output + i < p.outputs; i += kThreads) {
       float sum = 0;
       for (int warp = 0; warp < kShape.warps_m; ++warp) sum += load_shared(sums + warp * kOutputs + i);
       p.sums[int64_t(first_output + i) * rectangles + rectangle] = sum;
     }
-    if (channels_last) {
-      write_tile<true>();
+  }
+
+  template <LineOrder kOrder>
+  GCN_DEVICE void write_as(const Accumulators& acc) const {
+    if (warp_k == 0) fill_tile<kOrder>(acc);
+    __syncthreads();
+    if (p.vector) {
+      write_tile<kOrder, kPiece<E>>();
     } else {
-      write_tile<false>();
+      write_tile<kOrder, 1>();
     }
+  }
+
+  GCN_DEVICE void write(const Accumulators& acc) const {
+    float* sums = reinterpret_cast<float*>(shared + kSumsAt);
+    if (p.sums && warp_k == 0) add_pixels(acc, sums);
+    switch (p.order) {
+      case LineOrder::kOutputs:
+        write_as<LineOrder::kOutputs>(acc);
+        break;
+      case LineOrder::kPixels:
+        write_as<LineOrder::kPixels>(acc);
+        break;
+      case LineOrder::kRows:
+        write_as<LineOrder::kRows>(acc);
+    }
+    if (p.sums) write_sums(sums);
   }
 
   // The pixel with this number, row by row.

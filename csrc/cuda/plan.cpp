@@ -185,6 +185,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   const double operations = work.first * (double(wanted.x) + double(first)) + work.second * (double(du) + double(second));
   plan.floor = std::max(matrix_floor(operations, math, gpu), (2 * work.x_bytes + work.y_bytes) / gpu.memory);
   const int64_t mid[2] = {s.m_l, s.m_r};
+  const LineConvPlan* const both[2] = {&plan.du[0], &plan.du[1]};
   size_t& bytes = plan.workspace_bytes;
   // In either case dy and du stand in the workspace as padded maps.
   plan.dy_at = take(bytes, padded_map_bytes(s, s.o, math));
@@ -218,11 +219,13 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
     }
     if (first) {
       plan.first =
-          plan_weight_grad(s, math, s.c, false, plan.source.channels_last, first_taps, mid, {wanted.w_l1, wanted.w_r1}, gpu);
+          plan_weight_grad(s, math, s.c, false, plan.source.channels_last, first_taps, mid, {wanted.w_l1, wanted.w_r1}, {}, gpu);
     }
     if (second) {
       constexpr int kNarrowMax = 64;
-      plan.second = plan_weight_grad(s, math, s.o, s.o <= kNarrowMax, true, second_taps, mid, {wanted.w_l2, wanted.w_r2}, gpu);
+      const LaunchWork beside = plan.du_narrow ? line_conv_work(both, 2, s, math, gpu) : LaunchWork{};
+      plan.second =
+          plan_weight_grad(s, math, s.o, s.o <= kNarrowMax, true, second_taps, mid, {wanted.w_l2, wanted.w_r2}, beside, gpu);
     }
   } catch (const TooLarge& reason) {
     plan.why_direct = reason.what();
@@ -263,7 +266,6 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   prepare.leave(packed, gpu), prepare.leave(work.y_bytes, gpu);
   if (packs_x) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
   note_copy(plan, "prepare", prepare, gpu);
-  const LineConvPlan* both[2] = {&plan.du[0], &plan.du[1]};
   const bool narrow = second && plan.second.narrow;
   Traffic second_reads{double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), 0};
   second_reads.leave(work.y_bytes, gpu);

@@ -22,7 +22,10 @@ struct Gpu {
   // programmatic dependent launch.
   double clock = 1.755e9, fma_16bit = 1024, memory = 3.0e12, l2 = 7.4e12, l2_size = 50e6;
   double launch = 2.5e-6, dependent_launch = 1.0e-6;
-  bool hopper = false;                            // it runs the kernels of sm_90a, and the build has them
+  bool hopper = false;  // it runs the kernels of sm_90a, and the build has them
+  // Clusters of two, four and eight blocks, each alone on its multiprocessor, that run side by side. A cluster is within one of
+  // the groups that multiprocessors come in, and those differ from one GPU to another: these are of the H100 that was measured.
+  int clusters[3] = {66, 30, 15};
   Generation generation = Generation::kMeasured;  // asked for
 };
 
@@ -64,8 +67,9 @@ struct FirstStagePlan {
 struct LineConvPlan {
   LineTile tile;
   int tile_h, tile_w, tiles_h, tiles_w, chunk, phases, k_blocks, n_tiles, outputs, outputs_written, shared_bytes;
-  bool vector;
-  bool sums;  // over the pixels of what is written, for a bias's gradient
+  LineOrder order;
+  bool vector;  // stores are whole pieces
+  bool sums;    // over the pixels of what is written, for a bias's gradient
   Strides out;
   struct Term {
     Taps taps;

@@ -74,6 +74,27 @@ double busiest_warp_products(const LineConvPlan& l, const Sizes& s, Math math) {
   return line_products(l, s, math, p.h() * p.even_rows(), p.w() * p.even_columns());
 }
 
+// What an H100 took for the instructions in 16 bits: clocks of a k-block and of the rest of a block, on a multiprocessor full of
+// blocks; and of each round of a block that is alone. The tiles that were not measured are taken to be like kWide.
+struct LineClocks {
+  double k_block, block, round;
+};
+LineClocks line_clocks(LineTile tile) {
+  switch (tile) {
+    case LineTile::kNarrow:
+      return {355, 3300, 900};
+    case LineTile::kNarrowSmall:
+      return {100, 4000, 900};
+    case LineTile::kMedium:
+      return {330, 3300, 900};
+    case LineTile::kWide:
+      return {660, 3300, 1200};
+    case LineTile::kWideSmall:
+      return {165, 3300, 900};
+  }
+  return {};
+}
+
 BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, const Gpu& gpu) {
   const LineTileShape shape = line_tile_shape(l.tile);
   const double bytes = double(l.k_blocks) * l.phases * kBlockBytes;
@@ -82,8 +103,28 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
   c.shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
   c.l2 = bytes * shape.outputs() + double(l.phases) * double(window_bytes(l, math));
   c.epilogue = 2.0 * shape.pixels() * shape.outputs() * element_bytes(math) / 128;
+  const LineClocks clocks = line_clocks(l.tile);
+  c.issue = clocks.k_block * l.k_blocks * l.phases + clocks.block;
+  c.alone = clocks.round * l.k_blocks * l.phases / shape.warps_k;
   if (l.sums) c.epilogue += 3.0 * shape.warps_m * shape.outputs() / 4;  // shuffles: two columns to a lane, three steps
   return c;
+}
+
+// In which order the outputs are stored, and whether in whole pieces.
+void choose_stores(LineConvPlan& l, const Sizes& s, Math math, bool out_aligned) {
+  const int piece = piece_elements(math), outputs = l.outputs_written;
+  const auto whole = [&](int64_t stride, int64_t size) { return size == 1 || stride % piece == 0; };
+  const bool begins_whole = out_aligned && whole(l.out.n, s.n) && whole(l.out.h, s.h);
+  if (l.out.c != 1) {
+    l.order = LineOrder::kPixels;
+    l.vector = begins_whole && l.out.w == 1 && whole(l.out.c, l.outputs) && s.w % piece == 0 && l.tile_w % piece == 0;
+  } else if (outputs % piece && outputs == l.outputs && l.out.w == outputs && l.n_tiles == 1) {
+    l.order = LineOrder::kRows;
+    l.vector = begins_whole && s.w * outputs % piece == 0 && whole(int64_t(l.tile_w) * outputs, l.tiles_w);
+  } else {
+    l.order = LineOrder::kOutputs;
+    l.vector = begins_whole && whole(l.out.w, s.w) && outputs % piece == 0;
+  }
 }
 
 }  // namespace
@@ -143,10 +184,10 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
         l.tiles_h = int(ceil_div(s.h, l.tile_h)), l.tiles_w = int(ceil_div(s.w, l.tile_w));
         const int64_t bytes = line_shared_bytes(l, math);
         if (bytes > goal) continue;
-        const bool scattered = out.c != 1 && l.tile_w < piece;  // stores would not be whole pieces
+        choose_stores(l, s, math, out_aligned);
         const BlockCost block = line_block_cost(l, s, math, gpu);
         const double loop = std::max(block.tensor, block.shared) + phases * (double(bytes) / 32 + 500);
-        const double work = loop + (scattered ? 5000 : 0);
+        const double work = loop + (l.vector ? 0 : 5000);
         const double cost = double(l.tiles_h) * l.tiles_w * work;
         if (cost < least) least = cost, best = l;
       }
@@ -156,11 +197,6 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
       l = best;
       l.shared_bytes = int(line_shared_bytes(l, math));
       l.packed_bytes = size_t(l.n_tiles) * l.phases * l.k_blocks * shape.outputs() * kBlockBytes;
-      const auto whole = [&](int64_t stride, int64_t size) { return size == 1 || stride % piece == 0; };
-      const bool rows = whole(out.n, s.n) && whole(out.h, s.h);
-      l.vector = out_aligned && rows &&
-                 (out.c == 1 ? whole(out.w, s.w) && outputs_written % piece == 0
-                             : out.w == 1 && whole(out.c, outputs) && s.w % piece == 0 && l.tile_w % piece == 0);
       return l;
     }
   }

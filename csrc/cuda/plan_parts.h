@@ -41,9 +41,10 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
 LaunchWork line_conv_work(const LineConvPlan* const* jobs, int count, const Sizes& s, Math math, const Gpu& gpu);
 void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu);
 
-// Weight gradients.
+// Weight gradients. `beside`: what else is in the launch of narrow ones.
 WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, bool narrow, bool channels_last,
-                                const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2], const Gpu& gpu);
+                                const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2],
+                                const LaunchWork& beside, const Gpu& gpu);
 LaunchWork weight_grad_work(const WeightGradPlan& g, const Traffic& read, const Sizes& s, Math math, const Gpu& gpu);
 void note_weight_grad(Plan& plan, const char* name, const WeightGradPlan& g, const Traffic& read, Math math, const Gpu& gpu);
 

@@ -78,6 +78,12 @@ BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double
   c.shared = patches * depth * element_bytes(math) * loaded / 128;
   c.l2 = patches * double(weight_grad_shared_bytes(g, math)) / kWeightGradStages;
   c.epilogue = rows * columns * 4 / 32;  // sums to memory
+  if (g.narrow) {
+    // Instructions of a warp for a patch; on an H100 full of blocks, each took 2.2 clocks of a multiprocessor in the end, and a
+    // block had one of each of its warps every 11.5 clocks.
+    const double instructions = 150 + 180 * columns / 8 / kNarrowColumnBlocks;
+    c.issue = patches * 2.2 * instructions, c.alone = patches * 11.5 * instructions;
+  }
   return c;
 }
 
@@ -93,11 +99,16 @@ BlockCost weight_grad_block_cost(const WeightGradPlan& g, double patches, double
   return c;
 }
 
-double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, double share, Math math, const Gpu& gpu) {
+// Narrow ones share a launch with what is `beside` them, which fills what they leave.
+double weight_grad_clocks(const WeightGradPlan& g, const Sizes& s, int64_t splits, double share, const LaunchWork& beside,
+                          Math math, const Gpu& gpu) {
   const int64_t tiles = ceil_div(g.channels, weight_grad_rows(g.narrow)), patches = s.n * g.patches_h * g.patches_w;
   const int64_t blocks = (g.branch[0].groups + g.branch[1].groups) * tiles * splits;
-  const BlockCost cost = weight_grad_block_cost(g, double(ceil_div(patches, splits)), share, blocks, math, gpu);
-  return clocks_of({{blocks, cost}}, weight_grad_resident(g, math, gpu), gpu);
+  const double own = double(ceil_div(patches, splits));
+  std::vector<BlockKind> kinds = beside.kinds;
+  kinds.push_back({blocks, g.narrow ? weight_grad_block_cost(g, own, share, math, gpu)
+                                    : weight_grad_block_cost(g, own, share, blocks, math, gpu)});
+  return clocks_of(kinds, weight_grad_resident(g, math, gpu), gpu);
 }
 
 // Column blocks of a group that is not narrow: with the fewest to multiply.
@@ -138,13 +149,14 @@ bool choose_patch(WeightGradPlan& g, const Sizes& s, Math math, bool channels_la
 }
 
 // Returns the seconds they take, with those of adding them up.
-double choose_splits(WeightGradPlan& g, const Sizes& s, Math math, const Gpu& gpu) {
-  constexpr int64_t kSplitsMax = 64;
+double choose_splits(WeightGradPlan& g, const Sizes& s, const LaunchWork& beside, Math math, const Gpu& gpu) {
+  const int64_t most = g.narrow ? 256 : 64;
   const int64_t patches = s.n * g.patches_h * g.patches_w;
   const double share = wanted_share(g, s, math), partial = double(g.channels) * g.blocks_per_row * kOctet * 4;
   double quickest = std::numeric_limits<double>::infinity();
-  for (int64_t splits = 1; splits <= std::min(kSplitsMax, patches); ++splits) {
-    const double seconds = weight_grad_clocks(g, s, splits, share, math, gpu) / gpu.clock + 2 * double(splits) * partial / gpu.l2;
+  for (int64_t splits = 1; splits <= std::min(most, patches); ++splits) {
+    const double clocks = weight_grad_clocks(g, s, splits, share, beside, math, gpu);
+    const double seconds = clocks / gpu.clock + 2 * double(splits) * partial / gpu.l2;
     if (seconds < quickest) quickest = seconds, g.splits = int(splits);
   }
   g.partial_bytes = size_t(g.splits) * size_t(partial);
@@ -154,7 +166,8 @@ double choose_splits(WeightGradPlan& g, const Sizes& s, Math math, const Gpu& gp
 }  // namespace
 
 WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, bool narrow, bool channels_last,
-                                const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2], const Gpu& gpu) {
+                                const Taps (&taps)[2], const int64_t (&b_channels)[2], const bool (&wanted)[2],
+                                const LaunchWork& beside, const Gpu& gpu) {
   WeightGradPlan g{};
   g.narrow = narrow;
   g.channels = int(channels);
@@ -179,7 +192,7 @@ WeightGradPlan plan_weight_grad(const Sizes& s, Math math, int64_t channels, boo
     WeightGradPlan trial = g;
     group_columns(trial, most);
     if (!choose_patch(trial, s, math, channels_last, gpu)) continue;
-    const double seconds = choose_splits(trial, s, math, gpu);
+    const double seconds = choose_splits(trial, s, beside, math, gpu);
     if (seconds < quickest) quickest = seconds, best = trial;
   }
   if (quickest == std::numeric_limits<double>::infinity()) {
@@ -193,7 +206,6 @@ LaunchWork weight_grad_work(const WeightGradPlan& g, const Traffic& read, const 
   const int64_t groups = (g.branch[0].groups + g.branch[1].groups) * tiles;
   const double share = wanted_share(g, s, math), own = double(ceil_div(patches, g.splits));
   LaunchWork work;
-  // Narrow ones share a launch with other blocks, which fill what they leave.
   work.kinds = {{groups * g.splits, g.narrow ? weight_grad_block_cost(g, own, share, math, gpu)
                                              : weight_grad_block_cost(g, own, share, groups * g.splits, math, gpu)}};
   work.shared_bytes = g.shared_bytes;

@@ -29,6 +29,8 @@ moves 32 KB through shared memory per tile, about 10 % at C = 256. :mod:`gcn_ker
 import triton
 import triton.language as tl
 
+from gcn_kernels.triton.product import add_product
+
 
 @triton.jit
 def _load_map(base, shift, first, axis, exists, channel, channels, x_axis, x_c):
@@ -128,7 +130,7 @@ def _branch(
             channel = begin + step // each * BK + c
             x_tile = _load_map(base, tap, first, axis, exists, channel, channels, x_axis, x_c)
             w_tile = _load_weights(w, tap * mid, m, mid, channel, pitch_w)
-            total = tl.dot(x_tile, w_tile, total, input_precision=PRECISION)
+            total = add_product(x_tile, w_tile, total, PRECISION)
     if G > 1:
         t = tl.zeros((P, N), tl.float32)
         each = tl.maximum(grouped, 1)
@@ -137,7 +139,7 @@ def _branch(
             channel = begin + step // each * BK + c
             x_tile = _load_map(base, tap, first, axis, exists, channel, channels, x_axis, x_c)
             w_tile = _load_weights(w, tap * mid, tl.arange(0, N), G * mid, channel, pitch_w)
-            t = tl.dot(x_tile, w_tile, t, input_precision=PRECISION)
+            t = add_product(x_tile, w_tile, t, PRECISION)
         total += _sum_shifted(t, mid, P, N, G, GP, MP, INNER)
 
     if BIASED:

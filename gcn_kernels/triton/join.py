@@ -19,6 +19,8 @@ fifth of the whole at C = 256 and less beyond.
 import triton
 import triton.language as tl
 
+from gcn_kernels.triton.product import add_product
+
 
 @triton.jit
 def _add_branch(
@@ -56,7 +58,7 @@ def _add_branch(
         w_tile = tl.load(
             w + (row * pitch_w)[:, None] + column[None, :], mask=there[:, None] & (column < columns)[None, :], other=0.0
         )
-        accumulator = tl.dot(a_tile, w_tile, accumulator, input_precision=PRECISION)
+        accumulator = add_product(a_tile, w_tile, accumulator, PRECISION)
     return accumulator
 
 

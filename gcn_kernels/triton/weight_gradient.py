@@ -24,6 +24,8 @@ its pixels twice more: for the sum without those values, and to find the taps th
 import triton
 import triton.language as tl
 
+from gcn_kernels.triton.product import add_product
+
 
 @triton.jit
 def _load_tiles(
@@ -137,7 +139,7 @@ def weight_gradient(
             wide, narrow, first + tl.arange(0, PIXELS), batch, height, width, c, channels, vertical, shift, m, tap < taps, pitch,
             x_n, x_c, x_h, x_w,
         )  # fmt: skip
-        total = tl.dot(tl.trans(narrow_tile), wide_tile, total, input_precision=PRECISION)
+        total = add_product(tl.trans(narrow_tile), wide_tile, total, PRECISION)
 
     row = (tl.cast(split, tl.int64) * taps + tap) * mid + m
     target = out + (row * pitch_w)[:, None] + c[None, :]
@@ -153,7 +155,7 @@ def weight_gradient(
             )  # fmt: skip
             finite = tl.abs(wide_tile.to(tl.float32)) < float("inf")
             cleaned = tl.where(finite, wide_tile.to(tl.float32), 0.0).to(wide_tile.dtype)
-            total = tl.dot(tl.trans(narrow_tile), cleaned, total, input_precision=PRECISION)
+            total = add_product(tl.trans(narrow_tile), cleaned, total, PRECISION)
         tl.store(target, total, mask=there)
         tl.debug_barrier()
         met = tl.zeros((ROWS, N), tl.float32)
@@ -164,5 +166,5 @@ def weight_gradient(
             )  # fmt: skip
             special = tl.where(tl.abs(wide_tile.to(tl.float32)) < float("inf"), 0.0, 1.0).to(wide_tile.dtype)
             reached = tl.where(inside, 1.0, 0.0).to(wide_tile.dtype)
-            met = tl.dot(tl.trans(reached), special, met, input_precision=PRECISION)
+            met = add_product(tl.trans(reached), special, met, PRECISION)
         tl.store(target, float("nan"), mask=there & (met > 0))

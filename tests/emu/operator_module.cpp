@@ -133,8 +133,9 @@ class Facts {
     add(std::string("line_conv ") + tiles[static_cast<int>(l.tile)]);
     add_if(l.phases > 1, "line_conv phases");
     add_if(l.n_tiles > 1, "line_conv tiles of outputs");
-    add(l.vector ? "line_conv whole pieces" : "line_conv single elements");
-    add(l.out.c == 1 ? "line_conv to channels_last" : "line_conv to nchw");
+    const char* const orders[] = {"channels_last", "nchw", "rows of channels_last"};
+    const std::string order = orders[static_cast<int>(l.order)];
+    add("line_conv to " + order + (l.vector ? ", whole pieces" : ", single elements"));
   }
   void add(const WeightGradPlan& g, bool channels_last) {
     add("weight_grad " + std::string(g.narrow ? "narrow" : channels_last ? "channels_last" : "nchw"));

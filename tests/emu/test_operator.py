@@ -45,8 +45,12 @@ BRANCHES = {
     *(f"first_stage {fact}" for fact in ("splits", "overhang", "whole lines", "interleaved lines", "completes u")),
     *(f"first_stage groups of {what}" for what in ("taps", "middle channels")),
     *(f"line_conv {tile}" for tile in ("narrow", "narrow small", "medium", "wide", "wide small")),
-    *(f"line_conv {fact}" for fact in ("phases", "tiles of outputs", "whole pieces", "single elements")),
-    *(f"line_conv to {layout}" for layout in ("channels_last", "nchw")),
+    *(f"line_conv {fact}" for fact in ("phases", "tiles of outputs")),
+    *(
+        f"line_conv to {order}, {stores}"
+        for order in ("channels_last", "nchw", "rows of channels_last")
+        for stores in ("whole pieces", "single elements")
+    ),
     *(f"weight_grad {kind}" for kind in ("narrow", "channels_last", "nchw", "splits", "several octets")),
     *(f"weight_grad of {n} column blocks" for n in (15, 21, 48)),
     *(f"weight_grad narrow {fact}" for fact in ("tiles of channels", "groups", "with all octets")),

@@ -578,4 +578,12 @@ int launch_hopper_first_stage(const HopperFirstStage& p, int blocks, int shared_
   return launch_cluster(hopper_first_stage_kernel<M>, how, p.sharing * p.parts, arguments);
 }
 
+// All of these kernels leave a multiprocessor no room for another block.
+template <class M>
+int hopper_first_stage_clusters(int blocks) {
+  constexpr int kSharedBytes = 128 * 1024;
+  const Launch how{dim3(unsigned(blocks)), kHopperThreads, kSharedBytes, nullptr, false};
+  return clusters_side_by_side(hopper_first_stage_kernel<M>, how, blocks);
+}
+
 }  // namespace gcn::cuda

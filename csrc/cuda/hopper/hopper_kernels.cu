@@ -11,6 +11,10 @@ extern template int launch_hopper_first_stage<BFloat16>(const HopperFirstStage&,
 extern template int launch_hopper_first_stage<Tf32>(const HopperFirstStage&, int, int, Stream);
 
 template <class M>
+int hopper_first_stage_clusters(int blocks);
+extern template int hopper_first_stage_clusters<BFloat16>(int);
+
+template <class M>
 int launch_hopper_weight_grad(const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
 extern template int launch_hopper_weight_grad<Half>(const HopperWeightGrad&, int, int, Stream);
 extern template int launch_hopper_weight_grad<BFloat16>(const HopperWeightGrad&, int, int, Stream);
@@ -38,6 +42,8 @@ int hopper_input_grad(Math math, int outputs, const HopperInputGrad& p, int bloc
   if (math == Math::kBFloat16) return launch_hopper_input_grad<BFloat16>(outputs, p, blocks, shared_bytes, s);
   return cudaErrorInvalidValue;
 }
+
+int hopper_clusters(int blocks) { return hopper_first_stage_clusters<BFloat16>(blocks); }
 
 bool hopper_built() { return true; }
 

@@ -47,6 +47,9 @@ struct HopperInputGrad {
 
 int hopper_input_grad(Math, int outputs, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
 
+// Clusters of so many blocks that the current GPU runs side by side, each block alone on its multiprocessor; or 0.
+int hopper_clusters(int blocks);
+
 // Whether these kernels are part of this build.
 bool hopper_built();
 

@@ -36,14 +36,19 @@ inline cudaError_t encode(const TensorShape& shape, CUtensorMap* map) {
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+inline cudaLaunchAttribute cluster_of(int blocks) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  return attribute;
+}
+
 template <class... A>
 cudaError_t launch_cluster(void (*kernel)(A...), const Launch& how, int blocks, typename NotDeduced<A>::type... arguments) {
   const cudaError_t error = grant_shared(reinterpret_cast<const void*>(kernel), how.shared_bytes);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = static_cast<unsigned>(blocks);
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[2] = {cluster_of(blocks)};
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
@@ -54,6 +59,21 @@ cudaError_t launch_cluster(void (*kernel)(A...), const Launch& how, int blocks, 
   config.attrs = attributes;
   config.numAttrs = how.dependent ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// Clusters of a kernel that the current GPU runs side by side; 0 if it does not say.
+template <class... A>
+int clusters_side_by_side(void (*kernel)(A...), const Launch& how, int blocks) {
+  if (grant_shared(reinterpret_cast<const void*>(kernel), how.shared_bytes) != cudaSuccess) return 0;
+  cudaLaunchAttribute attribute = cluster_of(blocks);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = how.grid;
+  config.blockDim = dim3(static_cast<unsigned>(how.threads));
+  config.dynamicSmemBytes = how.shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int count = 0;
+  return cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess ? count : 0;
 }
 
 }  // namespace gcn::cuda

@@ -33,13 +33,7 @@ int64_t units(const Sizes& s, const FirstStagePlan& f, const HopperFirstStagePla
   return ceil_div(ceil_div(most, 2), h.sharing) * (mid_groups(f.branch[0]) + mid_groups(f.branch[1])) * slots;
 }
 
-// Blocks of a cluster are in one group of neighbouring multiprocessors, of 16 or somewhat more.
-int64_t clusters_side_by_side(const HopperFirstStagePlan& h, const Gpu& gpu) {
-  constexpr int kNeighbours = 16;
-  const int blocks = h.sharing * h.parts;
-  if (blocks <= 2) return gpu.multiprocessors / blocks;
-  return gpu.multiprocessors / kNeighbours * (kNeighbours / blocks);
-}
+int64_t clusters_of(const HopperFirstStagePlan& h, const Gpu& gpu) { return clusters_side_by_side(h.sharing * h.parts, gpu); }
 
 // One product of an item: its first position, how many, and the row of the window from which they are taken; as
 // HopperFirstStageBlock::multiply() chooses them.
@@ -93,7 +87,8 @@ double epilogue_clocks(const Branch& b, const HopperFirstStagePlan& h, int axis)
 // both products, or one product and one end, or what shared memory or L2 needs for it.
 double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, const HopperFirstStagePlan& h, const Gpu& gpu,
                           int splits) {
-  constexpr double kStartClocks = 2500, kPartsClocks = 1000;  // blocks of a cluster wait for each other
+  // As an H100 took them: until the first products, around each unit's, and where blocks of a cluster wait for each other.
+  constexpr double kStartClocks = 10000, kUnitClocks = 5000, kPartsClocks = 5000;
   const double rate = wgmma_fma_per_clock(gpu) / (math == Math::kTf32 ? 2 : 1);
   const double k_blocks = double(ceil_div(f.k_blocks, splits)), depth = kBlockBytes / double(element_bytes(math));
   double clocks = 0, last = 0;
@@ -106,15 +101,15 @@ double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, co
     const double rounding = math == Math::kTf32 ? 2.0 * h.window_positions[axis] * kPositionBytes * k_blocks / 128 : 0;
     const double shared = (2 * item.read + written) * k_blocks / 128 + epilogue + 2 * rounding;
     const double l2 = (2 * item.window + weights / h.sharing) * k_blocks / (gpu.l2 / gpu.clock / gpu.multiprocessors);
-    const double unit = std::max({tensor, tensor / 2 + epilogue + rounding, shared, l2});
+    const double unit = std::max({tensor, tensor / 2 + epilogue + rounding, shared, l2}) + kUnitClocks;
     clocks += unit * mid_groups(b) * double(ceil_div(ceil_div(items(s, h, axis), 2), h.sharing));
     last = std::max(last, epilogue);
   }
   // On average over the units that clusters are given, some of which may be empty.
   const int64_t given = units(s, f, h, 1), slots = splits / h.parts;
   const double mean = clocks / double(given);
-  const double rounds = double(ceil_div(given * slots, std::min(clusters_side_by_side(h, gpu), given * slots)));
-  return kStartClocks + rounds * mean + last + (h.parts > 1 ? kPartsClocks : 0);
+  const double rounds = double(ceil_div(given * slots, std::min(clusters_of(h, gpu), given * slots)));
+  return kStartClocks + rounds * (mean + (h.parts > 1 ? kPartsClocks : 0)) + last;
 }
 
 // Of the partial sums, which have places for all lines of a bundle.
@@ -198,7 +193,7 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const Gpu& gpu, F
     lines.tiles = int(tiles(s, lines, trial));
     for (const auto& [sharing, parts] : {Cluster{1, 1}, {2, 1}, {1, 2}, {1, 4}, {1, kPartsMost}}) {
       trial.sharing = sharing, trial.parts = parts;
-      if (clusters_side_by_side(trial, gpu) == 0) continue;
+      if (clusters_of(trial, gpu) == 0) continue;
       for (int slots = 1; slots <= kSlotsMost && slots * parts <= lines.k_blocks; ++slots) {
         const double floats = partial_floats(lines, slots);
         const double completing = 8 * floats / gpu.l2 + (floats > 0 ? gpu.dependent_launch : 0);
@@ -215,7 +210,7 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const Gpu& gpu, F
     b.packed_bytes = size_t(b.groups) * f.k_blocks * kRowBlockBytes;
     b.partial_bytes = b.complete ? 0 : size_t(b.slots) * f.tiles * b.mid * kTilePixels * 4;
   }
-  const int64_t clusters = std::min(clusters_side_by_side(h, gpu), units(s, f, h, f.splits / h.parts));
+  const int64_t clusters = std::min(clusters_of(h, gpu), units(s, f, h, f.splits / h.parts));
   h.blocks = int(clusters) * h.sharing * h.parts;
   h.used = true;
   return "";

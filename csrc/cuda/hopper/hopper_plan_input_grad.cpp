@@ -22,7 +22,8 @@ int64_t units(const Sizes& s, const HopperInputGradPlan& h) {
 // Clocks of the busiest multiprocessor. While one warpgroup writes its output, the other multiplies: a unit takes as long as both
 // products, or one product and one output, or what shared memory or L2 needs for it.
 double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu& gpu) {
-  constexpr double kStartClocks = 2500, kWriteClocks = 1000, kSharedShare = 0.8;
+  // As an H100 took them: until the first products, around each unit's, and for a unit's output.
+  constexpr double kStartClocks = 8000, kUnitClocks = 1200, kWriteClocks = 1000, kSharedShare = 0.8;
   double all_steps = 0;
   for (int axis = 0; axis < 2; ++axis) {
     const int taps = axis == 0 ? h.window_h[0] - kGradPatchH + 1 : h.window_w[1] - kGradPatchW + 1;
@@ -33,9 +34,8 @@ double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu
   const double shared = (2 * (64.0 + h.outputs) * 32 * all_steps + h.windows_bytes + weights) / (128 * kSharedShare);
   const double l2 = (h.windows_bytes + weights / h.cluster + output) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
   const double epilogue = output / 128 + kWriteClocks;  // of one warpgroup: half of the output, 64 bytes a clock
-  const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2});
-  const int64_t clusters = gpu.multiprocessors / h.cluster;
-  return kStartClocks + double(ceil_div(units(s, h), clusters)) * unit + epilogue;
+  const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2}) + kUnitClocks;
+  return kStartClocks + double(ceil_div(units(s, h), clusters_side_by_side(h.cluster, gpu))) * unit + epilogue;
 }
 
 void size_input_grad(const Sizes& s, const LineConvPlan& l, int outputs, HopperInputGradPlan& h) {
@@ -73,13 +73,14 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
     while (trial.stages > kHopperStagesLeast && bytes() > gpu.shared_per_block) --trial.stages;
     trial.shared_bytes = bytes();
     if (trial.shared_bytes > gpu.shared_per_block || trial.window_h[0] > kBoxMost || trial.window_w[1] > kBoxMost) continue;
-    for (trial.cluster = 1; trial.cluster <= std::min(2, gpu.multiprocessors); ++trial.cluster) {
+    for (trial.cluster = 1; trial.cluster <= 2; ++trial.cluster) {
+      if (clusters_side_by_side(trial.cluster, gpu) == 0) continue;
       const double clocks = input_grad_clocks(s, trial, gpu);
       if (clocks < quickest) quickest = clocks, h = trial;
     }
   }
   if (quickest == std::numeric_limits<double>::infinity()) return "the input gradient's windows do not fit shared memory twice";
-  h.blocks = h.cluster * int(std::min<int64_t>(gpu.multiprocessors / h.cluster, units(s, h)));
+  h.blocks = h.cluster * int(std::min(clusters_side_by_side(h.cluster, gpu), units(s, h)));
   h.used = true;
   return "";
 }
