@@ -46,7 +46,6 @@ def measured(generation: str, kernel: str, backward: bool) -> dict[tuple[str, in
 @pytest.mark.parametrize(
     ("generation", "kernel", "backward", "maps"),
     [
-        ("hopper", "hopper_first_stage", False, {("res-2", 16), ("res-3", 16), ("res-2", 1)}),
         ("hopper", "hopper_input_grad", True, {(name, batch) for name in CHANNELS for batch in (16, 1)}),
         ("hopper", "hopper_weight_grad", True, {(name, 16) for name in CHANNELS}),
         ("portable", "line_conv", True, {(name, 16) for name in CHANNELS}),

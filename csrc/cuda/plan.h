@@ -16,10 +16,10 @@ namespace gcn::cuda {
 struct Gpu {
   int multiprocessors = 132;
   int shared_per_block = 227 * 1024, shared_per_multiprocessor = 228 * 1024;
-  // Assumed ceilings of an H100 SXM, measured by nobody here: clock under load; multiply-adds per clock and SM of mma.sync in 16
-  // bits (taken as 60 % of what its wgmma reaches); bytes per second of device memory, and of L2 (32 a clock and SM, between the
-  // 28 and 35 that published tests of the PCIe card come to), and its size; one launch after another, and the same with
-  // programmatic dependent launch.
+  // Assumed ceilings of an H100 SXM: clock under load; multiply-adds per clock and SM of mma.sync in 16 bits (taken as 60 % of
+  // what its wgmma reaches); bytes per second of device memory, and of L2 (32 a clock and SM, between the 28 and 35 that
+  // published tests of the PCIe card come to), and its size; one launch after another, and the same with programmatic dependent
+  // launch.
   double clock = 1.755e9, fma_16bit = 1024, memory = 3.0e12, l2 = 7.4e12, l2_size = 50e6;
   double launch = 2.5e-6, dependent_launch = 1.0e-6;
   bool hopper = false;  // it runs the kernels of sm_90a, and the build has them

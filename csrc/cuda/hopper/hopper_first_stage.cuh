@@ -23,7 +23,7 @@
 // Shared memory, from an address that is a multiple of 1024:
 //   for either item a ring of windows, each of one k-block (64 bytes of channels), [positions + k - g][8][64 B], 23552 bytes;
 //   ring of weights, each of one k-block and up to five groups of taps, [64 rows][64 B] each, 20480 bytes;
-//   for each item the sums u [group_mid, whole octets][35 positions][8 lines] in floats, 26880 bytes; barriers.
+//   for each item 13 positions of its products, [64 rows][13 positions][8 lines] in floats, 26624 bytes; barriers.
 //
 // Pipeline: a stage is full when all its bytes have come, and empty when every warp that multiplies has read it. When the first
 // products of a stage of weights have been issued, what came before is waited for and let go of. Warpgroup 2 starts half a ring
@@ -31,12 +31,14 @@
 //
 // Clusters, where they save anything: two blocks with neighbouring items need the same weights at the same time; each loads 32
 // rows and sends them to both. Or, of a small map, up to eight blocks have a part of the channels each, of the same items; each
-// adds up its share of the positions from the shared memory of all. What is split further is left to combine.cuh.
+// adds up its share of the positions from the shared memory of all. What is split further is left to combine.cuh, which takes
+// less time than an H100 takes for clusters of more than two blocks.
 //
 // Cost of a k-block in 16 bits, k = 15, M = 21, lines longer than 64: 5 groups x 64 x 544 x 32 products are 2720 clocks at 2048 a
 // clock; wgmma reads 20 x (2 x 64 + 272) x 32 bytes of shared memory, 2000 clocks, and 66 KB are written into it, 520 clocks; as
 // many come from L2 but for the zeros, 24 B a clock, or 20 in clusters. A warp has about 40 instructions for a step beside its
-// four wgmma, 200 clocks on an H100 where the products take 272. The end of an item is about 1000 instructions of a warp.
+// four wgmma, 200 clocks on an H100 where the products take 272. The end of an item is about 1000 instructions of a warp:
+// of its 32 positions 11 at a time are complete, 68 stores and 27 loads for each of three octets.
 #pragma once
 
 #include "../first_stage.cuh"
@@ -72,7 +74,7 @@ struct HopperFirstStageBlock {
   GCN_DEVICE unsigned char* window_at(int slot, int side) const { return shared + (2 * slot + side) * p().window_bytes; }
   GCN_DEVICE int stage_bytes() const { return p().stage_steps * kRowBlockBytes; }
   GCN_DEVICE unsigned char* weights_at(int slot) const { return window_at(p().windows, 0) + slot * stage_bytes(); }
-  GCN_DEVICE float* sums_of(int side) const { return reinterpret_cast<float*>(weights_at(p().stages)) + side * p().sums; }
+  GCN_DEVICE float* sums_of(int side) const { return reinterpret_cast<float*>(weights_at(p().stages)) + side * kEndSums; }
   // Barriers are in places that do not depend on how many there are.
   GCN_DEVICE Ring windows_of(int side) const {
     Barrier* full = barriers + 2 * kRowStagesMost + 2 * side * kWindowsMost;
@@ -95,8 +97,9 @@ struct HopperFirstStageBlock {
   GCN_DEVICE void for_each_unit(const Work& work) const {
     const int groups = mid_groups(0) + mid_groups(1), clusters = int(gridDim.x) / (p().sharing * p().parts);
     const int pair_groups = (max(pairs(0), pairs(1)) + p().sharing - 1) / p().sharing;
-    const int slots = p().stage.splits / p().parts;
-    const auto start = [&](int split) { return int(int64_t(p().stage.k_blocks) * split / p().stage.splits); };
+    const int splits = p().stage.splits, slots = splits / p().parts;
+    const int least = p().stage.k_blocks / splits, with_one_more = p().stage.k_blocks % splits;  // k-blocks of a split
+    const auto start = [&](int split) { return split * least + min(split, with_one_more); };
     for (int i = int(blockIdx.x) / (p().sharing * p().parts); i < groups * pair_groups * slots; i += clusters) {
       const int which = i % groups, axis = which >= mid_groups(0), at = i / groups;
       const int slot = at / pair_groups, first_pair = at % pair_groups * p().sharing;
@@ -332,85 +335,94 @@ struct HopperFirstStageBlock {
     }
   }
 
-  // --- the sums over the taps of a group, [middle channels, whole octets][position][line]: steps are constants
+  // --- the end of an item: what the taps of a group have is added up, and written
+  //
+  // Through shared memory, kEndPositions of the products' positions at a time, as [row of weights][position][line]. So many
+  // positions, less the other taps of a group, of u are complete. Rows are an odd number of positions apart: the four rows and
+  // eight lines that half a warp stores fall into different banks.
 
   struct Rows {
     int first_mid, mids;
   };
+  // Positions that are complete, from `first` on in shared memory, and those of them that this block writes.
+  struct Segment {
+    int first, from, to;
+  };
+  GCN_DEVICE Segment segment_of(int from, int to) const {
+    if (p().parts == 1) return {from, from, to};
+    const int part = rank % p().parts, count = to - from;
+    return {from, from + count * part / p().parts, from + count * (part + 1) / p().parts};
+  }
+  static constexpr int kEndRow = kEndPositions * kBundle;
 
-  // Where items have no `high` part, there is no place for one.
-  static constexpr int kPitch = hopper_sums_pitch(kLowPositions + kHighPositions), kPitchOfLow = hopper_sums_pitch(kLowPositions);
-  GCN_DEVICE bool has_high(int axis) const { return p().outputs[axis] + branch(axis).group_taps - 1 > kLowPositions; }
-
-  // Those of a part whose first position is kFirst, as one tap of the group has them; `to` is where position 0 goes. Several at
-  // a time, so that reading one does not wait for writing another. Positions behind the item have a place, but no meaning.
-  template <int kFirst, bool kOnto, int kSize>
-  GCN_DEVICE void add_part(const float (&part)[kSize], float* to, int half, int tap, float bias) const {
-    constexpr int kPositions = kSize / 4, kAtOnce = 6;
+  // Those of a part's positions that `stored` has a bit for; `to` is where its first would go.
+  template <int kSize>
+  GCN_DEVICE void store_part(const float (&part)[kSize], float* to, uint32_t stored, const float (&bias)[2]) const {
 #pragma unroll
-    for (int from = 0; from < kPositions; from += kAtOnce) {
-      float2 values[kAtOnce];
+    for (int i = 0; i < kSize / 4; ++i) {
+      if (!(stored >> i & 1)) continue;
 #pragma unroll
-      for (int i = 0; i < kAtOnce && from + i < kPositions; ++i) {
-        values[i] = make_float2(bias, bias);
-        if (kOnto && kFirst + from + i >= tap) {
-          values[i] = load_shared(reinterpret_cast<const float2*>(to + (kFirst + from + i) * kBundle));
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce && from + i < kPositions; ++i) {
-        const float* own = part + 4 * (from + i) + 2 * half;
-        const float2 sum = make_float2(values[i].x + own[0], values[i].y + own[1]);
-        if (kFirst + from + i >= tap) store_shared(reinterpret_cast<float2*>(to + (kFirst + from + i) * kBundle), sum);
+      for (int half = 0; half < 2; ++half) {
+        const float* own = part + 4 * i + 2 * half;
+        store_shared(reinterpret_cast<float2*>(to + half * 8 * kEndRow + i * kBundle),
+                     make_float2(own[0] + bias[half], own[1] + bias[half]));
       }
     }
   }
-
-  // All that one tap of the group adds; the first of them has nothing to add to but the bias.
-  template <bool kOnto>
-  GCN_DEVICE void add_tap(const Sums& d, float* sums, const Consumer& c, int tap, const Rows& r, int pitch, bool high,
-                          const E* bias) const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int m = c.warp * 16 + c_row(c.lane, 2 * half) - tap * r.mids;
-      if (m < 0 || m >= r.mids) continue;
-      float* to = sums + (m * pitch - tap) * kBundle + c_column(c.lane, 0);
-      const float first = !kOnto && bias ? to_float(bias[r.first_mid + m]) : 0.0f;
-      add_part<0, kOnto>(d.low, to, half, tap, first);
-      if (high) add_part<kLowPositions, kOnto>(d.high, to, half, tap, first);
-    }
+  GCN_DEVICE void store_positions(const Sums& d, float* to, int from, bool high, const float (&bias)[2]) const {
+    const uint64_t stored = uint64_t((1 << kEndPositions) - 1) << from;
+    store_part(d.low, to - from * kBundle, uint32_t(stored), bias);
+    if (high) store_part(d.high, to + (kLowPositions - from) * kBundle, uint32_t(stored >> kLowPositions), bias);
   }
 
-  // Sums of kCount middle channels from `from` on, of which the blocks of a cluster may have parts: those are added in their
-  // order.
-  template <int kPositions, int kCount>
-  GCN_DEVICE void load_sums(float (&sums)[kCount], const float* from) const {
-    constexpr int kNext = kPositions * kBundle;
+  // What the taps of a group have of kCount middle channels, of which the first `count` count and may be all; `from` is where the
+  // first channel has its first tap.
+  template <bool kAll, int kCount, class Load>
+  GCN_DEVICE void add_taps(float (&sums)[kCount], const float* from, int count, const Rows& r, int taps, const Load& load) const {
+    const int next_tap = r.mids * kEndRow + kBundle;
+    const auto at = [&](int i) { return from + (kAll ? i : min(i, count - 1)) * kEndRow; };
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sums[i] = load(at(i));
+#pragma unroll 1
+    for (int tap = 1; tap < taps; ++tap) {
+      from += next_tap;
+      float values[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) values[i] = load(at(i));
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) sums[i] += values[i];
+    }
+#pragma unroll
+    for (int i = 0; i < kCount && !kAll; ++i) sums[i] = i < count ? sums[i] : 0.0f;
+  }
+
+  // Blocks of a cluster may have parts of the sums: those are added in their order.
+  template <bool kAll, int kCount>
+  GCN_DEVICE void add_parts(float (&sums)[kCount], const float* from, int count, const Rows& r, int taps) const {
     if (p().parts == 1) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) sums[i] = load_shared(from + i * kNext);
-      return;
+      return add_taps<kAll>(sums, from, count, r, taps, [](const float* one) { return load_shared(one); });
     }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) sums[i] = 0;
     for (int part = 0; part < p().parts; ++part) {
       float of_part[kCount];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) of_part[i] = load_shared_of(from + i * kNext, part);
+      add_taps<kAll>(of_part, from, count, r, taps, [&](const float* one) { return load_shared_of(one, part); });
 #pragma unroll
       for (int i = 0; i < kCount; ++i) sums[i] += of_part[i];
     }
   }
+  template <int kCount>
+  GCN_DEVICE void sum_taps(float (&sums)[kCount], const float* from, int count, const Rows& r, int taps) const {
+    if (count >= kCount) {
+      add_parts<true>(sums, from, count, r, taps);
+    } else {
+      add_parts<false>(sums, from, count, r, taps);
+    }
+  }
 
-  // Positions of an item that this block writes.
-  struct Share {
-    int from, to;
-  };
-
-  // A thread has one line, and every 16th position of it.
-  template <int kPositions>
+  // A thread has one line, and one position of it or every 16th.
   GCN_DEVICE void write_u(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r,
-                          Share share) const {
+                          const Segment& segment) const {
     struct alignas(kPieceBytes) Piece {
       E of[kPiece<E>];
     };
@@ -421,32 +433,33 @@ struct HopperFirstStageBlock {
     const int64_t first_pixel = int64_t(item.n) * h * w + (u.axis == 0 ? item.first * w + line : line * w + item.first);
     E* const out = static_cast<E*>(b.u) + first_pixel * mid_padded + r.first_mid;
     const int step = (u.axis == 0 ? w : 1) * mid_padded;
-    for (int position = share.from + c.thread / kBundle; position < share.to; position += kGroupSize / kBundle) {
+    for (int position = segment.from + c.thread / kBundle; position < segment.to; position += kGroupSize / kBundle) {
       E* to = out + int64_t(position) * step;
+      const float* from = sums + (position - segment.first) * kBundle + own_line;
       for (int first = 0; first < pieces; first += kPiece<E>) {
         float values[kPiece<E>];
-        load_sums<kPositions>(values, sums + (first * kPositions + position) * kBundle + own_line);
+        sum_taps(values, from + first * kEndRow, r.mids - first, r, b.group_taps);
         Piece piece;
 #pragma unroll
-        for (int k = 0; k < kPiece<E>; ++k) piece.of[k] = from_float<E>(first + k < r.mids ? values[k] : 0.0f);
+        for (int k = 0; k < kPiece<E>; ++k) piece.of[k] = from_float<E>(values[k]);
         *reinterpret_cast<Piece*>(to + first) = piece;
       }
     }
   }
 
   // Pixels are numbered along the lines of a bundle, as combine.cuh reads them.
-  template <int kPositions>
   GCN_DEVICE void write_partial(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r,
-                                Share share) const {
+                                const Segment& segment) const {
     const FirstStageBranch& b = branch(u.axis);
     const int64_t bundle = int64_t(item.n) * p().bundles[u.axis] + item.line / kBundle;
     const int64_t first = (bundle * b.length + item.first) * kBundle;
-    for (int pixel = share.from * kBundle + c.thread; pixel < share.to * kBundle; pixel += kGroupSize) {
+    for (int pixel = segment.from * kBundle + c.thread; pixel < segment.to * kBundle; pixel += kGroupSize) {
       const int64_t q = first + pixel, row = (u.slot * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid;
       float* to = b.partial + row * kTilePixels + q % kTilePixels;
+      const float* from = sums + (pixel - segment.first * kBundle);
       for (int first = 0; first < r.mids; first += kOctet) {
         float values[kOctet];
-        load_sums<kPositions>(values, sums + first * (kPositions * kBundle) + pixel);
+        sum_taps(values, from + first * kEndRow, r.mids - first, r, b.group_taps);
 #pragma unroll
         for (int k = 0; k < kOctet; ++k) {
           if (first + k < r.mids) to[(first + k) * kTilePixels] = values[k];
@@ -455,47 +468,50 @@ struct HopperFirstStageBlock {
     }
   }
 
-  template <int kPositions>
-  GCN_DEVICE void write(const float* sums, const Consumer& c, const Unit& u, const Item& item, const Rows& r, Share share) const {
-    if (branch(u.axis).u) {
-      write_u<kPositions>(sums, c, u, item, r, share);
-    } else {
-      write_partial<kPositions>(sums, c, u, item, r, share);
+  // What is added to a lane's two rows: the bias to the first tap's. A sum that is completed elsewhere has none yet.
+  GCN_DEVICE void find_bias(float (&bias)[2], const FirstStageBranch& b, const Consumer& c, const Rows& r) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int m = c.warp * 16 + c_row(c.lane, 2 * half);
+      const bool has = b.u && b.bias && rank % p().parts == 0 && m < r.mids;
+      bias[half] = has ? to_float(static_cast<const E*>(b.bias)[r.first_mid + m]) : 0.0f;
     }
   }
 
   GCN_DEVICE void finish(const Sums& d, Consumer& c, const Unit& u, const Item& item) const {
     const FirstStageBranch& b = branch(u.axis);
-    const int first_mid = u.group * b.group_mid, part = rank % p().parts;
+    const int first_mid = u.group * b.group_mid;
     const Rows r{first_mid, min(b.group_mid, b.mid - first_mid)};
-    const bool high = has_high(u.axis);
-    const int pitch = high ? kPitch : kPitchOfLow;
-    // A part of a sum that is completed elsewhere has none.
-    const E* bias = b.u && part == 0 ? static_cast<const E*>(b.bias) : nullptr;
-    float* sums = sums_of(c.side);
-    if (p().parts > 1) barrier_wait_cluster(read(c.side), c.parity ^ 1);  // what the other blocks had from the last item
-    add_tap<false>(d, sums, c, 0, r, pitch, high, bias);
-    group_barrier(1 + c.side, kGroupSize);
-    for (int tap = 1; tap < b.group_taps; ++tap) {
-      add_tap<true>(d, sums, c, tap, r, pitch, high, nullptr);
-      group_barrier(1 + c.side, kGroupSize);
+    const bool high = p().outputs[u.axis] + b.group_taps - 1 > kLowPositions;
+    float bias[2];
+    find_bias(bias, b, c, r);
+    float* const sums = sums_of(c.side);
+    float* const own = sums + (c.warp * 16 + c_row(c.lane, 0)) * kEndRow + c_column(c.lane, 0);
+    const int step = kEndPositions - b.group_taps + 1;
+#pragma unroll 1
+    for (int from = 0; from < item.outputs; from += step) {
+      const Segment segment = segment_of(from, min(from + step, item.outputs));
+      if (p().parts > 1) barrier_wait_cluster(read(c.side), c.parity ^ 1);  // what the other blocks had before this
+      store_positions(d, own, from, high, bias);
+      if (p().parts > 1) {
+        __syncwarp();
+        if (c.lane < p().parts) barrier_arrive_cluster_at(summed(c.side), c.lane);
+        barrier_wait_cluster(summed(c.side), c.parity);
+      } else {
+        group_barrier(1 + c.side, kGroupSize);
+      }
+      if (b.u) {
+        write_u(sums, c, u, item, r, segment);
+      } else {
+        write_partial(sums, c, u, item, r, segment);
+      }
+      if (p().parts > 1) {
+        __syncwarp();
+        if (c.lane < p().parts) barrier_arrive_cluster_at(read(c.side), c.lane);
+        c.parity ^= 1;
+      }
+      group_barrier(1 + c.side, kGroupSize);  // before the next positions take the place
     }
-    if (p().parts > 1) {
-      if (c.lane < p().parts) barrier_arrive_cluster_at(summed(c.side), c.lane);
-      barrier_wait_cluster(summed(c.side), c.parity);
-    }
-    const Share share{item.outputs * part / p().parts, item.outputs * (part + 1) / p().parts};
-    if (high) {
-      write<kPitch>(sums, c, u, item, r, share);
-    } else {
-      write<kPitchOfLow>(sums, c, u, item, r, share);
-    }
-    if (p().parts > 1) {
-      __syncwarp();
-      if (c.lane < p().parts) barrier_arrive_cluster_at(read(c.side), c.lane);
-      c.parity ^= 1;
-    }
-    group_barrier(1 + c.side, kGroupSize);  // before the next item's sums take the place
   }
 
   GCN_DEVICE void multiply_all(int side) {
@@ -556,8 +572,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_first_stage_kernel(G
   launch_dependents();
   unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
   const HopperFirstStage& p = arguments.p;
-  Barrier* barriers = reinterpret_cast<Barrier*>(
-      aligned + hopper_first_stage_barriers_at(p.windows, p.window_bytes, p.stages, p.stage_steps, p.sums));
+  Barrier* barriers =
+      reinterpret_cast<Barrier*>(aligned + hopper_first_stage_barriers_at(p.windows, p.window_bytes, p.stages, p.stage_steps));
   HopperFirstStageBlock<M>{arguments,
                            aligned,
                            cluster_rank(),

@@ -16,7 +16,6 @@ struct HopperFirstStage {
   int window_bytes, windows;                 // of one item, and how many stages their ring has
   int stages, stage_steps;                   // of the ring of weights, and groups of taps of a stage
   int ahead;                                 // stages of weights that one warpgroup starts before the other
-  int sums;                                  // floats of one item's sums
   int sharing, parts;  // blocks of a cluster that share weights, or that have parts of the channels; one of both is 1
 };
 

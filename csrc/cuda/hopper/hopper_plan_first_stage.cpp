@@ -17,7 +17,7 @@ void group_rows(Branch& b) {
   const int most = std::min(b.mid, kGroupMidMax);
   int64_t least = std::numeric_limits<int64_t>::max();
   for (int mids = b.mid <= most ? b.mid : kOctet; mids <= most; mids = mids == b.mid ? most + 1 : mids + kOctet) {
-    const int taps = std::min(b.taps.taps, kRowBlock / mids), steps = int(ceil_div(b.taps.taps, taps));
+    const int taps = std::min({b.taps.taps, kRowBlock / mids, kGroupTapsMost}), steps = int(ceil_div(b.taps.taps, taps));
     const int64_t products = ceil_div(b.mid, mids) * steps;
     if (products < least) least = products, b.group_mid = mids, b.group_taps = taps, b.tap_groups = steps;
   }
@@ -76,11 +76,11 @@ ItemCost item_cost(const Branch& b, const HopperFirstStagePlan& h, int axis) {
   return cost;
 }
 
-// Clocks of one item's end: a warp writes the sums of its rows, once for the first tap of a group, and reads and writes them for
-// each other tap; what is read once more goes to memory. Twice that for the latencies of four warps.
+// Clocks of one item's end: all rows are written to shared memory, and those of each complete position read. Twice that for the
+// latencies of four warps.
 double epilogue_clocks(const Branch& b, const HopperFirstStagePlan& h, int axis) {
-  const double floats = double(b.group_mid) * kBundle * h.outputs[axis];
-  return 2 * floats * 4 * (2 * b.group_taps + 2) / 128;
+  const double positions = h.outputs[axis] + b.group_taps - 1, rows = kRowBlock + double(b.group_mid) * b.group_taps;
+  return 2 * rows * positions * kBundle * 4 / 128;
 }
 
 // Of the busiest multiprocessor. While one warpgroup is at the end of its item, the other multiplies: a unit takes as long as
@@ -126,7 +126,7 @@ double partial_floats(const FirstStagePlan& f, int slots) {
 // Items of this many positions, and rings that fit shared memory with them.
 bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gpu& gpu, HopperFirstStagePlan& h) {
   h.positions = positions;
-  h.window_bytes = h.sums = 0;
+  h.window_bytes = 0;
   for (int axis = 0; axis < 2; ++axis) {
     const Branch& b = f.branch[axis];
     const int most = positions - b.group_taps + 1;
@@ -144,8 +144,6 @@ bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gp
     h.window_front[axis] = front, h.window_positions[axis] = end - front;
     if (h.window_positions[axis] > kBoxMost) return false;
     h.window_bytes = std::max(h.window_bytes, int(round_up(h.window_positions[axis] * kPositionBytes, kSwizzleAlignment)));
-    const int pitch = hopper_sums_pitch(h.outputs[axis] + b.group_taps - 1);
-    h.sums = std::max(h.sums, int(round_up(b.group_mid, kOctet)) * pitch * kBundle);
   }
   // The groups of taps of a k-block are in as few stages as may be, and in equal parts.
   for (int most = kStageStepsMost; most >= 1; --most) {
@@ -158,7 +156,7 @@ bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gp
     }
     for (h.stages = kRowStagesMost; h.stages >= kRowStagesLeast; --h.stages) {
       for (h.windows = kWindowsMost; h.windows >= kWindowsLeast; --h.windows) {
-        h.shared_bytes = hopper_first_stage_shared_bytes(h.windows, h.window_bytes, h.stages, h.stage_steps, h.sums);
+        h.shared_bytes = hopper_first_stage_shared_bytes(h.windows, h.window_bytes, h.stages, h.stage_steps);
         h.ahead = std::min(h.stages / 2, h.windows * fewest_stages);
         if (h.shared_bytes <= gpu.shared_per_block) return true;
       }

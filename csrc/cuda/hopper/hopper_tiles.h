@@ -25,10 +25,10 @@ constexpr int kPositionBytes = kBundle * kBlockBytes, kRowBlockBytes = kRowBlock
 constexpr int kWindowsMost = 4, kWindowsLeast = 2;
 // A stage of weights has this many groups of taps at most: what they multiply and where is 60 bits.
 constexpr int kRowStagesMost = 4, kRowStagesLeast = 2, kStageStepsMost = 5;
-// Places for a middle channel's sums: an odd number of positions puts four middle channels into different banks.
-GCN_HOST_TOO constexpr int hopper_sums_pitch(int positions) {
-  return (positions > kLowPositions ? kLowPositions + kHighPositions : kLowPositions) + 1;
-}
+// At the end of an item, positions of its products that are in shared memory at a time, and the floats of them; of which all but
+// the other taps of a group are completed.
+constexpr int kEndPositions = 13, kEndSums = kRowBlock * kEndPositions * kBundle, kGroupTapsMost = 8;
+static_assert(kEndPositions % 2 == 1 && kGroupTapsMost < kEndPositions);
 constexpr int kPartsMost = 8;  // blocks of a cluster that every GPU of this generation runs
 
 // The positions of an item that a group of taps, the first of which is `base`, brings to a place in the line.
@@ -51,11 +51,11 @@ GCN_HOST_TOO constexpr uint32_t first_stage_products(PositionRange inside) {
   return low | (inside.to <= kLowPositions + kHighCutPositions ? kHighCut : kHigh);
 }
 
-GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int window_bytes, int stages, int stage_steps, int sums) {
-  return windows * 2 * window_bytes + stages * stage_steps * kRowBlockBytes + 2 * sums * 4;
+GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int window_bytes, int stages, int stage_steps) {
+  return windows * 2 * window_bytes + stages * stage_steps * kRowBlockBytes + 2 * kEndSums * 4;
 }
-constexpr int hopper_first_stage_shared_bytes(int windows, int window_bytes, int stages, int stage_steps, int sums) {
-  return kSwizzleAlignment + hopper_first_stage_barriers_at(windows, window_bytes, stages, stage_steps, sums) +
+constexpr int hopper_first_stage_shared_bytes(int windows, int window_bytes, int stages, int stage_steps) {
+  return kSwizzleAlignment + hopper_first_stage_barriers_at(windows, window_bytes, stages, stage_steps) +
          8 * (2 * kRowStagesMost + 4 * kWindowsMost + 5);
 }
 
