@@ -70,16 +70,6 @@ def test_names_of_generations() -> None:
         info.plan(64, 5, (9, 17), generation="hopper", gpu=(1, 2))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize(("channels", "side"), [(256, 128), (512, 64), (1024, 32), (2048, 16)])
-def test_all_clusters_of_a_launch_run_side_by_side(channels: int, side: int, batch: int) -> None:
-    """On an H100 those of two, four and eight blocks are 66, 30 and 15."""
-    plan = info.plan(channels, 21, (side, side), batch=batch, channels_last=True, generation="hopper")
-    (blocks,) = (launch["blocks"] for launch in plan["launches"] if launch["kernel"] == "hopper_first_stage")
-    cluster = plan["first_stage"]["cluster"]
-    assert blocks <= cluster * {1: 132, 2: 66, 4: 30, 8: 15}[cluster]
-
-
 def test_tf32_is_taken_from_channels_last() -> None:
     plan = info.plan(256, 21, (64, 64), dtype=torch.float32, channels_last=True, generation="hopper")
     assert "hopper_first_stage" in kernels(plan)

@@ -111,12 +111,10 @@ std::string describe(const ForwardPlan& plan) {
     common(object, plan);
     if (plan.tensor_cores) {
       const FirstStagePlan& f = plan.first;
-      const HopperFirstStagePlan& h = plan.hopper.first;
       source(object, plan.source);
       Object{object.key("first_stage")}("columns", 8 * f.column_blocks)("tiles", f.tiles)("splits", f.splits)(
           "groups", f.branch[0].groups + f.branch[1].groups)("overhang_l", f.branch[0].overhang)(
-          "overhang_r", f.branch[1].overhang)("combine", !(f.branch[0].complete && f.branch[1].complete))(
-          "cluster", h.used ? h.sharing * h.parts : 1);
+          "overhang_r", f.branch[1].overhang)("combine", !(f.branch[0].complete && f.branch[1].complete));
       line_conv(object.key("second_stage"), plan.second);
     }
   }

@@ -72,7 +72,7 @@ const Gpu& properties(int device) {
       attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 && attribute(cudaDevAttrComputeCapabilityMinor, device) == 0;
   gpu.hopper = is_9_0 && hopper_built();
   gpu.generation = asked_generation();
-  for (int i = 0; i < 3 && gpu.hopper; ++i) gpu.clusters[i] = hopper_clusters(2 << i);
+  if (gpu.hopper) gpu.clusters_of_two = hopper_clusters(2);
   return known.emplace(device, gpu).first->second;  // a map's elements stay where they are
 }
 

@@ -23,9 +23,9 @@ struct Gpu {
   double clock = 1.755e9, fma_16bit = 1024, memory = 3.0e12, l2 = 7.4e12, l2_size = 50e6;
   double launch = 2.5e-6, dependent_launch = 1.0e-6;
   bool hopper = false;  // it runs the kernels of sm_90a, and the build has them
-  // Clusters of two, four and eight blocks, each alone on its multiprocessor, that run side by side. A cluster is within one of
-  // the groups that multiprocessors come in, and those differ from one GPU to another: these are of the H100 that was measured.
-  int clusters[3] = {66, 30, 15};
+  // Clusters of two blocks, each alone on its multiprocessor, that run side by side. A cluster is within one of the groups that
+  // multiprocessors come in, which differ from one GPU to another: an H100 ran 66 of two blocks, but 30 of four and 15 of eight.
+  int clusters_of_two = 66;
   Generation generation = Generation::kMeasured;  // asked for
 };
 

@@ -32,18 +32,9 @@ inline ::simt::Mbarrier& own_barrier(const Barrier* b) {
   return machine.barrier(b, machine.my_block());
 }
 inline void barrier_arrive(Barrier* b) { ::simt::cluster_machine().arrive(own_barrier(b), 0); }
-inline void barrier_arrive_at(Barrier* b, int rank) { ::simt::cluster_machine().arrive_at(b, rank, false); }
-inline void barrier_arrive_cluster_at(Barrier* b, int rank) { ::simt::cluster_machine().arrive_at(b, rank, true); }
+inline void barrier_arrive_at(Barrier* b, int rank) { ::simt::cluster_machine().arrive_at(b, rank); }
 inline void barrier_expect(Barrier* b, uint32_t bytes) { ::simt::cluster_machine().arrive(own_barrier(b), bytes); }
-inline void barrier_wait(Barrier* b, uint32_t parity) { ::simt::cluster_machine().wait(own_barrier(b), parity, false); }
-inline void barrier_wait_cluster(Barrier* b, uint32_t parity) { ::simt::cluster_machine().wait(own_barrier(b), parity, true); }
-
-inline float load_shared_of(const float* p, int rank) {
-  require_aligned(p, sizeof *p, "load_shared_of");
-  float value;
-  ::simt::cluster_machine().read_of(p, rank, &value, sizeof value);
-  return value;
-}
+inline void barrier_wait(Barrier* b, uint32_t parity) { ::simt::cluster_machine().wait(own_barrier(b), parity); }
 
 inline void copy_bulk_multicast(void* to, const void* from, uint32_t bytes, Barrier* b, uint32_t ranks) {
   auto& machine = ::simt::cluster_machine();

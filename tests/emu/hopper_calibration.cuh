@@ -168,32 +168,6 @@ __global__ void __launch_bounds__(2 * kGroupThreads, 1)
   cluster_sync();
 }
 
-// Two blocks: each adds up, number by number, what both have in their shared memory, twice.
-__global__ void __launch_bounds__(kGroupThreads, 1)
-    parts_kernel(const unsigned char* in, unsigned char* out, GCN_PARAMS TensorMap) {
-  GCN_DYNAMIC_SHARED(shared);
-  float* own = reinterpret_cast<float*>(shared);
-  Barrier *there = reinterpret_cast<Barrier*>(shared + kGroupThreads * 4), *read = there + 1;
-  const int rank = cluster_rank(), block = int(blockIdx.x);
-  if (threadIdx.x == 0) {
-    barrier_init(there, 2 * kGroupThreads);
-    barrier_init(read, 2 * kGroupThreads);
-    fence_barrier_init();
-  }
-  cluster_sync();
-  for (uint32_t phase = 0; phase < 2; ++phase) {
-    barrier_wait_cluster(read, phase ^ 1);
-    const int place = (int(threadIdx.x) + int(phase)) % kGroupThreads;
-    store_shared(own + threadIdx.x, reinterpret_cast<const float*>(in)[block * kGroupThreads + place]);
-    for (int to = 0; to < 2; ++to) barrier_arrive_cluster_at(there, to);
-    barrier_wait_cluster(there, phase);
-    const float sum = load_shared_of(own + threadIdx.x, rank) + load_shared_of(own + threadIdx.x, rank ^ 1);
-    reinterpret_cast<float*>(out)[(block * 2 + int(phase)) * kGroupThreads + threadIdx.x] = sum;
-    for (int to = 0; to < 2; ++to) barrier_arrive_cluster_at(read, to);
-  }
-  cluster_sync();
-}
-
 template <class M, int N, int kLayoutA, int kLayoutB>
 constexpr HopperCase wgmma_case(const char* name) {
   return {name, wgmma_kernel<M, N, kLayoutA, kLayoutB>, kImages, 64 * N * 4, 1, {}};
@@ -252,7 +226,6 @@ inline constexpr HopperCase kHopperCases[] = {
      1,
      {nullptr, 2, 4, {24, 20, 6, 0}, {288, 48, 5760}, {8, 32, 4, 1}, 0}},
     {"cluster", cluster_kernel, 2048, 8192, 2, {}},
-    {"parts", parts_kernel, 2 * kGroupThreads * 4, 4 * kGroupThreads * 4, 2, {}},
 };
 
 // Runs a case on `sets` sets. The pointers are the device's.

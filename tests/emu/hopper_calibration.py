@@ -133,18 +133,6 @@ def cluster() -> Calibration:
     return Calibration("cluster", bits(3, 2, 1024, dtype=UINT8), expect, UINT8)
 
 
-def parts() -> Calibration:
-    def draw() -> Array:
-        return np.random.default_rng(6).normal(size=(3, 2, THREADS)).astype(FLOAT32)
-
-    def expect(given: Array) -> Expected:
-        # [set, rank, phase, thread]; in the second phase each thread has its neighbour's number.
-        sums = np.stack([given.sum(1), np.roll(given, -1, -1).sum(1)], 1)
-        return Expected(np.stack([sums, sums], 1))
-
-    return Calibration("parts", draw, expect, FLOAT32)
-
-
 HOPPER_CALIBRATIONS = (
     *(wgmma("half", 64, layout, layout) for layout in range(8)),
     wgmma("bfloat16", 64, 8, 2),
@@ -176,5 +164,4 @@ HOPPER_CALIBRATIONS = (
     copy_tensor((8, 6, 40), UINT16, (1, 5, 8, 64), lambda s: (s, 3, -2, 8)),
     copy_tensor((20, 6, 24), UINT16, (1, 4, 32, 8), lambda s: (s, 3, -2, 8), "_of_units"),
     cluster(),
-    parts(),
 )

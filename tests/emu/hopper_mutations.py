@@ -7,7 +7,6 @@ from hopper_problems import (
     ODD_SIZES,
     SHORT_LINES,
     THREE_TILES,
-    THREE_UNITS,
     WIDE,
     WIDE_MAP,
 )
@@ -17,9 +16,8 @@ from problems import EmulatedCase
 ITEMS = EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1")
 LONG = EmulatedCase(LONG_LINES, "half", "channels_last", "hopper-1")
 ODD = EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper")
-#: Blocks that share weights; parts of sums in several blocks, several units to each; parts of sums in memory.
+#: Blocks that share weights; parts of sums in memory.
 SHARED = EmulatedCase(WIDE_MAP, "half", "channels_last", "hopper-2")
-PARTS = EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-slow-launch-2")
 SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-fast-launch")
 #: Several units to a block; several strips of octets and taps, patches that reach over the map; an octet without a partner.
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
@@ -103,8 +101,8 @@ FIRST_STAGE = _of(
     ("tap-place", "r.mids * kEndRow + kBundle", "r.mids * kEndRow", "taps of a group are added at the same place", ITEMS),
     (
         "sums-not-there",
-        "      } else {\n        group_barrier(1 + c.side, kGroupSize);\n      }\n",
-        "      }\n",
+        "high, bias);\n      group_barrier(1 + c.side, kGroupSize);\n",
+        "high, bias);\n",
         "other warps' rows are read before they are written",
         ITEMS,
     ),
@@ -116,7 +114,7 @@ FIRST_STAGE = _of(
         "positions lack taps",
         LONG,
     ),
-    ("segment-place", "(position - segment.first) * kBundle", "position * kBundle", "positions of the segment before", LONG),
+    ("segment-place", "(position - segment.from) * kBundle", "position * kBundle", "positions of the segment before", LONG),
     (
         "sums-overwritten",
         "group_barrier(1 + c.side, kGroupSize);  // before",
@@ -142,50 +140,7 @@ FIRST_STAGE = _of(
         ITEMS,
     ),
     ("place-of-partial", "+ item.line / kBundle;", ";", "partial sums of all bundles in one place", SPLIT),
-    ("slot", "(u.slot * int64_t(p().stage.tiles)", "(0 * int64_t(p().stage.tiles)", "all splits in one place", SPLIT),
-    (
-        "parts-not-awaited",
-        "        barrier_wait_cluster(summed(c.side), c.parity);\n",
-        "",
-        "parts of the sums are not there yet",
-        PARTS,
-    ),
-    (
-        "parts-of-the-block",
-        "barrier_wait_cluster(summed(c.side), c.parity)",
-        "barrier_wait(summed(c.side), c.parity)",
-        "what other blocks stored need not be seen",
-        PARTS,
-    ),
-    (
-        "parts-not-released",
-        "barrier_arrive_cluster_at(summed(c.side), c.lane)",
-        "barrier_arrive_at(summed(c.side), c.lane)",
-        "the sums need not be there for other blocks",
-        PARTS,
-    ),
-    (
-        "parts-overwritten",
-        "      if (p().parts > 1) barrier_wait_cluster(read(c.side), c.parity ^ 1);",
-        "      //",
-        "the other block still reads the sums of the item before",
-        PARTS,
-    ),
-    (
-        "one-part",
-        "load_shared_of(one, part)",
-        "load_shared_of(one, 0 * part)",
-        "the first block's part twice",
-        PARTS,
-    ),
-    (
-        "share-of-parts",
-        "from + count * (part + 1) / p().parts",
-        "from + count * part / p().parts + 1",
-        "positions without a writer",
-        PARTS,
-    ),
-    ("channels-of-parts", "slot * p().parts + rank % p().parts", "slot * p().parts", "all blocks have the same channels", PARTS),
+    ("slot", "(u.split * int64_t(p().stage.tiles)", "(0 * int64_t(p().stage.tiles)", "all splits in one place", SPLIT),
 )
 
 PRODUCTS = _of(

@@ -4,14 +4,11 @@ from cases import Case, square
 from problems import GPUS, EmulatedCase
 
 #: GPUs that ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
-#: what they load; and with one, where there are no clusters. Where launches are slow, blocks of a cluster
-#: add up parts of sums, where they are fast, another launch does.
+#: what they load; and with one, where there are no clusters. Where launches are fast, channels are split.
 GPUS["hopper"] = {"hopper": 1}
 GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10}
 GPUS["hopper-1"] = {"hopper": 1, "multiprocessors": 1}
 GPUS["hopper-fast-launch"] = {"hopper": 1, "dependent_launch_us": 0}
-GPUS["hopper-slow-launch-2"] = {"hopper": 1, "dependent_launch_us": 500, "multiprocessors": 2}
-GPUS["hopper-slow-launch-16"] = {"hopper": 1, "dependent_launch_us": 500, "multiprocessors": 16}
 
 #: Short lines, of which parts are left out of the products; one item to each warpgroup.
 SHORT_LINES = Case("short-lines", n=1, c=72, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
@@ -41,8 +38,8 @@ FORWARD = (
     EmulatedCase(LONG_LINES, "bfloat16", "channels_last", "hopper-1"),
     EmulatedCase(WIDE_MAP, "half", "channels_last", "hopper-2"),
     EmulatedCase(OVERHANG, "bfloat16", "unaligned", "hopper"),
-    EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-slow-launch-2"),
-    EmulatedCase(DEEP, "half", "channels_last", "hopper-slow-launch-16"),
+    EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-2"),
+    EmulatedCase(DEEP, "half", "channels_last", "hopper"),
     EmulatedCase(DEEP, "tf32", "channels_last", "hopper-fast-launch"),
     EmulatedCase(ODD_SIZES, "half", "channels_last", "hopper"),
     EmulatedCase(LONG_KERNEL, "half", "channels_last", "hopper-2"),

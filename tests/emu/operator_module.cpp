@@ -154,9 +154,8 @@ class Facts {
   }
   void add_hopper(const HopperFirstStagePlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(h.sharing > 1, "hopper first_stage blocks that share weights");
-    add_if(h.parts > 1, "hopper first_stage blocks with parts of the channels");
     add("hopper first_stage of " + std::to_string(h.positions) + " positions");
-    add_if(f.splits > h.parts, "hopper first_stage splits");
+    add_if(f.splits > 1, "hopper first_stage splits");
     int64_t items[2];
     for (int axis = 0; axis < 2; ++axis) {
       const auto& b = f.branch[axis];

@@ -38,7 +38,7 @@ def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, c
 #: What plans of the Hopper kernels decide, and what the problems have to reach, one way and the other.
 BRANCHES = {
     *(f"hopper first_stage of {n} positions" for n in (18, 34)),
-    *(f"hopper first_stage blocks {what}" for what in ("that share weights", "with parts of the channels")),
+    "hopper first_stage blocks that share weights",
     *(f"hopper first_stage {what}" for what in ("splits", "block without items", "warpgroup without an item", "unequal axes")),
     *(f"hopper first_stage groups of {what}" for what in ("taps that overlap", "middle channels")),
     "hopper first_stage segments of lines",

@@ -4,12 +4,8 @@
 //   Barrier                                an mbarrier: 8 bytes of shared memory
 //   barrier_init(b, arrivals)              by one thread; then fence_barrier_init() by it, then a barrier of all who use it
 //   barrier_arrive(b), barrier_arrive_at(b, rank)   of this block; the same place in block `rank` of the cluster
-//   barrier_arrive_cluster_at(b, rank)     the same, after what this thread did to shared memory, for all blocks of the cluster;
-//                                          costs a fence, which a stage that has been read does not need
 //   barrier_expect(b, bytes)               one arrival, and so many bytes of copies that the phase waits for
 //   barrier_wait(b, parity)                until the phase of this parity has ended; the phase before the first has parity 1
-//   barrier_wait_cluster(b, parity)        the same, and what blocks did before barrier_arrive_cluster_at() is seen
-//   load_shared_of(p, rank)                a float at the same place in the shared memory of block `rank` of the cluster
 //   copy_bulk(to, from, bytes, b)          cp.async.bulk: contiguous bytes; addresses and size in multiples of 16
 //   copy_bulk_multicast(..., ranks)        to the same place, and the same barrier, of every block in the set `ranks`
 //   TensorMap                              how a box of a strided map is copied: encode() makes one from a TensorShape (host)

@@ -16,7 +16,7 @@ HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstS
   HopperFirstStage p{};
   p.stage = stage;
   p.window_bytes = h.window_bytes, p.windows = h.windows, p.stages = h.stages, p.stage_steps = h.stage_steps;
-  p.ahead = h.ahead, p.sharing = h.sharing, p.parts = h.parts;
+  p.ahead = h.ahead, p.sharing = h.sharing;
   for (int axis = 0; axis < 2; ++axis) {
     p.bundles[axis] = h.bundles[axis], p.segments[axis] = h.segments[axis], p.outputs[axis] = h.outputs[axis];
     p.window_front[axis] = h.window_front[axis], p.window_positions[axis] = h.window_positions[axis];

@@ -30,9 +30,8 @@
 // of weights behind warpgroup 1: while one adds up its taps and writes, the other has the tensor cores.
 //
 // Clusters, where they save anything: two blocks with neighbouring items need the same weights at the same time; each loads 32
-// rows and sends them to both. Or, of a small map, up to eight blocks have a part of the channels each, of the same items; each
-// adds up its share of the positions from the shared memory of all. What is split further is left to combine.cuh, which takes
-// less time than an H100 takes for clusters of more than two blocks.
+// rows and sends them to both. Where the channels are split, combine.cuh adds up what the splits have: that takes less time than
+// blocks of a larger cluster did that read each other's sums, of which an H100 runs fewer side by side than it has room for.
 //
 // Cost of a k-block in 16 bits, k = 15, M = 21, lines longer than 64: 5 groups x 64 x 544 x 32 products are 2720 clocks at 2048 a
 // clock; wgmma reads 20 x (2 x 64 + 272) x 32 bytes of shared memory, 2000 clocks, and 66 KB are written into it, 520 clocks; as
@@ -80,32 +79,29 @@ struct HopperFirstStageBlock {
     Barrier* full = barriers + 2 * kRowStagesMost + 2 * side * kWindowsMost;
     return Ring{full, full + kWindowsMost, p().windows};
   }
-  GCN_DEVICE Barrier* summed(int side) const { return lag.barrier + 1 + side; }  // by all blocks of a cluster
-  GCN_DEVICE Barrier* read(int side) const { return lag.barrier + 3 + side; }    // the same
 
   // --- units of work
   struct Unit {
-    int axis, group, pair, slot, first, last;  // k-blocks
+    int axis, group, pair, split, first, last;  // k-blocks
   };
   GCN_DEVICE int items(int axis) const { return p().stage.n * p().bundles[axis] * p().segments[axis]; }
   GCN_DEVICE int pairs(int axis) const { return (items(axis) + 1) / 2; }
   GCN_DEVICE int mid_groups(int axis) const { return branch(axis).groups / branch(axis).tap_groups; }
 
   // Neighbouring units have the same pixels. Where an axis has fewer pairs of items than the other, units of its are left out.
-  // Blocks of a cluster have neighbouring pairs of items, or neighbouring parts of the channels of one pair.
+  // Blocks of a cluster have neighbouring pairs of items.
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
-    const int groups = mid_groups(0) + mid_groups(1), clusters = int(gridDim.x) / (p().sharing * p().parts);
+    const int groups = mid_groups(0) + mid_groups(1), clusters = int(gridDim.x) / p().sharing;
     const int pair_groups = (max(pairs(0), pairs(1)) + p().sharing - 1) / p().sharing;
-    const int splits = p().stage.splits, slots = splits / p().parts;
+    const int splits = p().stage.splits;
     const int least = p().stage.k_blocks / splits, with_one_more = p().stage.k_blocks % splits;  // k-blocks of a split
     const auto start = [&](int split) { return split * least + min(split, with_one_more); };
-    for (int i = int(blockIdx.x) / (p().sharing * p().parts); i < groups * pair_groups * slots; i += clusters) {
+    for (int i = int(blockIdx.x) / p().sharing; i < groups * pair_groups * splits; i += clusters) {
       const int which = i % groups, axis = which >= mid_groups(0), at = i / groups;
-      const int slot = at / pair_groups, first_pair = at % pair_groups * p().sharing;
+      const int split = at / pair_groups, first_pair = at % pair_groups * p().sharing;
       if (first_pair >= pairs(axis)) continue;
-      const int split = slot * p().parts + rank % p().parts;
-      work(Unit{axis, which - axis * mid_groups(0), first_pair + rank / p().parts, slot, start(split), start(split + 1)});
+      work(Unit{axis, which - axis * mid_groups(0), first_pair + rank, split, start(split), start(split + 1)});
     }
   }
 
@@ -179,7 +175,6 @@ struct HopperFirstStageBlock {
     int side, thread, lane, warp;                 // of the two warpgroups; within the warpgroup
     int told;                                     // the block that this lane tells of stages of weights that are free, or none
     int taken = 0;                                // stages of weights
-    uint32_t parity = 0;                          // of the barriers between the parts of a sum
     int window_before = -1, weights_before = -1;  // slots whose products are in flight
   };
 
@@ -344,15 +339,10 @@ struct HopperFirstStageBlock {
   struct Rows {
     int first_mid, mids;
   };
-  // Positions that are complete, from `first` on in shared memory, and those of them that this block writes.
+  // Positions of an item that are complete, of which the first is the first in shared memory.
   struct Segment {
-    int first, from, to;
+    int from, to;
   };
-  GCN_DEVICE Segment segment_of(int from, int to) const {
-    if (p().parts == 1) return {from, from, to};
-    const int part = rank % p().parts, count = to - from;
-    return {from, from + count * part / p().parts, from + count * (part + 1) / p().parts};
-  }
   static constexpr int kEndRow = kEndPositions * kBundle;
 
   // Those of a part's positions that `stored` has a bit for; `to` is where its first would go.
@@ -377,46 +367,30 @@ struct HopperFirstStageBlock {
 
   // What the taps of a group have of kCount middle channels, of which the first `count` count and may be all; `from` is where the
   // first channel has its first tap.
-  template <bool kAll, int kCount, class Load>
-  GCN_DEVICE void add_taps(float (&sums)[kCount], const float* from, int count, const Rows& r, int taps, const Load& load) const {
+  template <bool kAll, int kCount>
+  GCN_DEVICE void add_taps(float (&sums)[kCount], const float* from, int count, const Rows& r, int taps) const {
     const int next_tap = r.mids * kEndRow + kBundle;
-    const auto at = [&](int i) { return from + (kAll ? i : min(i, count - 1)) * kEndRow; };
+    const auto load = [&](int i) { return load_shared(from + (kAll ? i : min(i, count - 1)) * kEndRow); };
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) sums[i] = load(at(i));
+    for (int i = 0; i < kCount; ++i) sums[i] = load(i);
 #pragma unroll 1
     for (int tap = 1; tap < taps; ++tap) {
       from += next_tap;
       float values[kCount];
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) values[i] = load(at(i));
+      for (int i = 0; i < kCount; ++i) values[i] = load(i);
 #pragma unroll
       for (int i = 0; i < kCount; ++i) sums[i] += values[i];
     }
 #pragma unroll
     for (int i = 0; i < kCount && !kAll; ++i) sums[i] = i < count ? sums[i] : 0.0f;
   }
-
-  // Blocks of a cluster may have parts of the sums: those are added in their order.
-  template <bool kAll, int kCount>
-  GCN_DEVICE void add_parts(float (&sums)[kCount], const float* from, int count, const Rows& r, int taps) const {
-    if (p().parts == 1) {
-      return add_taps<kAll>(sums, from, count, r, taps, [](const float* one) { return load_shared(one); });
-    }
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) sums[i] = 0;
-    for (int part = 0; part < p().parts; ++part) {
-      float of_part[kCount];
-      add_taps<kAll>(of_part, from, count, r, taps, [&](const float* one) { return load_shared_of(one, part); });
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) sums[i] += of_part[i];
-    }
-  }
   template <int kCount>
   GCN_DEVICE void sum_taps(float (&sums)[kCount], const float* from, int count, const Rows& r, int taps) const {
     if (count >= kCount) {
-      add_parts<true>(sums, from, count, r, taps);
+      add_taps<true>(sums, from, count, r, taps);
     } else {
-      add_parts<false>(sums, from, count, r, taps);
+      add_taps<false>(sums, from, count, r, taps);
     }
   }
 
@@ -435,7 +409,7 @@ struct HopperFirstStageBlock {
     const int step = (u.axis == 0 ? w : 1) * mid_padded;
     for (int position = segment.from + c.thread / kBundle; position < segment.to; position += kGroupSize / kBundle) {
       E* to = out + int64_t(position) * step;
-      const float* from = sums + (position - segment.first) * kBundle + own_line;
+      const float* from = sums + (position - segment.from) * kBundle + own_line;
       for (int first = 0; first < pieces; first += kPiece<E>) {
         float values[kPiece<E>];
         sum_taps(values, from + first * kEndRow, r.mids - first, r, b.group_taps);
@@ -454,9 +428,9 @@ struct HopperFirstStageBlock {
     const int64_t bundle = int64_t(item.n) * p().bundles[u.axis] + item.line / kBundle;
     const int64_t first = (bundle * b.length + item.first) * kBundle;
     for (int pixel = segment.from * kBundle + c.thread; pixel < segment.to * kBundle; pixel += kGroupSize) {
-      const int64_t q = first + pixel, row = (u.slot * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid;
+      const int64_t q = first + pixel, row = (u.split * int64_t(p().stage.tiles) + q / kTilePixels) * b.mid + r.first_mid;
       float* to = b.partial + row * kTilePixels + q % kTilePixels;
-      const float* from = sums + (pixel - segment.first * kBundle);
+      const float* from = sums + (pixel - segment.from * kBundle);
       for (int first = 0; first < r.mids; first += kOctet) {
         float values[kOctet];
         sum_taps(values, from + first * kEndRow, r.mids - first, r, b.group_taps);
@@ -473,12 +447,12 @@ struct HopperFirstStageBlock {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int m = c.warp * 16 + c_row(c.lane, 2 * half);
-      const bool has = b.u && b.bias && rank % p().parts == 0 && m < r.mids;
+      const bool has = b.u && b.bias && m < r.mids;
       bias[half] = has ? to_float(static_cast<const E*>(b.bias)[r.first_mid + m]) : 0.0f;
     }
   }
 
-  GCN_DEVICE void finish(const Sums& d, Consumer& c, const Unit& u, const Item& item) const {
+  GCN_DEVICE void finish(const Sums& d, const Consumer& c, const Unit& u, const Item& item) const {
     const FirstStageBranch& b = branch(u.axis);
     const int first_mid = u.group * b.group_mid;
     const Rows r{first_mid, min(b.group_mid, b.mid - first_mid)};
@@ -490,25 +464,13 @@ struct HopperFirstStageBlock {
     const int step = kEndPositions - b.group_taps + 1;
 #pragma unroll 1
     for (int from = 0; from < item.outputs; from += step) {
-      const Segment segment = segment_of(from, min(from + step, item.outputs));
-      if (p().parts > 1) barrier_wait_cluster(read(c.side), c.parity ^ 1);  // what the other blocks had before this
+      const Segment segment{from, min(from + step, item.outputs)};
       store_positions(d, own, from, high, bias);
-      if (p().parts > 1) {
-        __syncwarp();
-        if (c.lane < p().parts) barrier_arrive_cluster_at(summed(c.side), c.lane);
-        barrier_wait_cluster(summed(c.side), c.parity);
-      } else {
-        group_barrier(1 + c.side, kGroupSize);
-      }
+      group_barrier(1 + c.side, kGroupSize);
       if (b.u) {
         write_u(sums, c, u, item, r, segment);
       } else {
         write_partial(sums, c, u, item, r, segment);
-      }
-      if (p().parts > 1) {
-        __syncwarp();
-        if (c.lane < p().parts) barrier_arrive_cluster_at(read(c.side), c.lane);
-        c.parity ^= 1;
       }
       group_barrier(1 + c.side, kGroupSize);  // before the next positions take the place
     }
@@ -535,11 +497,7 @@ struct HopperFirstStageBlock {
   GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
       weights.make(2 * kWarps * p().sharing);
-      for (int side = 0; side < 2; ++side) {
-        windows_of(side).make(kWarps);
-        barrier_init(summed(side), kWarps * p().parts);
-        barrier_init(read(side), kWarps * p().parts);
-      }
+      for (int side = 0; side < 2; ++side) windows_of(side).make(kWarps);
       lag.make(kWarps);
       fence_barrier_init();
     }
@@ -562,7 +520,7 @@ struct HopperFirstStageBlock {
       registers_take<kRegistersMultiplying>();
       multiply_all(warpgroup - 1);
     }
-    cluster_sync();  // a block ends when nobody sends it anything, or reads from it, any more
+    cluster_sync();  // a block ends when nobody sends it anything any more
   }
 };
 
@@ -591,7 +549,7 @@ int launch_hopper_first_stage(const HopperFirstStage& p, int blocks, int shared_
     if (const cudaError_t error = encode(p.x[axis], &arguments.x[axis])) return error;
   }
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
-  return launch_cluster(hopper_first_stage_kernel<M>, how, p.sharing * p.parts, arguments);
+  return launch_cluster(hopper_first_stage_kernel<M>, how, p.sharing, arguments);
 }
 
 // All of these kernels leave a multiprocessor no room for another block.

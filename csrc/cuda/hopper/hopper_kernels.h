@@ -16,7 +16,7 @@ struct HopperFirstStage {
   int window_bytes, windows;                 // of one item, and how many stages their ring has
   int stages, stage_steps;                   // of the ring of weights, and groups of taps of a stage
   int ahead;                                 // stages of weights that one warpgroup starts before the other
-  int sharing, parts;  // blocks of a cluster that share weights, or that have parts of the channels; one of both is 1
+  int sharing;                               // blocks of a cluster, which share weights: 1 or 2
 };
 
 int hopper_first_stage(Math, const HopperFirstStage&, int blocks, int shared_bytes, Stream);

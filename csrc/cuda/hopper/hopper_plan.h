@@ -16,7 +16,7 @@ struct HopperFirstStagePlan {  // of channels_last x
   bool used = false;
   int positions = 0;  // of an item, with those that only the sums over taps need
   int bundles[2] = {}, segments[2] = {}, outputs[2] = {}, window_front[2] = {}, window_positions[2] = {};
-  int window_bytes = 0, windows = 0, stages = 0, stage_steps = 0, ahead = 0, sharing = 1, parts = 1, blocks = 0, shared_bytes = 0;
+  int window_bytes = 0, windows = 0, stages = 0, stage_steps = 0, ahead = 0, sharing = 1, blocks = 0, shared_bytes = 0;
 };
 
 struct HopperWeightGradPlan {

@@ -33,8 +33,6 @@ int64_t units(const Sizes& s, const FirstStagePlan& f, const HopperFirstStagePla
   return ceil_div(ceil_div(most, 2), h.sharing) * (mid_groups(f.branch[0]) + mid_groups(f.branch[1])) * slots;
 }
 
-int64_t clusters_of(const HopperFirstStagePlan& h, const Gpu& gpu) { return clusters_side_by_side(h.sharing * h.parts, gpu); }
-
 // One product of an item: its first position, how many, and the row of the window from which they are taken; as
 // HopperFirstStageBlock::multiply() chooses them.
 struct Product {
@@ -87,8 +85,8 @@ double epilogue_clocks(const Branch& b, const HopperFirstStagePlan& h, int axis)
 // both products, or one product and one end, or what shared memory or L2 needs for it.
 double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, const HopperFirstStagePlan& h, const Gpu& gpu,
                           int splits) {
-  // As an H100 took them: until the first products, around each unit's, and where blocks of a cluster wait for each other.
-  constexpr double kStartClocks = 10000, kUnitClocks = 5000, kPartsClocks = 5000;
+  // As an H100 took them: until the first products, and around each unit's.
+  constexpr double kStartClocks = 10000, kUnitClocks = 5000;
   const double rate = wgmma_fma_per_clock(gpu) / (math == Math::kTf32 ? 2 : 1);
   const double k_blocks = double(ceil_div(f.k_blocks, splits)), depth = kBlockBytes / double(element_bytes(math));
   double clocks = 0, last = 0;
@@ -106,10 +104,10 @@ double first_stage_clocks(const Sizes& s, Math math, const FirstStagePlan& f, co
     last = std::max(last, epilogue);
   }
   // On average over the units that clusters are given, some of which may be empty.
-  const int64_t given = units(s, f, h, 1), slots = splits / h.parts;
+  const int64_t given = units(s, f, h, 1), all = given * splits;
   const double mean = clocks / double(given);
-  const double rounds = double(ceil_div(given * slots, std::min(clusters_of(h, gpu), given * slots)));
-  return kStartClocks + rounds * (mean + (h.parts > 1 ? kPartsClocks : 0)) + last;
+  const double rounds = double(ceil_div(all, std::min(clusters_side_by_side(h.sharing, gpu), all)));
+  return kStartClocks + rounds * mean + last;
 }
 
 // Of the partial sums, which have places for all lines of a bundle.
@@ -178,10 +176,7 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const Gpu& gpu, F
     group_rows(b);
   }
 
-  struct Cluster {
-    int sharing, parts;
-  };
-  constexpr int kSlotsMost = 32;
+  constexpr int kSplitsMost = 32;
   double best = std::numeric_limits<double>::infinity();
   HopperFirstStagePlan trial;
   for (int positions : {kLowPositions + kHighPositions, kLowPositions}) {
@@ -189,27 +184,26 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const Gpu& gpu, F
     if (tiles(s, lines, trial) > std::numeric_limits<int32_t>::max() / kTilePixels)
       return "the bundles of eight lines have too many pixels";
     lines.tiles = int(tiles(s, lines, trial));
-    for (const auto& [sharing, parts] : {Cluster{1, 1}, {2, 1}, {1, 2}, {1, 4}, {1, kPartsMost}}) {
-      trial.sharing = sharing, trial.parts = parts;
-      if (clusters_of(trial, gpu) == 0) continue;
-      for (int slots = 1; slots <= kSlotsMost && slots * parts <= lines.k_blocks; ++slots) {
-        const double floats = partial_floats(lines, slots);
+    for (trial.sharing = 1; trial.sharing <= 2; ++trial.sharing) {
+      if (clusters_side_by_side(trial.sharing, gpu) == 0) continue;
+      for (int splits = 1; splits <= std::min(kSplitsMost, lines.k_blocks); ++splits) {
+        const double floats = partial_floats(lines, splits);
         const double completing = 8 * floats / gpu.l2 + (floats > 0 ? gpu.dependent_launch : 0);
-        const double seconds = first_stage_clocks(s, math, lines, trial, gpu, slots * parts) / gpu.clock + completing;
-        if (seconds < best) best = seconds, lines.splits = slots * parts, h = trial;
+        const double seconds = first_stage_clocks(s, math, lines, trial, gpu, splits) / gpu.clock + completing;
+        if (seconds < best) best = seconds, lines.splits = splits, h = trial;
       }
     }
   }
   if (best == std::numeric_limits<double>::infinity()) return "the first stage's windows do not fit shared memory";
   f = lines;
   for (Branch& b : f.branch) {
-    b.slots = f.splits / h.parts;
+    b.slots = f.splits;
     b.complete = b.slots == 1;
     b.packed_bytes = size_t(b.groups) * f.k_blocks * kRowBlockBytes;
     b.partial_bytes = b.complete ? 0 : size_t(b.slots) * f.tiles * b.mid * kTilePixels * 4;
   }
-  const int64_t clusters = std::min(clusters_of(h, gpu), units(s, f, h, f.splits / h.parts));
-  h.blocks = int(clusters) * h.sharing * h.parts;
+  const int64_t clusters = std::min(clusters_side_by_side(h.sharing, gpu), units(s, f, h, f.splits));
+  h.blocks = int(clusters) * h.sharing;
   h.used = true;
   return "";
 }

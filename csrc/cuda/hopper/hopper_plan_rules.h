@@ -14,10 +14,9 @@ constexpr const char* kNotHere = "the kernels of sm_90a are not in this build, o
 // The share of its nominal rate that wgmma is taken to reach under load: cost.h's 16-bit rate is 60 % of what it reaches.
 inline double wgmma_fma_per_clock(const Gpu& gpu) { return gpu.fma_16bit / 0.6; }
 
-// How many clusters of one, two, four or eight blocks run side by side, each block alone on its multiprocessor.
+// How many clusters of one or two blocks run side by side, each block alone on its multiprocessor.
 inline int64_t clusters_side_by_side(int blocks, const Gpu& gpu) {
-  const int64_t most = gpu.multiprocessors / blocks;
-  return blocks == 1 ? most : std::min<int64_t>(most, gpu.clusters[blocks / 4]);
+  return blocks == 1 ? gpu.multiprocessors : std::min(gpu.multiprocessors / 2, gpu.clusters_of_two);
 }
 
 // Asked for, or measured to be faster.

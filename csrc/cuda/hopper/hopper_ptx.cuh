@@ -20,53 +20,33 @@ GCN_DEVICE void barrier_arrive(Barrier* b) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
 
-#define GCN_ARRIVE_AT(SEMANTICS)                  \
-  asm volatile(                                   \
-      "{\n"                                       \
-      ".reg .b32 there;\n"                        \
-      "mapa.shared::cluster.u32 there, %0, %1;\n" \
-      "mbarrier.arrive" SEMANTICS                 \
-      ".shared::cluster.b64 _, [there];\n"        \
-      "}" ::"r"(shared_address(b)),               \
-      "r"(rank)                                   \
-      : "memory")
-GCN_DEVICE void barrier_arrive_at(Barrier* b, int rank) { GCN_ARRIVE_AT(""); }
-GCN_DEVICE void barrier_arrive_cluster_at(Barrier* b, int rank) { GCN_ARRIVE_AT(".release.cluster"); }
-#undef GCN_ARRIVE_AT
+GCN_DEVICE void barrier_arrive_at(Barrier* b, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(b)),
+      "r"(rank)
+      : "memory");
+}
 
 GCN_DEVICE void barrier_expect(Barrier* b, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
 }
 
-#define GCN_WAIT(SEMANTICS)                \
-  asm volatile(                            \
-      "{\n"                                \
-      ".reg .pred done;\n"                 \
-      "AGAIN:\n"                           \
-      "mbarrier.try_wait.parity" SEMANTICS \
-      ".shared::cta.b64 done, [%0], %1;\n" \
-      "@done bra DONE;\n"                  \
-      "bra AGAIN;\n"                       \
-      "DONE:\n"                            \
-      "}" ::"r"(shared_address(b)),        \
-      "r"(parity)                          \
-      : "memory")
-GCN_DEVICE void barrier_wait(Barrier* b, uint32_t parity) { GCN_WAIT(""); }
-GCN_DEVICE void barrier_wait_cluster(Barrier* b, uint32_t parity) { GCN_WAIT(".acquire.cluster"); }
-#undef GCN_WAIT
-
-GCN_DEVICE float load_shared_of(const float* p, int rank) {
-  float value;
+GCN_DEVICE void barrier_wait(Barrier* b, uint32_t parity) {
   asm volatile(
       "{\n"
-      ".reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %1, %2;\n"
-      "ld.shared::cluster.f32 %0, [there];\n"
-      "}"
-      : "=f"(value)
-      : "r"(shared_address(p)), "r"(rank)
+      ".reg .pred done;\n"
+      "AGAIN:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra DONE;\n"
+      "bra AGAIN;\n"
+      "DONE:\n"
+      "}" ::"r"(shared_address(b)),
+      "r"(parity)
       : "memory");
-  return value;
 }
 
 GCN_DEVICE void copy_bulk(void* to, const void* from, uint32_t bytes, Barrier* b) {

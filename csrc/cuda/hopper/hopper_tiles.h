@@ -29,7 +29,6 @@ constexpr int kRowStagesMost = 4, kRowStagesLeast = 2, kStageStepsMost = 5;
 // the other taps of a group are completed.
 constexpr int kEndPositions = 13, kEndSums = kRowBlock * kEndPositions * kBundle, kGroupTapsMost = 8;
 static_assert(kEndPositions % 2 == 1 && kGroupTapsMost < kEndPositions);
-constexpr int kPartsMost = 8;  // blocks of a cluster that every GPU of this generation runs
 
 // The positions of an item that a group of taps, the first of which is `base`, brings to a place in the line.
 struct PositionRange {
@@ -56,7 +55,7 @@ GCN_HOST_TOO constexpr int hopper_first_stage_barriers_at(int windows, int windo
 }
 constexpr int hopper_first_stage_shared_bytes(int windows, int window_bytes, int stages, int stage_steps) {
   return kSwizzleAlignment + hopper_first_stage_barriers_at(windows, window_bytes, stages, stage_steps) +
-         8 * (2 * kRowStagesMost + 4 * kWindowsMost + 5);
+         8 * (2 * kRowStagesMost + 4 * kWindowsMost + 1);
 }
 
 // --- weight gradient: each multiplying warpgroup has 64 channels of x, and 15 taps of three octets

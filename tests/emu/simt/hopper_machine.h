@@ -21,8 +21,7 @@ struct Mbarrier {
   size_t made_by = 0;  // a warp of the cluster
   Time made_at = 0;
   bool fenced = false;
-  Knowledge gathering, passed;                        // of the phase that runs; of the one that has ended
-  Knowledge gathering_of_cluster, passed_of_cluster;  // the part of it that counts for the shared memory of other blocks
+  Knowledge gathering, passed;  // of the phase that runs; of the one that has ended
 };
 
 // One product that has been issued and not waited for. D belongs to a thread.
@@ -96,7 +95,7 @@ class ClusterMachine : public Fibers {
     if (block.barriers.count(at)) report("barrier_init of a barrier that is in use");
     Mbarrier& b = block.barriers[at];
     b.count = b.pending = count, b.actor = clocks_.add_actor(), b.made_by = my_warp(), b.made_at = clocks_.now();
-    b.gathering = b.passed = b.gathering_of_cluster = b.passed_of_cluster = clocks_.nothing();
+    b.gathering = b.passed = clocks_.nothing();
   }
 
   void fence_init() {
@@ -115,39 +114,26 @@ class ClusterMachine : public Fibers {
     return b;
   }
 
-  void arrive(Mbarrier& b, int64_t bytes, bool of_cluster = false) {
+  void arrive(Mbarrier& b, int64_t bytes) {
     if (b.pending == 0) report("an mbarrier has more arrivals than it expects");
-    const Knowledge passed = clocks_.release(my_warp());
-    learn(b.gathering, passed);
-    if (of_cluster) learn(b.gathering_of_cluster, passed);
+    learn(b.gathering, clocks_.release(my_warp()));
     --b.pending, b.bytes += bytes;
     finish_phase(b);
   }
 
-  void arrive_at(const void* place, int rank, bool of_cluster) {
+  void arrive_at(const void* place, int rank) {
     if (rank < 0 || static_cast<unsigned>(rank) >= cluster_) report("an arrival at a block outside of the cluster");
     require_running(static_cast<size_t>(rank));
-    arrive(barrier(place, static_cast<size_t>(rank)), 0, of_cluster);
+    arrive(barrier(place, static_cast<size_t>(rank)), 0);
   }
 
-  // `of_cluster`: other blocks' accesses to their shared memory are ordered as well.
-  void wait(Mbarrier& b, uint32_t parity, bool of_cluster) {
+  void wait(Mbarrier& b, uint32_t parity) {
     if (parity > 1) report("barrier_wait: a parity is 0 or 1");
     if (!ended(b, parity)) {
       me().waits_for = &b, me().parity = parity;
       stop(State::kAtMbarrier, "an mbarrier");
     }
     clocks_.acquire(my_warp(), b.passed);
-    if (of_cluster) learn(clocks_.known_of_cluster(my_warp()), b.passed_of_cluster);
-  }
-
-  void read_of(const void* place, int rank, void* to, size_t bytes) {
-    if (rank < 0 || static_cast<unsigned>(rank) >= cluster_) report("a read of a block outside of the cluster");
-    const size_t block = static_cast<size_t>(rank), at = blocks_[my_block()]->shared.check(place, bytes, "load_shared_of");
-    require_running(block);
-    const size_t granules = bytes / SharedMemory::kGranule;
-    order(block).read_from_afar(at / SharedMemory::kGranule, granules, my_warp(), "load_shared_of", accessor());
-    std::memcpy(to, shared(block).bytes() + at, bytes);
   }
 
   void group_barrier(int id, int threads) {
@@ -163,7 +149,7 @@ class ClusterMachine : public Fibers {
     } else {
       const std::vector<size_t> all = std::move(g.arrived);
       g.arrived.clear();
-      meet(all, false);
+      meet(all);
     }
   }
 
@@ -203,7 +189,7 @@ class ClusterMachine : public Fibers {
   void finish_phase(Mbarrier& b) {
     if (b.pending || b.bytes) return;
     clocks_.release_copies(b.actor, b.gathering);
-    b.passed = b.gathering, b.passed_of_cluster = b.gathering_of_cluster;
+    b.passed = b.gathering;
     b.pending = b.count;
     ++b.phase;
   }
@@ -215,8 +201,8 @@ class ClusterMachine : public Fibers {
     report("block " + std::to_string(block) + " of the cluster has ended, and somebody still touches its shared memory");
   }
 
-  // Threads have met: each knows what any of them knows and has done; if at a barrier of the cluster, of all blocks.
-  void meet(const std::vector<size_t>& threads, bool of_cluster) {
+  // Threads have met: each knows what any of them knows and has done.
+  void meet(const std::vector<size_t>& threads) {
     std::vector<size_t> warps;
     for (size_t t : threads) {
       threads_[t].state = State::kRunnable;
@@ -224,12 +210,9 @@ class ClusterMachine : public Fibers {
     }
     std::sort(warps.begin(), warps.end());
     warps.erase(std::unique(warps.begin(), warps.end()), warps.end());
-    Knowledge all = clocks_.nothing(), of_blocks = clocks_.nothing();
-    for (size_t w : warps) learn(of_blocks, clocks_.known_of_cluster(w)), learn(all, clocks_.release(w));
-    for (size_t w : warps) {
-      clocks_.acquire(w, all), ++warps_[w].epoch;
-      learn(clocks_.known_of_cluster(w), of_cluster ? all : of_blocks);
-    }
+    Knowledge all = clocks_.nothing();
+    for (size_t w : warps) learn(all, clocks_.release(w));
+    for (size_t w : warps) clocks_.acquire(w, all), ++warps_[w].epoch;
   }
 
   void run_cluster(unsigned first_block) {
@@ -322,11 +305,11 @@ class ClusterMachine : public Fibers {
     for (size_t b = 0; b < cluster_; ++b) {
       std::vector<size_t> all(block_threads_);
       std::iota(all.begin(), all.end(), b * block_threads_);
-      if (all_at(State::kAtBarrier, all)) meet(all, false), opened = true;
+      if (all_at(State::kAtBarrier, all)) meet(all), opened = true;
     }
     std::vector<size_t> everyone(threads_.size());
     std::iota(everyone.begin(), everyone.end(), size_t{0});
-    if (all_at(State::kAtClusterBarrier, everyone)) meet(everyone, true), opened = true;
+    if (all_at(State::kAtClusterBarrier, everyone)) meet(everyone), opened = true;
     if (all_at(State::kAtDependencies, everyone)) {
       waited_ = true;
       dependent_memory.show();

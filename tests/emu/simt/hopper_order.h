@@ -6,9 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "runtime.h"
@@ -27,7 +25,6 @@ class Clocks {
   void start(size_t warps) {
     now_ = 1, actors_ = warps, most_ = kActorsOfAWarp * warps;
     known_.assign(warps, nothing());
-    known_of_cluster_ = known_;
     fenced_.assign(warps, 0);
   }
 
@@ -40,8 +37,6 @@ class Clocks {
 
   Time now() const { return now_; }
   Knowledge& known(size_t warp) { return known_[warp]; }
-  // The part of it that counts for the shared memory of other blocks.
-  Knowledge& known_of_cluster(size_t warp) { return known_of_cluster_[warp]; }
 
   // What a warp passes on: all it knows, and all it has done.
   Knowledge release(size_t warp) {
@@ -61,7 +56,7 @@ class Clocks {
   static constexpr size_t kActorsOfAWarp = 4;  // with its share of the block's mbarriers
   Time now_ = 1;
   size_t actors_ = 0, most_ = 0;
-  std::vector<Knowledge> known_, known_of_cluster_;
+  std::vector<Knowledge> known_;
   std::vector<Time> fenced_;
 };
 
@@ -74,20 +69,6 @@ class BlockOrder final : public AccessOrder {
     written_.assign(count, Written());
     read_.assign(count, Read());
     read_times_.assign(count * warps, 0);
-    read_from_afar_.clear();
-  }
-
-  // By warp `me` of the cluster, which belongs to another block, or may.
-  void read_from_afar(size_t first, size_t count, size_t me, const char* what, const Accessor& who) {
-    for (size_t i = first; i < first + count; ++i) {
-      check_landed(i, what);
-      const Written& w = written_[i];
-      const bool own = w.actor >= 0 && static_cast<size_t>(w.actor) == me;
-      if (w.actor >= 0 && !own && clocks_->known_of_cluster(me)[static_cast<size_t>(w.actor)] < w.time)
-        say(i, what, "written by " + name(w.thread) + ", of which another block does not know: a race");
-      if (own) check_known_write(i, me, who, what);
-      read_from_afar_[i][me] = clocks_->now();
-    }
   }
 
   void read(size_t first, size_t count, const char* what, const Accessor& who) override {
@@ -180,11 +161,6 @@ class BlockOrder final : public AccessOrder {
       if (first_warp_ + warp != me && time && clocks_->known(me)[first_warp_ + warp] < time)
         say(i, what, "read by warp " + std::to_string(warp) + ", of which it does not know: a race");
     }
-    if (const auto afar = read_from_afar_.find(i); afar != read_from_afar_.end()) {
-      for (const auto& [warp, time] : afar->second)
-        if (warp != me && clocks_->known(me)[warp] < time)
-          say(i, what, "read by warp " + std::to_string(warp) + " of the cluster, of which it does not know: a race");
-    }
     const Read& r = read_[i];
     if (r.warp >= 0 && first_warp_ + static_cast<size_t>(r.warp) == me && r.warp_epoch == who.warp_epoch &&
         r.thread != who.thread)
@@ -210,7 +186,6 @@ class BlockOrder final : public AccessOrder {
   std::vector<Written> written_;
   std::vector<Read> read_;
   std::vector<Time> read_times_;
-  std::unordered_map<size_t, std::map<size_t, Time>> read_from_afar_;  // by granule and warp of the cluster
 };
 
 }  // namespace simt
