@@ -23,15 +23,16 @@
 //
 // Shared memory: windows of both terms, (tile + halo) * (pieces | 1) * 16 bytes and what window_row_bytes() adds; one piece of
 // zeros, which pads the depth (a real zero: a padding weight times NaN would not be one); the table of steps, 4 bytes a piece and
-// 2 a product; 3 stages of weights [outputs][64 B], times 4 where the warps share the depth. After the loop the output tile takes
-// the windows' place, and behind it the warps' sums of pixels.
+// 2 a product; a ring of three stages of weights [outputs][64 B], times 4 where the warps share the depth, or two of twice the
+// size for kNarrow, whose k-blocks are so short that a barrier for each would be a third of them. After the loop the output tile
+// takes the windows' place, and behind it the warps' sums of pixels.
 //
 // Instructions are what there is little of: a warp has its scheduler for itself, or shares it with three others. So nothing is
 // divided in a loop, what a lane does in every round is found once (where its pixels and its rows of weights lie), and a window
 // is loaded row by row, a row by a warp, a piece by a lane.
 //
 // Cost of two products, 16-bit: kWide 16 ldmatrix.x4 for 64 HMMA, each under a predicate, in 210 instructions; kNarrow 11 for 24
-// in about 95, and 55 more in the three or four rounds where a lane's pixels change. For k = 15, M = 21 the depth is
+// in about 80, and 55 more in the three or four k-blocks where a lane's pixels change. For k = 15, M = 21 the depth is
 // 2 * 15 * 24 = 720, 87 % of it useful. dx: bound by the tensor cores; second stage: 8 % of the first's arithmetic or less, bound
 // by instructions, by latency and by reading u.
 #pragma once
@@ -60,7 +61,7 @@ struct LineConvBlock {
   static constexpr LineTileShape kShape = line_tile_shape(kTile);
   static constexpr int kPixels = kShape.pixels(), kOutputs = kShape.outputs();
   static constexpr int kFragments = kPixels / 16;
-  static constexpr int kStageBytes = line_stage_bytes(kShape);
+  static constexpr int kStages = line_stages(kShape), kStageBytes = line_stage_bytes(kShape);
   static constexpr int kStagePieces = kStageBytes / kPieceBytes;
   static constexpr int kWarps = kThreads / 32;
   static_assert(kFragments <= 16, "a bit of 16 each");
@@ -288,8 +289,9 @@ struct LineConvBlock {
 
   GCN_DEVICE void run_phase(Accumulators& acc, int phase) const {
     const Depth depth = depth_of(phase);
-    constexpr int kRound = 4 * kShape.warps_k, kRing = kLineStages * kStageBytes;
-    const int rounds = (depth.all + kRound - 1) / kRound;  // of one k-block for each warp along the depth
+    constexpr int kRound = 4 * line_round(kShape), kRing = kStages * kStageBytes, kBlocks = kShape.k_blocks;
+    constexpr int kNextBlock = kShape.warps_k * kOutputs * kBlockBytes;  // of a warp
+    const int rounds = (depth.all + kRound - 1) / kRound;
     load_window(0, phase, depth.per_tap0);
     if (p.terms > 1) load_window(1, phase, depth.per_tap1);
     const int64_t first_block = (int64_t(n_tile) * p.phases + phase) * p.k_blocks;
@@ -301,9 +303,9 @@ struct LineConvBlock {
       ++loaded, weights += kStageBytes;
       load_to = load_to + kStageBytes == kRing ? 0 : load_to + kStageBytes;
     };
-    for (int i = 0; i < kLineStages - 1; ++i) load();
+    for (int i = 0; i < kStages - 1; ++i) load();
     // While the copies are on their way.
-    write_table(depth, rounds * kShape.warps_k);
+    write_table(depth, rounds * line_round(kShape));
     __syncthreads();  // the table is there
     PixelsAt pixel_at;
     int k_block = warp_k, other_pixels = 0;  // from which k-block on
@@ -312,16 +314,21 @@ struct LineConvBlock {
     const WeightLanes lanes = find_weight_lanes();
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
-      const Steps steps = steps_of(k_block);  // arrives while the warp waits for the others
-      copy_wait<kLineStages - 2>();
+      Steps steps[kBlocks];  // arrive while the warp waits for the others
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) steps[i] = steps_of(k_block + i * kShape.warps_k);
+      copy_wait<kStages - 2>();
       __syncthreads();
       load();
-      if (k_block >= other_pixels) {
-        find_pixels(pixel_at, steps.entry);
-        other_pixels = k_block * 4 < depth.first ? max(k_block + 1, depth.first / 4) : depth.all / 4;
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) {
+        if (k_block >= other_pixels) {
+          find_pixels(pixel_at, steps[i].entry);
+          other_pixels = k_block * 4 < depth.first ? max(k_block + 1, depth.first / 4) : depth.all / 4;
+        }
+        k_block += kShape.warps_k;
+        multiply(acc, steps[i], shared + (stage + i * kNextBlock), lanes, pixel_at);
       }
-      k_block += kShape.warps_k;
-      multiply(acc, steps, shared + stage, lanes, pixel_at);
       stage = stage == last_stage ? last_stage - (kRing - kStageBytes) : stage + kStageBytes;
     }
     copy_wait<0>();

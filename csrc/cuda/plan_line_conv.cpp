@@ -22,7 +22,8 @@ int64_t window_bytes(const LineConvPlan& l, Math math) {
 
 int64_t line_shared_bytes(const LineConvPlan& l, Math math) {
   const LineTileShape shape = line_tile_shape(l.tile);
-  const int64_t loop = kPieceBytes + line_table_bytes(l.k_blocks) + kLineStages * line_stage_bytes(shape) + window_bytes(l, math);
+  const int64_t loop =
+      kPieceBytes + line_table_bytes(l.k_blocks) + line_stages(shape) * line_stage_bytes(shape) + window_bytes(l, math);
   const int64_t tile = line_tile_bytes(shape, element_bytes(math));
   const int64_t sums = shape.warps_m * shape.outputs() * 4;
   const int64_t warps = int64_t(shape.warps_k - 1) * shape.blocks_m * shape.blocks_n * 4 * 32 * 4;
@@ -82,7 +83,7 @@ struct LineClocks {
 LineClocks line_clocks(LineTile tile) {
   switch (tile) {
     case LineTile::kNarrow:
-      return {355, 3300, 900};
+      return {340, 3300, 900};
     case LineTile::kNarrowSmall:
       return {100, 4000, 900};
     case LineTile::kMedium:
@@ -178,7 +179,7 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
       if (ceil_div(channels, l.chunk) != phases) continue;
       int64_t depth = 0;
       for (const auto& t : terms) depth += int64_t(t.taps.taps) * std::min(l.chunk, t.channels) / piece;
-      l.k_blocks = int(round_up(ceil_div(depth, 4), shape.warps_k));
+      l.k_blocks = int(round_up(ceil_div(depth, 4), line_round(shape)));
       for (l.tile_h = 1; l.tile_h <= shape.pixels(); l.tile_h *= 2) {
         l.tile_w = shape.pixels() / l.tile_h;
         l.tiles_h = int(ceil_div(s.h, l.tile_h)), l.tiles_w = int(ceil_div(s.w, l.tile_w));

@@ -57,9 +57,10 @@ constexpr int first_stage_shared_bytes(int column_blocks, int sums) {
   return kFirstStageTableBytes + (loop > epilogue ? loop : epilogue);
 }
 
-// --- line convolution: warps along pixels, output channels and depth; 16-pixel and 8-channel blocks of each warp
+// --- line convolution: warps along pixels, output channels and depth; 16-pixel and 8-channel blocks of each warp, and k-blocks
+// that it multiplies between two barriers
 struct LineTileShape {
-  int warps_m, warps_n, warps_k, blocks_m, blocks_n;
+  int warps_m, warps_n, warps_k, blocks_m, blocks_n, k_blocks;
   constexpr GCN_HOST_TOO int pixels() const { return warps_m * blocks_m * 16; }
   constexpr GCN_HOST_TOO int outputs() const { return warps_n * blocks_n * 8; }
 };
@@ -67,15 +68,15 @@ struct LineTileShape {
 constexpr LineTileShape line_tile_shape(LineTile tile) {
   switch (tile) {
     case LineTile::kNarrow:  // 21 classes: second stage and its input gradients
-      return {4, 1, 1, 4, 3};
+      return {4, 1, 1, 4, 3, 2};
     case LineTile::kNarrowSmall:  // the same for small maps: eight times the blocks, the warps share the depth
-      return {1, 1, 4, 2, 3};
+      return {1, 1, 4, 2, 3, 1};
     case LineTile::kMedium:  // 25 ... 64 output channels
-      return {4, 1, 1, 2, 8};
+      return {4, 1, 1, 2, 8, 1};
     case LineTile::kWide:  // gradient of x: 32 HMMA to 8 ldmatrix in each step of a warp
-      return {2, 2, 1, 4, 8};
+      return {2, 2, 1, 4, 8, 1};
     case LineTile::kWideSmall:  // the same for small maps
-      return {2, 2, 1, 2, 4};
+      return {2, 2, 1, 2, 4, 1};
   }
   return {};
 }
@@ -156,8 +157,10 @@ constexpr int line_blocks_per_multiprocessor(bool three_products, LineTile tile)
   return tile == LineTile::kWide ? 2 : tile == LineTile::kMedium ? 3 : 4;
 }
 
-constexpr int kLineStages = 3;
-constexpr int line_stage_bytes(LineTileShape s) { return s.outputs() * kBlockBytes * s.warps_k; }
+// Of the ring of weights, each with a round's: three small ones or two large ones.
+constexpr GCN_HOST_TOO int line_stages(LineTileShape s) { return s.k_blocks > 1 ? 2 : 3; }
+constexpr GCN_HOST_TOO int line_round(LineTileShape s) { return s.warps_k * s.k_blocks; }  // k-blocks
+constexpr GCN_HOST_TOO int line_stage_bytes(LineTileShape s) { return s.outputs() * kBlockBytes * line_round(s); }
 
 // --- weight gradient: 128 (or, narrow, 24) channels of a x (8 * column blocks), K-tiles of `patch_pixels` pixels
 constexpr int kWeightGradColumnBlocks[] = {15, 21};
