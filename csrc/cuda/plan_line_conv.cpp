@@ -75,10 +75,10 @@ double busiest_warp_products(const LineConvPlan& l, const Sizes& s, Math math) {
   return line_products(l, s, math, p.h() * p.even_rows(), p.w() * p.even_columns());
 }
 
-// What an H100 took for the instructions in 16 bits: clocks of a k-block and of the rest of a block, on a multiprocessor full of
-// blocks; and of each round of a block that is alone. The tiles that were not measured are taken to be like kWide.
+// What an H100 took for the instructions in 16 bits, in clocks: of a multiprocessor full of blocks, for a k-block and for the
+// rest of a block; and of a block alone, for each k-block of a warp. Tiles that were not measured are taken to be like kWide.
 struct LineClocks {
-  double k_block, block, round;
+  double k_block, block, alone;
 };
 LineClocks line_clocks(LineTile tile) {
   switch (tile) {
@@ -106,7 +106,7 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
   c.epilogue = 2.0 * shape.pixels() * shape.outputs() * element_bytes(math) / 128;
   const LineClocks clocks = line_clocks(l.tile);
   c.issue = clocks.k_block * l.k_blocks * l.phases + clocks.block;
-  c.alone = clocks.round * l.k_blocks * l.phases / shape.warps_k;
+  c.alone = clocks.alone * l.k_blocks * l.phases / shape.warps_k;
   if (l.sums) c.epilogue += 3.0 * shape.warps_m * shape.outputs() / 4;  // shuffles: two columns to a lane, three steps
   return c;
 }
