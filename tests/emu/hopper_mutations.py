@@ -122,7 +122,7 @@ FIRST_STAGE = _of(
         "sums are written out meanwhile",
         LONG,
     ),
-    ("ends-too-early", "cluster_sync();  // a block ends", "// a block ends", "a block ends while the other sends", SHARED),
+    ("ends-too-early", "cluster_sync();  // a block ends", "{}  // a block ends", "a block ends while the other sends", SHARED),
     ("lines-outside", "    if (line >= (u.axis == 0 ? w : h)) return;\n", "", "lines that the map does not have", ODD),
     (
         "segment",
