@@ -382,22 +382,28 @@ struct LineConvBlock {
   // From one row of the rectangle to the next in a tile of rows.
   GCN_DEVICE int row_elements() const { return int(unsigned(p.tile_w * p.outputs + kPiece<E> - 1) / kPiece<E>) * kPiece<E>; }
 
-  // The accumulators with their bias go to shared memory, in the order of LineOrder. Pixels of kOutputs are in the order of the
+  // Of both convolutions.
+  GCN_DEVICE void add_bias(Accumulators& acc) const {
+    const int own_output = n_tile * kOutputs + warp_n * kShape.blocks_n * 8 + c_column(lane, 0);
+    const E *first = static_cast<const E*>(p.bias[0]), *second = static_cast<const E*>(p.bias[1]);
+    if (!first && !second) return;
+#pragma unroll
+    for (int i = 0; i < 2 * kShape.blocks_n; ++i) {
+      const int output = own_output + i / 2 * 8 + i % 2;
+      float bias = 0;
+      if (first && output < p.outputs) bias += to_float(first[output]);
+      if (second && output < p.outputs) bias += to_float(second[output]);
+#pragma unroll
+      for (int row = 0; row < 2 * kShape.blocks_m; ++row) acc[row / 2][i / 2][row % 2 * 2 + i % 2] += bias;
+    }
+  }
+
+  // The accumulators go to shared memory, in the order of LineOrder. Pixels of kOutputs are in the order of the
   // fragments; those of kPixels are row by row, which puts the two rows of a 4 x 4 patch that a store touches into the same banks
   // where the rectangle is 16 wide or more: two passes instead of one.
   template <LineOrder kOrder>
   GCN_DEVICE void fill_tile(const Accumulators& acc) const {
     const int own_output = warp_n * kShape.blocks_n * 8 + c_column(lane, 0), outputs = p.outputs - n_tile * kOutputs;
-    float bias[kShape.blocks_n][2] = {};  // of both convolutions
-    for (const void* of_term : p.bias) {
-      if (!of_term) continue;
-      const E* from = static_cast<const E*>(of_term) + (n_tile * kOutputs + own_output);
-#pragma unroll
-      for (int i = 0; i < 2 * kShape.blocks_n; ++i) {
-        const int output = i / 2 * 8 + i % 2;
-        if (own_output + output < outputs) bias[i / 2][i % 2] += to_float(from[output]);
-      }
-    }
     const int row = row_elements();
 #pragma unroll
     for (int i = 0; i < 2 * kShape.blocks_m; ++i) {
@@ -411,9 +417,7 @@ struct LineConvBlock {
       for (int j = 0; j < kShape.blocks_n; ++j) {
         const bool used[2] = {own_output + j * 8 < outputs, own_output + j * 8 + 1 < outputs};
         // Padding is zero, whatever Inf * 0 made of it.
-        const auto value = [&](int odd) {
-          return from_float<E>(used[odd] ? acc[i / 2][j][i % 2 * 2 + odd] + bias[j][odd] : 0.0f);
-        };
+        const auto value = [&](int odd) { return from_float<E>(used[odd] ? acc[i / 2][j][i % 2 * 2 + odd] : 0.0f); };
         if constexpr (kOrder == LineOrder::kOutputs) {
           store_shared(reinterpret_cast<Pair*>(to + j * 8), Pair{value(0), value(1)});
         } else if constexpr (kOrder == LineOrder::kPixels) {
@@ -485,9 +489,10 @@ struct LineConvBlock {
     }
   }
 
-  GCN_DEVICE void write(const Accumulators& acc) const {
+  GCN_DEVICE void write(Accumulators& acc) const {
     float* sums = reinterpret_cast<float*>(shared + kSumsAt);
     if (p.sums && warp_k == 0) add_pixels(acc, sums);
+    add_bias(acc);
     switch (p.order) {
       case LineOrder::kOutputs:
         write_as<LineOrder::kOutputs>(acc);

@@ -345,8 +345,8 @@ LINE_CONV = _of(
     ),
     (
         "bias",
-        "if (own_output + output < outputs) bias",
-        "if (own_output + output < outputs - 1) bias",
+        "if (first && output < p.outputs) bias",
+        "if (first && output < p.outputs - 1) bias",
         "the last output has no bias",
         NCHW,
     ),
