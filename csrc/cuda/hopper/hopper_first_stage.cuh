@@ -73,7 +73,10 @@ struct HopperFirstStageBlock {
   GCN_DEVICE unsigned char* window_at(int slot, int side) const { return shared + (2 * slot + side) * p().window_bytes; }
   GCN_DEVICE int stage_bytes() const { return p().stage_steps * kRowBlockBytes; }
   GCN_DEVICE unsigned char* weights_at(int slot) const { return window_at(p().windows, 0) + slot * stage_bytes(); }
-  GCN_DEVICE float* sums_of(int side) const { return reinterpret_cast<float*>(weights_at(p().stages)) + side * kEndSums; }
+  GCN_DEVICE float* sums_of(int side) const {
+    float* sums = reinterpret_cast<float*>(weights_at(p().stages));
+    return sums + side * kEndSums;
+  }
   // Barriers are in places that do not depend on how many there are.
   GCN_DEVICE Ring windows_of(int side) const {
     Barrier* full = barriers + 2 * kRowStagesMost + 2 * side * kWindowsMost;
