@@ -52,7 +52,7 @@ def measured(generation: str, kernel: str, backward: bool) -> dict[tuple[str, in
     ],
 )
 def test_predictions_are_near_what_an_h100_took(generation: str, kernel: str, backward: bool, maps: set[tuple[str, int]]) -> None:
-    """Of kernels that have not changed since, where their plan has not either, within a quarter."""
+    """Of kernels whose main loops and plans have not changed since, within a quarter."""
     took = measured(generation, kernel, backward)
     for name, batch in maps:
         said = plan(generation, name, batch, backward)
