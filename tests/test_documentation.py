@@ -8,22 +8,35 @@ from pathlib import Path
 import pytest
 import torch
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(p.relative_to(ROOT) for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if p.is_file())
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULES = ["gcn_kernels.functional", "gcn_kernels.modules", "gcn_kernels.reference", "gcn_kernels.info"]
 
 
-def test_python_blocks_of_the_readme() -> None:
-    """In order, in one namespace, as a reader would type them."""
-    if not README.is_file():
-        pytest.skip("the tests were copied without the README")
-    text = README.read_text()
-    blocks = list(BLOCK.finditer(text))
-    assert blocks, "README.md shows no python"
-    namespace: dict[str, object] = {"__name__": "readme"}
-    for block in blocks:
+@pytest.mark.parametrize("page", PAGES or [None], ids=str)
+def test_python_of_a_page_runs(page: Path | None) -> None:
+    """In order, in one namespace, as a reader would type it."""
+    if page is None:
+        pytest.skip("the tests were copied without README and docs")
+    text = (ROOT / page).read_text()
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in BLOCK.finditer(text):
         line = text.count("\n", 0, block.start(1))
-        exec(compile("\n" * line + block[1], str(README), "exec"), namespace)
+        exec(compile("\n" * line + block[1], str(page), "exec"), namespace)
+
+
+def test_readme_and_operators_show_python() -> None:
+    shown = {str(page) for page in PAGES if BLOCK.search((ROOT / page).read_text())}
+    assert not PAGES or {"README.md", "docs/operators/gcn.md", "docs/swap.md"} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES or [None], ids=str)
+def test_links_of_a_page_lead_somewhere(page: Path | None) -> None:
+    if page is None:
+        pytest.skip("the tests were copied without README and docs")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("name", MODULES)
