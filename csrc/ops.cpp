@@ -1,11 +1,11 @@
 // The schemas of the operators, declared once for all devices. Fake kernels and autograd are attached in Python
-// (gcn_kernels/_autograd.py); gcn_kernels/_library.py compares these schemas with what it expects.
+// (gcn_kernels/core/operator.py); gcn_kernels/core/library.py compares these schemas with what it expects.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(gcn_kernels, m) {
   // channels_last: the layout of y; cache_weights: whether the weights are likely to be the same in the next call;
   // allow_tf32: whether a GPU may round the factors of float32 products to tf32.
-  // -> y [N, O, H, W] and the middle maps u_l and u_r, whose form is the device's own (see gcn_kernels/_autograd.py).
+  // -> y [N, O, H, W] and the middle maps u_l and u_r, whose form is the device's own (see gcn_kernels/core/operator.py).
   m.def(
       "gcn(Tensor x, Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2, Tensor? b_l1, Tensor? b_l2, Tensor? b_r1, "
       "Tensor? b_r2, bool channels_last, bool cache_weights, bool allow_tf32, str algo) -> (Tensor, Tensor, Tensor)");

@@ -4,7 +4,7 @@
 //   u_r = conv(x, w_r1) + b_r1    [N, M_r, H, W]      1 x k3
 //   y   = conv(u_l, w_l2) + b_l2 + conv(u_r, w_r2) + b_r2    [N, O, H, W]      1 x k2 and k4 x 1
 //
-// Users meet the checks of gcn_kernels/problem.py, which explain themselves; the ones here only keep a direct call of the
+// Users meet the checks of gcn_kernels/gcn/problem.py, which explain themselves; the ones here only keep a direct call of the
 // registered operators from reading out of bounds.
 #pragma once
 

@@ -9,7 +9,7 @@ import operator
 
 from torch import nn
 
-from gcn_kernels import backends
+from gcn_kernels.core import backends
 from gcn_kernels.swap import convert_gcn
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gcn_kernels._library import LIBRARIES
+from gcn_kernels.core.library import LIBRARIES
 
 
 def pytest_configure(config: pytest.Config) -> None:

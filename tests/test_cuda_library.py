@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gcn_kernels import backends, fused_gcn, info
-from gcn_kernels._library import LIBRARIES, SCHEMAS
+from gcn_kernels.core.library import LIBRARIES, SCHEMAS
 
 needs_library = pytest.mark.skipif(
     LIBRARIES.cuda_reason is not None, reason=f"the CUDA library is not loaded: {LIBRARIES.cuda_reason}"

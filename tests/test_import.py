@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gcn_kernels
-from gcn_kernels._library import LIBRARIES
+from gcn_kernels.core.library import LIBRARIES
 
 PACKAGE = Path(gcn_kernels.__file__).parent
 

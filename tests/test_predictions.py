@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gcn_kernels import info
-from gcn_kernels._library import LIBRARIES
+from gcn_kernels.core.library import LIBRARIES
 
 pytestmark = pytest.mark.skipif(LIBRARIES.cpu_reason is not None, reason=str(LIBRARIES.cpu_reason))
 

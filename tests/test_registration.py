@@ -5,7 +5,7 @@ import torch
 from cases import SMALL, Block, Case, make
 from implementations import Implementation, every_compiled_backend
 
-from gcn_kernels import _library
+from gcn_kernels.core import library
 
 PROBLEMS = {
     "float32": (SMALL, torch.float32, "nchw"),
@@ -48,13 +48,13 @@ def test_opcheck_gcn_backward(problem: Problem, wanted: int, requires_grad: bool
     assert set(results.values()) == {"SUCCESS"}, results
 
 
-@pytest.mark.parametrize("name", _library.SCHEMAS)
+@pytest.mark.parametrize("name", library.SCHEMAS)
 @every_compiled_backend
 def test_schema_is_the_one_that_python_calls(name: str, run: Implementation) -> None:
     if run.backend == "triton":
         pytest.skip("its operators are declared in Python")
     operator = getattr(torch.ops.gcn_kernels, name).default
-    assert str(operator._schema) == _library.SCHEMAS[name]
+    assert str(operator._schema) == library.SCHEMAS[name]
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gcn_kernels::{name}", run.device.upper())
     assert not operator._schema.is_mutable
 

@@ -18,7 +18,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from triton.backends.compiler import GPUTarget
 
-from gcn_kernels import FusedGCN, _autograd, backends
+from gcn_kernels import FusedGCN, backends
+from gcn_kernels.core import operator
 from gcn_kernels.triton import ops
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -67,7 +68,7 @@ def test_one_graph_of_kernels_forward_and_backward(layout: str) -> None:
     backend = aot_autograd(fw_compiler=graphs)
     block = make(SMALL).in_layout(layout).leaves()
     compiled = torch.compile(
-        lambda *tensors: _autograd.triton_gcn(tensors, layout == "channels_last", False), fullgraph=True, backend=backend
+        lambda *tensors: operator.triton_gcn(tensors, layout == "channels_last", False), fullgraph=True, backend=backend
     )
     y = compiled(*block.arguments)
     assert y.shape == block.dy.shape

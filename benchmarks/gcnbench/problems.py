@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gcn_kernels.problem import BIASES, WEIGHTS
+from gcn_kernels.gcn.problem import BIASES, WEIGHTS
 
 MODES = ("fwd", "bwd", "fwdbwd")
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

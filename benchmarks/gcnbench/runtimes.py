@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gcn_kernels.problem import BIASES, WEIGHTS
+from gcn_kernels.gcn.problem import BIASES, WEIGHTS
 from gcnbench.problems import Inputs
 from gcnbench.variants import Call, UnavailableError
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from gcn_kernels.modules import FusedGCN
+from gcn_kernels.gcn.module import FusedGCN
 
 HEADS = ("gcn", "1x1", "dense", "stack")
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gcn_kernels import backends
-from gcn_kernels.modules import FusedGCN
+from gcn_kernels.core import backends
+from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.swap import inline
 from gcn_kernels.swap.find import Candidate, Roles, assignments, candidates, flaw, hooked, pads_same
 from gcn_kernels.swap.fused_class import Fusion, is_swapped, swap_in, swap_out

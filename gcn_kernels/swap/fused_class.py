@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gcn_kernels.functional import fused_gcn
+from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.swap.find import Roles
 
 torch.fx.wrap("fused_gcn")

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from gcn_kernels.functional import fused_gcn
+from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.swap.report import Gain, Sizes
 
 #: Height and width of the map, batch 1: res-4 of a 512 x 512 image.

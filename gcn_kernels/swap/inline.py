@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from gcn_kernels.functional import fused_gcn
+from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.swap.find import (
     Roles,
     assignments,

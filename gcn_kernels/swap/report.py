@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from gcn_kernels.problem import KERNEL_DIM
+from gcn_kernels.gcn.problem import KERNEL_DIM
 
 COLUMNS = ("place", "class", "sizes", "parameters", "gain", "result")
 

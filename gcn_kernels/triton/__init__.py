@@ -1,9 +1,9 @@
 """GPU kernels in Triton: no compiler is needed where they run. Importing this package imports Triton."""
 
-from gcn_kernels import _autograd
+from gcn_kernels.core import operator
 from gcn_kernels.triton import ops
 from gcn_kernels.triton.tuning import autotune
 
 __all__ = ["autotune", "ops"]
 
-_autograd.register_autograd(_autograd.TRITON)
+operator.register_autograd(operator.TRITON)

@@ -118,7 +118,7 @@ def _stages(x: Tensor, w_l1: Tensor, w_l2: Tensor, w_r1: Tensor, w_r2: Tensor, a
 
 
 def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
-    """Keep a direct call of the operators from reading out of bounds; users meet gcn_kernels/problem.py first."""
+    """Keep a direct call of the operators from reading out of bounds; users meet gcn_kernels/gcn/problem.py first."""
     w_l1, w_l2, w_r1, w_r2 = weights
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or any(w.dtype != x.dtype for w in weights):
         raise RuntimeError(f"triton_gcn: expected tensors of one dtype, float32, bfloat16 or float16, got {x.dtype}")

@@ -68,7 +68,7 @@ def autotune(
     Example:
         >>> autotune(2048, 21, size=(16, 16), batch=16)  # doctest: +SKIP
     """
-    from gcn_kernels import backends
+    from gcn_kernels.core import backends
 
     device = torch.device(device)
     if (reason := backends.why_not("triton", device, dtype)) is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from views import VIEWS
 
 from gcn_kernels import reference
-from gcn_kernels._library import SCHEMAS
+from gcn_kernels.core.library import SCHEMAS
 
 reason = emulator.why_not()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))

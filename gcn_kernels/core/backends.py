@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gcn_kernels._library import LIBRARIES
+from gcn_kernels.core.library import LIBRARIES
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "torch")
 ALGORITHMS = ("auto", "direct", "fft")

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from gcn_kernels import _autograd, backends, problem, reference
+from gcn_kernels import reference
+from gcn_kernels.core import backends, operator
+from gcn_kernels.gcn import problem
 
 
 def fused_gcn(
@@ -91,9 +93,9 @@ def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ..
     channels_last = not both and any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
     tensors, tf32 = (batch, *weights, *biases), backends.allow_tf32()
     if chosen == "triton":
-        y = _autograd.triton_gcn(tensors, channels_last, tf32)
+        y = operator.triton_gcn(tensors, channels_last, tf32)
     else:
-        y = _autograd.gcn(tensors, channels_last, tf32, algo)
+        y = operator.gcn(tensors, channels_last, tf32, algo)
     return y if x.dim() == 4 else y.squeeze(0)
 
 

@@ -44,7 +44,7 @@ class Libraries:
 
 def load() -> Libraries:
     """Load ``_C`` and, where it can work, ``_cuda``; warn once about a library that should be here and is not usable."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent.parent
     libraries = Libraries()
     description = folder / "_build.json"
     if description.is_file():

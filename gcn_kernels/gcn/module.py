@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcn_kernels import backends
-from gcn_kernels.functional import fused_gcn
+from gcn_kernels.core import backends
+from gcn_kernels.gcn.functional import fused_gcn
 
 
 class FusedGCN(nn.Module):

@@ -1,0 +1,1 @@
+"""What every operator shares: loading the libraries, choosing a backend, registration, derivatives."""

@@ -1,0 +1,1 @@
+"""The global convolution: its checks, its function and its module."""
