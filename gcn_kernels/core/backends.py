@@ -191,6 +191,9 @@ def _foreign_transform() -> str | None:
         return "ONNX export"
     if torch.compiler.is_compiling():
         return None
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing and torch.onnx.is_in_onnx_export():
+        return "ONNX export"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.func transforms (vmap, grad, jvp)"
     if torch.autograd.forward_ad._current_level >= 0:

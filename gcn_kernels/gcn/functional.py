@@ -83,6 +83,8 @@ def _autocast(
 
 def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...], backend: str, algo: str) -> Tensor:
     problem.check_same(x, weights, biases)
+    if not torch.compiler.is_compiling():
+        _flops.register_if_counted()
     chosen = backends.choose(backend, algo, x)
     if chosen == "torch":
         return reference.gcn(x, *weights, *biases)

@@ -1,20 +1,29 @@
 """The operator as a module that takes the place of a GCN block."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
 
 from gcn_kernels.core import backends
 from gcn_kernels.gcn.functional import fused_gcn
+
+#: The children of a block, and the axis that each one's kernel lies along: 0 for k x 1 (H), 1 for 1 x k (W).
+CHILDREN = {"conv_l1": 0, "conv_l2": 1, "conv_r1": 1, "conv_r2": 0}
 
 
 class FusedGCN(nn.Module):
     """A Global Convolutional Network block (Peng et al. 2017, figure 2 B) that runs as one operator.
 
     The four convolutions stay ordinary ``nn.Conv2d`` children named ``conv_l1, conv_l2, conv_r1, conv_r2``: the
-    state-dict keys, initialisation and parameters are those of the block written by hand.
+    state-dict keys, initialisation and parameters are those of the block written by hand. While they are plain, nothing can
+    tell whether they run or the operator does, so the operator does. As soon as something works through one of them (a hook,
+    pruning, the old weight or spectral norm, sharding, quantisation, an adapter, another module in its place, other stride,
+    padding or dilation), the four run as they are, one after the other; ``print`` shows which it is. The same goes for
+    tracers that want to see convolutions: torch.fx, ONNX export.
 
     Args:
         in_channels: channels C of the input.
@@ -22,8 +31,8 @@ class FusedGCN(nn.Module):
         kernel_size: odd k, or (kh, kw): kh for the k x 1 convolutions, kw for the 1 x k ones.
         mid_channels: channels M between the convolutions; ``out_channels`` if None, as in the paper.
         bias: whether the four convolutions have a bias.
-        backend: see :func:`gcn_kernels.fused_gcn`.
-        algo: see :func:`gcn_kernels.fused_gcn`.
+        backend: of the operator, see :func:`gcn_kernels.fused_gcn`.
+        algo: of the operator, see :func:`gcn_kernels.fused_gcn`.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -53,11 +62,10 @@ class FusedGCN(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        mid_channels = out_channels if mid_channels is None else mid_channels
         kh, kw = _kernel_pair(kernel_size)
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("mid_channels", mid_channels)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
+        in_channels = _channels("in_channels", in_channels)
+        out_channels = _channels("out_channels", out_channels)
+        mid_channels = out_channels if mid_channels is None else _channels("mid_channels", mid_channels)
         self._set_algorithm(backend, algo)
         options: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
         vertical: dict[str, Any] = {"kernel_size": (kh, 1), "padding": (kh // 2, 0), **options}
@@ -121,6 +129,10 @@ class FusedGCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``x`` [N, C, H, W] or [C, H, W]."""
         l1, l2, r1, r2 = self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2
+        if _wants_convolutions(x) or self._why_not_fused() is not None:
+            y: Tensor = l2(l1(x)) + r2(r1(x))
+            return y
+        self._check_input(x)
         return fused_gcn(
             x,
             l1.weight,
@@ -134,6 +146,62 @@ class FusedGCN(nn.Module):
             backend=self.backend,
             algo=self.algo,
         )
+
+    @property
+    def in_channels(self) -> int:
+        """Channels C of the input."""
+        return self.conv_l1.in_channels
+
+    @property
+    def mid_channels(self) -> int:
+        """Channels M between the convolutions of the left branch."""
+        return self.conv_l1.out_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels O of the output."""
+        return self.conv_l2.out_channels
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """(kh, kw) of the left branch."""
+        return self.conv_l1.kernel_size[0], self.conv_l2.kernel_size[1]
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros on each side of the map, (kh // 2, kw // 2): the block keeps its size."""
+        kh, kw = self.kernel_size
+        return kh // 2, kw // 2
+
+    def reset_parameters(self) -> None:
+        """Initialise the four convolutions anew, in their order."""
+        for conv in (self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2):
+            conv.reset_parameters()
+
+    def _why_not_fused(self) -> str | None:
+        """Why the convolutions run themselves, or None while they are plain."""
+        if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+            return "a hook is set on all modules"
+        if nn_module._global_backward_hooks or nn_module._global_backward_pre_hooks:
+            return "a hook is set on all modules"
+        children: Any = self._modules
+        for name, axis in CHILDREN.items():
+            if (reason := _special(children[name], axis)) is not None:
+                return f"{name} {reason}"
+        return None
+
+    def _check_input(self, x: Tensor) -> None:
+        # What is not a tensor at all is for the operator to refuse. Reading the weight itself could run a parametrization.
+        if not isinstance(x, Tensor) or (x.dim() in (3, 4) and x.shape[-3] == self.conv_l1.in_channels):
+            return
+        name, takes = type(self).__name__, self.conv_l1.in_channels
+        if x.dim() not in (3, 4):
+            raise ValueError(f"{name}: expected x [N, C, H, W] or [C, H, W] with C = {takes}, got shape {list(x.shape)}")
+        raise ValueError(f"{name}: x has {x.shape[-3]} channels, this block takes {takes}; got x of shape {list(x.shape)}")
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """``torch.jit.script`` compiles the four convolutions and their sum."""
+        return _Convolutions(self)
 
     def plan(self, size: Sequence[int], batch: int = 1) -> dict[str, Any]:
         """What the CPU kernels would do with this block on a map, and the time they predict for one core.
@@ -160,7 +228,8 @@ class FusedGCN(nn.Module):
         return backends.cpu_plan(weights, size, batch)
 
     def extra_repr(self) -> str:
-        return f"backend={self.backend!r}, algo={self.algo!r}"
+        reason = self._why_not_fused()
+        return f"backend={self.backend!r}, algo={self.algo!r}" if reason is None else f"runs its convolutions: {reason}"
 
     def _set_algorithm(self, backend: str, algo: str) -> None:
         if backend not in backends.BACKENDS:
@@ -171,9 +240,81 @@ class FusedGCN(nn.Module):
         self.algo = algo
 
 
+class _Convolutions(nn.Module):
+    """The block as ``torch.jit.script`` can compile it; it shares the convolutions."""
+
+    def __init__(self, block: FusedGCN) -> None:
+        super().__init__()
+        self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2 = block.conv_l1, block.conv_l2, block.conv_r1, block.conv_r2
+        self.train(block.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv_l2(self.conv_l1(x)) + self.conv_r2(self.conv_r1(x))
+        return y
+
+
+def _wants_convolutions(x: Tensor) -> bool:
+    """Whether ``x`` comes from a tracer that has to see convolutions, or has no data to run on."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    if isinstance(x, torch.fx.Proxy):
+        return True
+    if isinstance(x, Tensor) and x.is_meta:
+        return True
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing and torch.onnx.is_in_onnx_export()
+
+
+def _special(conv: nn.Module, axis: int) -> str | None:
+    """What ``conv`` does beside a plain convolution along ``axis`` that keeps the size, or None."""
+    kind = type(conv)
+    if kind is not nn.Conv2d and not _computes_as_conv2d(kind):
+        return f"is a {kind.__name__}"
+    if "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__:
+        return "has a forward of its own"
+    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
+        return "has a hook"
+    assert isinstance(conv, nn.Conv2d)
+    k, padding = conv.kernel_size[axis], conv.padding
+    if conv.kernel_size[1 - axis] != 1 or k % 2 == 0:
+        return f"has kernel {conv.kernel_size}"
+    if padding != "same" and padding != ((k // 2, 0) if axis == 0 else (0, k // 2)):
+        return f"has padding {padding}"
+    if conv.padding_mode != "zeros" and k > 1:
+        return f"has padding_mode {conv.padding_mode!r}"
+    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:
+        return f"has stride {conv.stride}, dilation {conv.dilation}, groups {conv.groups}"
+    return None
+
+
+def _computes_as_conv2d(kind: type[nn.Module]) -> bool:
+    """Whether a class computes exactly as ``nn.Conv2d`` from its weight and bias, as that of a parametrized one does."""
+    return (
+        issubclass(kind, nn.Conv2d)
+        and kind.forward is nn.Conv2d.forward
+        and kind._conv_forward is nn.Conv2d._conv_forward
+        and kind.__call__ is nn.Module.__call__
+    )
+
+
+def _channels(name: str, value: int) -> int:
+    """``value`` as an int of at least 1; NumPy's integers are taken too."""
+    try:
+        channels = operator.index(value)
+    except TypeError:
+        channels = 0
+    if channels < 1:
+        raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
+    return channels
+
+
 def _kernel_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:
-    pair = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
-    if len(pair) != 2 or not all(isinstance(k, int) and k > 0 and k % 2 == 1 for k in pair):
+    try:
+        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
+        pair = tuple(operator.index(k) for k in given)
+    except TypeError:
+        pair = ()
+    if len(pair) != 2 or not all(k > 0 and k % 2 == 1 for k in pair):
         raise ValueError(f"kernel_size: expected an odd int or a pair (kh, kw) of odd ints, got {kernel_size!r}")
     return pair[0], pair[1]
 
