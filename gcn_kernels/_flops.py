@@ -34,7 +34,8 @@ def gcn_flops(x: Sequence[int], *weights: Sequence[int]) -> int:
 
 @cache
 def _register() -> None:
-    from torch.utils.flop_counter import register_flop_formula
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
     def forward(x: Any, w_l1: Any, w_l2: Any, w_r1: Any, w_r2: Any, *_: Any, **__: Any) -> int:
         return gcn_flops(x, w_l1, w_l2, w_r1, w_r2)
@@ -49,7 +50,13 @@ def _register() -> None:
         return gcn_flops(x, *computed)
 
     operators: Any = torch.ops.gcn_kernels
+    counted = []
     for name in ("gcn", "triton_gcn"):
         if hasattr(operators, name):
-            register_flop_formula(getattr(operators, name))(forward)
-            register_flop_formula(getattr(operators, f"{name}_backward"))(backward)
+            counted += [getattr(operators, name), getattr(operators, f"{name}_backward")]
+            register_flop_formula(counted[-2])(forward)
+            register_flop_formula(counted[-1])(backward)
+    # A counter that is counting already has a copy of the formulas.
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(counter := getattr(mode, "counter", None), FlopCounterMode):
+            counter.flop_registry.update({operator: flop_registry[operator] for operator in counted})
