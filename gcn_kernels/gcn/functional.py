@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends, operator
-from gcn_kernels.gcn import problem
+from gcn_kernels.gcn import flops, problem
 
 
 def fused_gcn(
@@ -84,7 +84,7 @@ def _autocast(
 def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...], backend: str, algo: str) -> Tensor:
     problem.check_same(x, weights, biases)
     if not torch.compiler.is_compiling():
-        _flops.register_if_counted()
+        flops.register_if_counted()
     chosen = backends.choose(backend, algo, x)
     if chosen == "torch":
         return reference.gcn(x, *weights, *biases)
