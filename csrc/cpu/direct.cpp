@@ -1,7 +1,9 @@
 #include "direct.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <memory>
 
 #include "parallel.h"
@@ -121,17 +123,12 @@ void scatter_strip(const Map& x, const Scatter<A>& b, int64_t n, int64_t begin, 
   const auto rect = [&](int64_t from, int64_t to) {
     return vertical ? Rect{n, from, to, begin, end} : Rect{n, begin, end, from, to};
   };
-  const Rect all = rect(0, length);
-  for (int64_t h = all.h0; h < all.h1; ++h) {
-    A* row = b.u + ((n * x.h + h) * x.w + all.w0) * b.m;
-    for (int64_t w = 0; w < all.cols(); ++w) {
-      if (b.bias) {
-        std::copy_n(b.bias, b.m, row + w * b.m);
-      } else {
-        std::fill_n(row + w * b.m, b.m, A(0));
-      }
-    }
-  }
+  // f(first pixel of a row of the strip in u)
+  const auto each_row = [&](const auto& f) {
+    const Rect all = rect(0, length);
+    for (int64_t h = all.h0; h < all.h1; ++h) f(b.u + ((n * x.h + h) * x.w + all.w0) * b.m, all.cols());
+  };
+  each_row([&](A* u, int64_t count) { std::fill_n(u, count * b.m, A(0)); });
   const int64_t pixels = segment * (end - begin);
   A* x_tile = scratch<A>(pixels * (x.c + taps * b.m));
   A* t_tile = x_tile + pixels * x.c;
@@ -141,11 +138,16 @@ void scatter_strip(const Map& x, const Scatter<A>& b, int64_t n, int64_t begin, 
     const Matrix<const A> x_matrix = load(x, r, 0, x.c, x_tile);
     for (int64_t t0 = 0; t0 < b.k; t0 += taps) {
       const int64_t t1 = std::min(b.k, t0 + taps);
-      const Matrix<const A> w_taps{w.data + t0 * b.m, x.c, (t1 - t0) * b.m, w.row_stride, 1};
-      multiply(dense(t_tile, r.pixels(), (t1 - t0) * b.m), x_matrix, w_taps, false);
+      multiply(dense(t_tile, r.pixels(), (t1 - t0) * b.m), x_matrix, columns(w, t0 * b.m, t1 * b.m));
       shift_and_add(b, r, x.h, x.w, t0, t1, t_tile);
     }
   }
+  if (!b.bias) return;
+  // Last, so that the sums before it are rounded at their own size.
+  each_row([&](A* u, int64_t count) {
+    for (int64_t i = 0; i < count; ++i, u += b.m)
+      for (int64_t m = 0; m < b.m; ++m) u[m] += b.bias[m];
+  });
 }
 
 // G[p, s * m + i] = u[p + s - k / 2, i], zero outside the map, written into columns of a matrix with `row` columns.
@@ -177,44 +179,131 @@ bool all_finite(const A* values, int64_t count) {
   return sum == A(0);
 }
 
-// dw of one channel where it holds NaN or infinities: G's zeros stand for padding, and a value of x that is not finite makes
-// a NaN of them. A tap none of whose pairs (pixel of x, pixel of u inside the map) has such a value is summed again over
-// just these pairs.
+// Sums arrays by pairs as they come: sums of 1, 2, 4, ... terms wait on a stack for another of their size. Where the arrays are
+// so large that few fit, the last ones are added at once; with room for two, that is one chain.
 template <class A>
-void repair_padding(const Map& x, int64_t c, const Window<A>& win, A* dw) {
-  const bool vertical = win.axis == Axis::H;
-  const int64_t half = win.k / 2, length = vertical ? x.h : x.w, step = vertical ? x.w : 1;
-  std::vector<A> samples(static_cast<size_t>(x.h * x.w));
-  int64_t lowest = length, highest = -1;
-  for (int64_t n = 0; n < x.n; ++n) {
-    load_tile(x, {n, 0, x.h, 0, x.w}, c, c + 1, samples.data(), 1, x.h * x.w);
-    for (int64_t p = 0; p < x.h * x.w; ++p) {
-      if (std::isfinite(samples[static_cast<size_t>(p)])) continue;
-      const int64_t at = vertical ? p / x.w : p % x.w;
-      lowest = std::min(lowest, at), highest = std::max(highest, at);
-    }
+class SumByPairs {
+ public:
+  static int64_t depth_for(int64_t terms, int64_t size) {
+    const int64_t fit = std::max<int64_t>(2, kStackBytes / (size * static_cast<int64_t>(sizeof(A))));
+    return std::min<int64_t>(std::bit_width(static_cast<uint64_t>(terms)), fit);
   }
-  for (int64_t s = 0; s < win.k; ++s) {
-    const int64_t shift = s - half;
-    if (shift >= 0 ? lowest + shift < length : highest + shift >= 0) continue;
-    A* sums = dw + s * win.m;
-    std::fill_n(sums, win.m, A(0));
-    for (int64_t n = 0; n < x.n; ++n) {
-      load_tile(x, {n, 0, x.h, 0, x.w}, c, c + 1, samples.data(), 1, x.h * x.w);
-      for (int64_t p = 0; p < x.h * x.w; ++p) {
-        const int64_t partner = (vertical ? p / x.w : p % x.w) + shift;
-        if (partner < 0 || partner >= length) continue;
-        const A* u = win.u + (n * x.h * x.w + p + shift * step) * win.m;
-        for (int64_t m = 0; m < win.m; ++m) sums[m] += samples[static_cast<size_t>(p)] * u[m];
+  // The sum goes to `total`, which is the bottom of the stack; `stack` has room for the other depth - 1 arrays.
+  SumByPairs(A* total, A* stack, int64_t depth, int64_t size) : total_(total), stack_(stack), most_(depth), size_(size) {}
+
+  A* next() { return at(depth_); }  // where the next term is to be written
+  void add() {
+    ++depth_;
+    for (int64_t n = ++count_; n % 2 == 0 && depth_ > 1; n /= 2) merge();
+    if (depth_ == most_ && depth_ > 1) merge();
+  }
+  void finish() {
+    if (depth_ == 0) std::fill_n(total_, size_, A(0));
+    while (depth_ > 1) merge();
+  }
+
+ private:
+  static constexpr int64_t kStackBytes = 1 << 20;
+  A* at(int64_t i) const { return i == 0 ? total_ : stack_ + (i - 1) * size_; }
+  void merge() {
+    --depth_;
+    A* to = at(depth_ - 1);
+    const A* from = at(depth_);
+    for (int64_t e = 0; e < size_; ++e) to[e] += from[e];
+  }
+
+  A *total_, *stack_;
+  int64_t most_, size_, depth_ = 0, count_ = 0;
+};
+
+enum class NotFinite { kKeep, kAsZero };
+
+// dw of the channels [c0, c1), [c1 - c0, k * m].
+template <class A>
+void correlate_channels(const Map& x, int64_t c0, int64_t c1, const Window<A>& win, NotFinite what, A* dw) {
+  const int64_t window_columns = win.k * win.m, channels = c1 - c0;
+  const Tiling tiles(x, pixels_for(window_columns, sizeof(A)));
+  const int64_t pixels = tiles[0].pixels(), size = channels * window_columns;
+  const int64_t depth = SumByPairs<A>::depth_for(tiles.count(), size);
+  A* g = scratch<A>(pixels * (window_columns + channels) + (depth - 1) * size);
+  A* x_buffer = g + pixels * window_columns;
+  SumByPairs<A> sum(dw, x_buffer + pixels * channels, depth, size);
+  for (int64_t j = 0; j < tiles.count(); ++j) {
+    const Rect r = tiles[j];
+    window_tile(win, r, x.h, x.w, g, window_columns);
+    Matrix<A> x_tile;
+    if (what == NotFinite::kKeep) {
+      x_tile = load(x, r, c0, c1, x_buffer);
+    } else {
+      x_tile = packed(x, r, channels, x_buffer);
+      load_tile(x, r, c0, c1, x_buffer, x_tile.row_stride, x_tile.col_stride);
+      std::replace_if(x_buffer, x_buffer + r.pixels() * channels, [](A value) { return !std::isfinite(value); }, A(0));
+    }
+    multiply(dense(sum.next(), channels, window_columns), transposed(x_tile), dense(g, r.pixels(), window_columns));
+    sum.add();
+  }
+  sum.finish();
+}
+
+// The first and the last place along the window's axis where each of the channels [c0, c1) is not finite; none: first > last.
+struct Extent {
+  int64_t first = std::numeric_limits<int64_t>::max(), last = -1;
+};
+template <class A>
+std::vector<Extent> not_finite_along(const Map& x, int64_t c0, int64_t c1, Axis axis) {
+  std::vector<Extent> extents(static_cast<size_t>(c1 - c0));
+  const int64_t count = x.w * (c1 - c0);
+  const std::unique_ptr<A[]> buffer(new A[static_cast<size_t>(count)]);
+  for (int64_t n = 0; n < x.n; ++n)
+    for (int64_t h = 0; h < x.h; ++h) {
+      const Rect r{n, h, h + 1, 0, x.w};
+      const Matrix<A> row = packed(x, r, c1 - c0, buffer.get());
+      load_tile(x, r, c0, c1, buffer.get(), row.row_stride, row.col_stride);
+      if (all_finite(buffer.get(), count)) continue;
+      for (int64_t c = 0; c < c1 - c0; ++c)
+        for (int64_t w = 0; w < x.w; ++w) {
+          if (std::isfinite(row.data[w * row.row_stride + c * row.col_stride])) continue;
+          Extent& extent = extents[static_cast<size_t>(c)];
+          const int64_t at = axis == Axis::H ? h : w;
+          extent = {std::min(extent.first, at), std::max(extent.last, at)};
+        }
+    }
+  return extents;
+}
+
+// G's zeros stand for padding, and a value of x that is not finite makes a NaN of them. Where no pair (pixel of x, pixel of u
+// inside the map) of a tap has such a value, the tap's sum is that over x with zeros in their place.
+template <class A>
+void repair_padding(const Map& x, int64_t c0, int64_t c1, const Window<A>& win, A* dw) {
+  const int64_t half = win.k / 2, length = win.axis == Axis::H ? x.h : x.w, size = (c1 - c0) * win.k * win.m;
+  const std::vector<Extent> extents = not_finite_along<A>(x, c0, c1, win.axis);
+  std::unique_ptr<A[]> finite;
+  for (int64_t c = 0; c < c1 - c0; ++c) {
+    const Extent& extent = extents[static_cast<size_t>(c)];
+    if (extent.first > extent.last) continue;
+    for (int64_t s = 0; s < win.k; ++s) {
+      const int64_t shift = s - half;
+      if (shift >= 0 ? extent.first + shift < length : extent.last + shift >= 0) continue;
+      if (!finite) {
+        finite.reset(new A[static_cast<size_t>(size)]);
+        correlate_channels(x, c0, c1, win, NotFinite::kAsZero, finite.get());
       }
+      std::copy_n(finite.get() + (c * win.k + s) * win.m, win.m, dw + (c * win.k + s) * win.m);
     }
   }
 }
 
 template <class A>
-void fill_rows(const Matrix<A>& tile, const A* bias, int64_t c0) {
-  for (int64_t i = 0; i < tile.rows; ++i)
-    for (int64_t j = 0; j < tile.cols; ++j) tile.data[i * tile.row_stride + j * tile.col_stride] = bias[c0 + j];
+void add_to_rows(const Matrix<A>& tile, const A* bias) {
+  const bool by_row = tile.col_stride == 1;
+  for (int64_t i = 0; i < (by_row ? tile.rows : tile.cols); ++i)
+    for (int64_t j = 0; j < (by_row ? tile.cols : tile.rows); ++j) {
+      if (by_row) {
+        tile.data[i * tile.row_stride + j] += bias[j];
+      } else {
+        tile.data[i * tile.col_stride + j * tile.row_stride] += bias[i];
+      }
+    }
 }
 
 template <class A>
@@ -231,9 +320,8 @@ void gather_tile(const std::vector<Window<A>>& windows, const Matrix<const A>& w
     Matrix<A> tile;
     const bool direct = in_place(out, r, c0, c1, &tile);
     if (!direct) tile = packed(out, r, c1 - c0, buffer);
-    if (bias) fill_rows(tile, bias, c0);
-    const Matrix<const A> w_columns{w.data + c0 * w.col_stride, w.rows, c1 - c0, w.row_stride, w.col_stride};
-    multiply(tile, dense(static_cast<const A*>(g), r.pixels(), w.rows), w_columns, bias != nullptr);
+    multiply(tile, dense(static_cast<const A*>(g), r.pixels(), w.rows), columns(w, c0, c1));
+    if (bias) add_to_rows(tile, bias + c0);
     if (!direct) store_tile(out, r, c0, c1, buffer, tile.row_stride, tile.col_stride);
   }
 }
@@ -289,26 +377,10 @@ void correlate(const std::vector<Correlate<A>>& gradients) {
   }
   run_units(static_cast<int64_t>(units.size()), work, [&](int64_t i) {
     const auto& [gradient, c0, c1] = units[static_cast<size_t>(i)];
-    const Map& x = gradient->x;
-    const int64_t columns = gradient->window.k * gradient->window.m;
-    const Tiling tiles(x, pixels_for(columns, sizeof(A)));
-    const Matrix<A> dw = dense(gradient->dw + c0 * columns, c1 - c0, columns);
-    std::fill_n(dw.data, dw.rows * dw.cols, A(0));
-    for (int64_t j = 0; j < tiles.count(); ++j) {
-      const Rect r = tiles[j];
-      A* g = scratch<A>(r.pixels() * (columns + c1 - c0) + dw.rows * dw.cols);
-      A* x_buffer = g + r.pixels() * columns;
-      A* partial = x_buffer + r.pixels() * (c1 - c0);
-      window_tile(gradient->window, r, x.h, x.w, g, columns);
-      const Matrix<A> x_tile = load(x, r, c0, c1, x_buffer);
-      // A sum of its own for every tile: one chain over all pixels would collect several times the rounding error.
-      multiply(dense(partial, dw.rows, dw.cols), transposed(x_tile), dense(g, r.pixels(), columns), false);
-      for (int64_t e = 0; e < dw.rows * dw.cols; ++e) dw.data[e] += partial[e];
-    }
-    for (int64_t c = c0; c < c1; ++c) {
-      A* row = dw.data + (c - c0) * columns;
-      if (!all_finite(row, columns)) repair_padding(x, c, gradient->window, row);
-    }
+    const int64_t row = gradient->window.k * gradient->window.m;
+    A* dw = gradient->dw + c0 * row;
+    correlate_channels(gradient->x, c0, c1, gradient->window, NotFinite::kKeep, dw);
+    if (!all_finite(dw, (c1 - c0) * row)) repair_padding(gradient->x, c0, c1, gradient->window, dw);
   });
 }
 

@@ -121,33 +121,4 @@ std::vector<A> output_bias(const Biases& b) {
   return sum;
 }
 
-// The sum of n numbers in double, in a fixed order: by pairs of halves, so that rounding errors do not pile up.
-template <class A>
-double sum_of(const A* x, int64_t n) {
-  constexpr int64_t kAtOnce = 8;
-  if (n > kAtOnce) return sum_of(x, n / 2) + sum_of(x + n / 2, n - n / 2);
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
-  return sum;
-}
-
-// to[m] = the sum of a map over all pixels of all images, in double and in a fixed order.
-template <class A>
-void write_bias_gradient(const Map& map, const Tensor& to) {
-  const int64_t rows = map.n * map.h;
-  std::vector<double> sums(static_cast<size_t>(map.c * rows));  // of every row
-  std::vector<A> row(static_cast<size_t>(map.w * map.c));
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t h = i % map.h;
-    load_tile(map, {i / map.h, h, h + 1, 0, map.w}, 0, map.c, row.data(), 1, map.w);
-    for (int64_t c = 0; c < map.c; ++c) sums[static_cast<size_t>(c * rows + i)] = sum_of(row.data() + c * map.w, map.w);
-  }
-  with_storage_type(to.scalar_type(), [&](auto storage) {
-    using S = decltype(storage);
-    for (int64_t c = 0; c < map.c; ++c) {
-      data_of<S>(to)[c] = static_cast<S>(static_cast<A>(sum_of(sums.data() + c * rows, rows)));
-    }
-  });
-}
-
 }  // namespace gcn::cpu

@@ -1,6 +1,7 @@
 // The operator by the direct method: arrange the weights as matrices, then scatter, gather and correlate (direct.h).
 #include <memory>
 
+#include "bias_gradient.h"
 #include "direct.h"
 #include "gcn.h"
 #include "parallel.h"
@@ -113,8 +114,8 @@ void backward(const Backward& call) {
               dense_map(du.get(), p.n, m, p.h, p.w));
     return du;
   };
-  if (wanted.any(kX, kWl1, kBl1)) du_l = middle(call.w.l2, Axis::W, p.k2, p.m_l);
-  if (wanted.any(kX, kWr1, kBr1)) du_r = middle(call.w.r2, Axis::H, p.k4, p.m_r);
+  if (wanted.any(kX, kWl1)) du_l = middle(call.w.l2, Axis::W, p.k2, p.m_l);
+  if (wanted.any(kX, kWr1)) du_r = middle(call.w.r2, Axis::H, p.k4, p.m_r);
 
   if (wanted(kX)) {
     const int64_t rows_l = p.k1 * p.m_l, rows = rows_l + p.k3 * p.m_r;
@@ -146,10 +147,7 @@ void backward(const Backward& call) {
   correlate(gradients);
   for (size_t i = 0; i < which.size(); ++i) write_weight_gradient(results[i].get(), Kernel(output_map(grads[which[i]])));
 
-  for (const auto bias : {kBl2, kBr2})
-    if (wanted(bias)) write_bias_gradient<A>(dense_map(dy.get(), p.n, p.o, p.h, p.w), grads[bias]);
-  if (wanted(kBl1)) write_bias_gradient<A>(dense_map(du_l.get(), p.n, p.m_l, p.h, p.w), grads[kBl1]);
-  if (wanted(kBr1)) write_bias_gradient<A>(dense_map(du_r.get(), p.n, p.m_r, p.h, p.w), grads[kBr1]);
+  write_bias_gradients(call);
 }
 
 }  // namespace

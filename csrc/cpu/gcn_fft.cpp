@@ -1,7 +1,13 @@
 // The operator in the frequency domain: each of its convolutions, input gradients and weight gradients is one call of the
 // engine in fft/. Middle maps are planar [N, M, H, W]; both branches of a stage run side by side.
+//
+// A transform spreads a NaN or an infinity over its whole block. The first result that holds one stops the engine, and the direct
+// method does the whole call, whose products keep such values within the receptive field. That costs at most the time of both
+// methods, whatever the pattern of values, and results still depend on the arguments alone: the decision does, too.
+#include <atomic>
 #include <memory>
 
+#include "bias_gradient.h"
 #include "fft/engine.h"
 #include "gcn.h"
 #include "parallel.h"
@@ -59,21 +65,21 @@ struct FloatFilter {
 class Convolution {
  public:
   Convolution(const fft::Plan& plan, const Tensor& weight, Direction direction, bool cache)
-      : plan_(plan), filter_(weight, direction), workspace_(new_floats(plan.workspace_bytes)) {
+      : plan_(plan), workspace_(new_floats(plan.workspace_bytes)) {
     Fingerprint now;
     cache = cache && fingerprint(weight, &now);
     const SpectraCache::Key key{weight.const_data_ptr(), layout_of(weight, direction), plan};
     if (cache) spectra_ = SpectraCache::instance().find(key, now);
     if (spectra_) return;
     spectra_ = new_floats(plan.spectra_bytes);
-    fft::prepare(plan_, filter_.filter, spectra_.get(), torch_pool());
+    fft::prepare(plan_, FloatFilter(weight, direction).filter, spectra_.get(), torch_pool());
     if (cache) SpectraCache::instance().insert(key, now, spectra_);
   }
   Convolution(const Convolution&) = delete;
 
-  fft::ConvCall call(const fft::ConstImage& in, const float* bias, const fft::Image& out,
+  fft::ConvCall call(const fft::ConstImage& in, const float* bias, const fft::Image& out, std::atomic<bool>& not_finite,
                      const fft::ConstImage* addend = nullptr) const {
-    return {&plan_, in, filter_.filter, spectra_.get(), bias, addend, out, workspace_.get()};
+    return {&plan_, in, spectra_.get(), bias, addend, out, workspace_.get(), &not_finite};
   }
 
  private:
@@ -91,7 +97,6 @@ class Convolution {
   }
 
   fft::Plan plan_;
-  FloatFilter filter_;
   SpectraCache::Spectra spectra_;
   Floats workspace_;
 };
@@ -120,6 +125,7 @@ BackwardPlans plan_backward(const Problem& p) {
 
 void forward_fft(const Forward& call, const LinePlans& plans) {
   const auto pool = torch_pool();
+  std::atomic<bool> not_finite{false};
   const Convolution l1(plans.l1, call.w.l1, Direction::kForward, call.cache_weights);
   const Convolution l2(plans.l2, call.w.l2, Direction::kForward, call.cache_weights);
   const Convolution r1(plans.r1, call.w.r1, Direction::kForward, call.cache_weights);
@@ -129,22 +135,24 @@ void forward_fft(const Forward& call, const LinePlans& plans) {
   const auto y = output_image(call.y);
   const auto y_left = input_image(call.y);
 
-  const fft::ConvCall first[] = {l1.call(x, pointer_or_null(b_l1), output_image(call.u_l)),
-                                 r1.call(x, pointer_or_null(b_r1), output_image(call.u_r))};
+  const fft::ConvCall first[] = {l1.call(x, pointer_or_null(b_l1), output_image(call.u_l), not_finite),
+                                 r1.call(x, pointer_or_null(b_r1), output_image(call.u_r), not_finite)};
   fft::conv(first, 2, pool);
-  const fft::ConvCall left = l2.call(u_l, pointer_or_null(b2), y);
+  const fft::ConvCall left = l2.call(u_l, pointer_or_null(b2), y, not_finite);
   fft::conv(&left, 1, pool);
-  const fft::ConvCall right = r2.call(u_r, nullptr, y, &y_left);
+  const fft::ConvCall right = r2.call(u_r, nullptr, y, not_finite, &y_left);
   fft::conv(&right, 1, pool);
+  if (not_finite) forward_direct(call);
 }
 
 void backward_fft(const Backward& call, const BackwardPlans& plans) {
   const auto pool = torch_pool();
+  std::atomic<bool> not_finite{false};
   const Problem& p = call.problem;
   const Wanted& wanted = call.wanted;
   const auto dy = input_image(call.dy), x = input_image(call.x);
 
-  const bool left = wanted.any(kX, kWl1, kBl1), right = wanted.any(kX, kWr1, kBr1);
+  const bool left = wanted.any(kX, kWl1), right = wanted.any(kX, kWr1);
   Tensor du_l, du_r;
   {
     std::vector<std::unique_ptr<Convolution>> convolutions;
@@ -152,7 +160,7 @@ void backward_fft(const Backward& call, const BackwardPlans& plans) {
     const auto middle = [&](const fft::Plan& plan, const Tensor& weight, int64_t m) {
       const Tensor du = new_dense(call.x, {p.n, m, p.h, p.w}, ScalarType::Float);
       convolutions.push_back(std::make_unique<Convolution>(plan, weight, Direction::kInputGradient, false));
-      calls.push_back(convolutions.back()->call(dy, nullptr, output_image(du)));
+      calls.push_back(convolutions.back()->call(dy, nullptr, output_image(du), not_finite));
       return du;
     };
     if (left) du_l = middle(plans.input.l2, call.w.l2, p.m_l);
@@ -164,9 +172,9 @@ void backward_fft(const Backward& call, const BackwardPlans& plans) {
     const Convolution l1(plans.input.l1, call.w.l1, Direction::kInputGradient, false);
     const Convolution r1(plans.input.r1, call.w.r1, Direction::kInputGradient, false);
     const auto dx_left = input_image(call.grads[kX]);
-    const fft::ConvCall from_left = l1.call(input_image(du_l), nullptr, output_image(call.grads[kX]));
+    const fft::ConvCall from_left = l1.call(input_image(du_l), nullptr, output_image(call.grads[kX]), not_finite);
     fft::conv(&from_left, 1, pool);
-    const fft::ConvCall from_right = r1.call(input_image(du_r), nullptr, output_image(call.grads[kX]), &dx_left);
+    const fft::ConvCall from_right = r1.call(input_image(du_r), nullptr, output_image(call.grads[kX]), not_finite, &dx_left);
     fft::conv(&from_right, 1, pool);
   }
 
@@ -184,23 +192,21 @@ void backward_fft(const Backward& call, const BackwardPlans& plans) {
       grad = {converted.back().second.get(), m.c * k, k, 1};
     }
     workspaces.push_back(new_floats(plan.workspace_bytes));
-    calls.push_back({&plan, in, dout, grad, workspaces.back().get()});
+    calls.push_back({&plan, in, dout, grad, workspaces.back().get(), &not_finite});
   };
   if (wanted(kWl1)) weight_gradient(kWl1, plans.weight.l1, x, input_image(du_l));
   if (wanted(kWl2)) weight_gradient(kWl2, plans.weight.l2, input_image(call.u_l), dy);
   if (wanted(kWr1)) weight_gradient(kWr1, plans.weight.r1, x, input_image(du_r));
   if (wanted(kWr2)) weight_gradient(kWr2, plans.weight.r2, input_image(call.u_r), dy);
   fft::wgrad(calls.data(), static_cast<int>(calls.size()), pool);
+  if (not_finite) return backward_direct(call);
   for (const auto& [which, values] : converted) {
     const Map m = output_map(call.grads[which]);
     const int64_t k = m.h * m.w;
     for (int64_t o = 0; o < m.n; ++o) store_tile(m, {o, 0, m.h, 0, m.w}, 0, m.c, values.get() + o * m.c * k, 1, k);
   }
 
-  for (const auto bias : {kBl2, kBr2})
-    if (wanted(bias)) write_bias_gradient<float>(input_map(call.dy), call.grads[bias]);
-  if (wanted(kBl1)) write_bias_gradient<float>(input_map(du_l), call.grads[kBl1]);
-  if (wanted(kBr1)) write_bias_gradient<float>(input_map(du_r), call.grads[kBr1]);
+  write_bias_gradients(call);
 }
 
 }  // namespace gcn::cpu

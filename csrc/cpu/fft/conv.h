@@ -66,28 +66,6 @@ struct ConvTask {
   const ConvCall* call;
 };
 
-// Outputs of one block by the definition, into a tile.
-static void direct_conv_tile(const ConvTask& task, const Lanes& in_lanes, Range block, Range outputs, Vec* tile) {
-  const Work& work = task.work;
-  const ConvCall& call = *task.call;
-  const Problem& p = work.plan.problem;
-  const int64_t along = strides_of(call.in, p.axis).along, half = p.k / 2;
-  for (int64_t o = outputs.begin; o < outputs.end; o++) {
-    for (int64_t i = block.begin; i < block.end; i++) {
-      Vec& out = tile[(o - outputs.begin) * work.map.tile_stride + i - block.begin];
-      const int64_t first = larger(0, half - i), last = smaller(p.k, work.tiling.lines + half - i);
-      for (int r = 0; r < in_lanes.count; r++) {
-        double sum = 0;
-        for (int64_t c = 0; c < p.c; c++)
-          for (int64_t t = first; t < last; t++)
-            sum += (double)load_element(call.in, in_lanes.offset[r] + c * call.in.stride_c + (i + t - half) * along) *
-                   call.filter.data[o * call.filter.stride_o + c * call.filter.stride_c + t * call.filter.stride_t];
-        out[r] = (float)sum;
-      }
-    }
-  }
-}
-
 // A tile of finished sums, [output][sample], goes to the image.
 static void finish_conv_tile(const ConvTask& task, int64_t v, int64_t b, Range outputs, const Scratch& scratch) {
   const Work& work = task.work;
@@ -95,10 +73,7 @@ static void finish_conv_tile(const ConvTask& task, int64_t v, int64_t b, Range o
   const Axis axis = work.plan.problem.axis;
   const Range block = work.block(b);
   const int64_t stride = work.map.tile_stride;
-  if (!tile_finite(scratch.tile, stride, outputs.size(), block.size())) {
-    const Lanes in = line_lanes(work, v, call.in.stride_n, strides_of(call.in, axis).across);
-    direct_conv_tile(task, in, block, outputs, scratch.tile);
-  }
+  if (!tile_finite(scratch.tile, stride, outputs.size(), block.size())) return call.not_finite->store(true);
   if (call.addend) {
     const ConstImage& addend = *call.addend;
     const Strides strides = strides_of(addend, axis);
@@ -136,6 +111,7 @@ static void conv_unit(const ConvTask& task, int64_t unit) {
   const Plan& plan = work.plan;
   const Tiling& t = work.tiling;
   const ConvCall& call = *task.call;
+  if (call.not_finite->load(std::memory_order_relaxed)) return;
   const Scratch scratch(work.map);
   const Strides strides = strides_of(call.in, plan.problem.axis);
 
@@ -167,6 +143,7 @@ static void conv_unit(const ConvTask& task, int64_t unit) {
 }
 
 static void conv_reduce_unit(const ConvTask& task, int64_t unit) {
+  if (task.call->not_finite->load(std::memory_order_relaxed)) return;
   const Work& work = task.work;
   const Plan& plan = work.plan;
   const Scratch scratch(work.map);

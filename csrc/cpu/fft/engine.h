@@ -18,10 +18,11 @@
 // Numerics: lines of an image do not mix, blocks of a line do not mix. Within a block the absolute error is
 // relative to the block's largest value, as with any fast convolution: about 2e-7 of max |in| * sum |w|
 // there, so small values next to huge ones on the same line lose relative accuracy that a direct sum would
-// keep. Where a block's result holds NaN or an infinity, it is computed again directly, so that these stay
-// within the receptive field.
+// keep. A NaN or an infinity spreads over all outputs of its block, beyond the receptive field: where a result
+// holds one, the call says so and gives up, and the caller computes by another method.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace gcn::cpu {
@@ -95,12 +96,12 @@ struct Parallel {
 struct ConvCall {
   const Plan* plan;
   ConstImage in;
-  Filter filter;         // the weights that were prepared; read only where NaN or infinities make it necessary
   const float* spectra;  // aligned to 4 bytes or more
   const float* bias;
   const ConstImage* addend;
   Image out;
   void* workspace;
+  std::atomic<bool>* not_finite;  // set where out is not finite and cannot be told; once it is, no unit starts
 };
 
 struct WgradCall {
@@ -108,6 +109,7 @@ struct WgradCall {
   ConstImage in, dout;
   FilterGrad grad;
   void* workspace;
+  std::atomic<bool>* not_finite;  // as in ConvCall
 };
 
 Plan plan_conv(const Problem& problem);

@@ -207,12 +207,6 @@ class Prefetcher {
   int64_t outer_ = 0, vector_ = 0, lane_ = 0, sample_ = 0;
 };
 
-GCN_INLINE float load_element(const ConstImage& image, int64_t index) {
-  if (image.dtype == DType::kFloat32) return ((const float*)image.data)[index];
-  if (image.dtype == DType::kBFloat16) return load_one((const BFloat16*)image.data + index);
-  return load_one((const Float16*)image.data + index);
-}
-
 }  // namespace GCN_FFT_ISA
 }  // namespace fft
 }  // namespace gcn::cpu

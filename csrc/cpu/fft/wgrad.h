@@ -35,6 +35,7 @@ GCN_INLINE LineBlock line_block(const Work& work, int64_t r) {
 }
 
 static void wgrad_prepare_unit(const WgradTask& task, int64_t unit) {
+  if (task.call->not_finite->load(std::memory_order_relaxed)) return;
   const Work& work = task.work;
   const ConstImage& dout = task.call->dout;
   const Strides strides = strides_of(dout, work.plan.problem.axis);
@@ -50,33 +51,11 @@ static void wgrad_prepare_unit(const WgradTask& task, int64_t unit) {
       (float*)task.call->workspace + work.broadcast_offset(outputs, reductions));
 }
 
-static void direct_wgrad_tile(const WgradTask& task, int64_t v, Range outputs, Vec* tile) {
-  const Work& work = task.work;
-  const Problem& p = work.plan.problem;
-  const ConstImage &in = task.call->in, &dout = task.call->dout;
-  const Strides si = strides_of(in, p.axis), so = strides_of(dout, p.axis);
-  const Lanes lanes = channel_lanes(work, v, in.stride_c);
-  for (int64_t o = outputs.begin; o < outputs.end; o++) {
-    for (int64_t t = 0; t < work.plan.taps; t++) {
-      const int64_t shift = t - work.halo();
-      for (int r = 0; r < lanes.count; r++) {
-        double sum = 0;
-        for (int64_t n = 0; n < p.n; n++)
-          for (int64_t q = 0; q < work.tiling.across; q++)
-            for (int64_t i = larger(0, -shift); i < smaller(work.tiling.lines, work.tiling.lines - shift); i++)
-              sum += (double)load_element(in, n * in.stride_n + lanes.offset[r] + q * si.across + (i + shift) * si.along) *
-                     load_element(dout, n * dout.stride_n + o * dout.stride_c + q * so.across + i * so.along);
-        tile[(o - outputs.begin) * work.map.tile_stride + t][r] = (float)sum;
-      }
-    }
-  }
-}
-
 static void finish_wgrad_tile(const WgradTask& task, int64_t v, Range outputs, const Scratch& scratch) {
   const Work& work = task.work;
   const FilterGrad& grad = task.call->grad;
   const int64_t taps = work.plan.taps, first = work.tiling.first_tap, k = work.plan.problem.k;
-  if (!tile_finite(scratch.tile, work.map.tile_stride, outputs.size(), taps)) direct_wgrad_tile(task, v, outputs, scratch.tile);
+  if (!tile_finite(scratch.tile, work.map.tile_stride, outputs.size(), taps)) return task.call->not_finite->store(true);
   const Lanes lanes = channel_lanes(work, v, grad.stride_c);
   store_tile({grad.data, DType::kFloat32, 0, 0, 0, 0}, outputs.begin * grad.stride_o + first * grad.stride_t, lanes,
              {outputs.size(), grad.stride_o, taps, grad.stride_t}, scratch.tile, work.map.tile_stride);
@@ -94,6 +73,7 @@ GCN_INLINE Vec* wgrad_partial(const WgradTask& task, int64_t split, int64_t v, i
 }
 
 static void wgrad_unit(const WgradTask& task, int64_t unit) {
+  if (task.call->not_finite->load(std::memory_order_relaxed)) return;
   const Work& work = task.work;
   const Plan& plan = work.plan;
   const Tiling& t = work.tiling;
@@ -141,6 +121,7 @@ static void wgrad_unit(const WgradTask& task, int64_t unit) {
 }
 
 static void wgrad_reduce_unit(const WgradTask& task, int64_t unit) {
+  if (task.call->not_finite->load(std::memory_order_relaxed)) return;
   const Work& work = task.work;
   const Plan& plan = work.plan;
   const Scratch scratch(work.map);
