@@ -78,6 +78,17 @@ WRONG = [
         for name in ("x", "w_r1", "b_l1")
     ),
     *(
+        Wrong(
+            f"{name} nested, {layout}",
+            replaced(name, lambda t, form=layout: torch.nested.nested_tensor([*t.detach()], layout=form)),
+            TypeError,
+            (name, "dense", "nested"),
+        )
+        for name in ("x", "w_l1", "b_l1")
+        for layout in (torch.strided, torch.jagged)
+        if name == "x" or layout == torch.strided
+    ),
+    *(
         Wrong(f"{name} a list", replaced(name, torch.Tensor.tolist), TypeError, (name, "torch.Tensor", "list"))
         for name in ("x", "w_l1", "b_r2")
     ),
@@ -207,3 +218,27 @@ def test_backward_after_an_in_place_change_is_an_error(run: Implementation) -> N
         leaves.weights[0].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.backward(leaves.dy)
+
+
+@every_implementation
+def test_a_bias_may_change_between_forward_and_backward(run: Implementation) -> None:
+    """As with conv2d, whose gradients need no value of a bias."""
+    block = make(SMALL).to(run.device).map(torch.clone)
+    expected, leaves = block.leaves(), block.map(torch.clone).leaves()
+    gradients = torch.autograd.grad(run(*expected.arguments), tuple(expected.named.values()), expected.dy)
+    y = run(*leaves.arguments)
+    with torch.no_grad():
+        for name in ("b_l1", "b_l2", "b_r1", "b_r2"):
+            leaves.named[name].add_(1)
+    found = torch.autograd.grad(y, tuple(leaves.named.values()), leaves.dy)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, found, strict=True))
+
+
+@every_kernel
+def test_the_derivative_of_the_backward_pass_needs_the_biases_as_they_were(run: Implementation) -> None:
+    leaves = make(SMALL).to(run.device).map(torch.clone).leaves()
+    y = run(*leaves.arguments)
+    with torch.no_grad():
+        leaves.named["b_r1"].add_(1)
+    with pytest.raises(RuntimeError, match=r"(?s)modified by an inplace operation.*b_l1 or b_r1.*create_graph"):
+        torch.autograd.grad(y, leaves.x, leaves.dy, create_graph=True)

@@ -104,8 +104,29 @@ def _save_for_backward(operators: Operators, ctx: Any, inputs: tuple[Any, ...], 
     _, u_l, u_r = output
     ctx.mark_non_differentiable(u_l, u_r)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, u_l, u_r, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1)
+    ctx.save_for_backward(x, u_l, u_r, w_l1, w_l2, w_r1, w_r2)
+    # The backward kernels read no value of a bias, so one that an optimizer changes before the backward pass is no error,
+    # as with conv2d. Only the derivative of the backward pass needs the values, see _biases_of().
+    ctx.biases = b_l1, b_r1
+    ctx.bias_versions = _versions(ctx.biases)
     ctx.options = options[operators.forward_only :]
+
+
+def _versions(tensors: Sequence[Tensor | None]) -> list[int | None]:
+    """How often each tensor was changed in place; None for those that keep no count (inference tensors)."""
+    return [None if t is None or t.is_inference() else t._version for t in tensors]
+
+
+def _biases_of(ctx: Any) -> tuple[Tensor | None, Tensor | None]:
+    """b_l1 and b_r1 as arguments of the backward operator; its own derivative needs them as they were."""
+    biases: tuple[Tensor | None, Tensor | None] = ctx.biases
+    if torch.is_grad_enabled() and _versions(biases) != ctx.bias_versions:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: b_l1 or b_r1 was "
+            "changed between the forward pass and a backward pass with create_graph=True, whose own derivative needs their "
+            "values; change them after the last backward pass, or use clones"
+        )
+    return biases
 
 
 def _backward(
@@ -116,7 +137,7 @@ def _backward(
     if dy is None or not wanted:
         return (None,) * 9 + no_options
     backward = getattr(torch.ops.gcn_kernels, operators.backward).default
-    grads = backward(dy, *ctx.saved_tensors, wanted, *ctx.options)
+    grads = backward(dy, *ctx.saved_tensors, *_biases_of(ctx), wanted, *ctx.options)
     return (*(g if wanted >> i & 1 else None for i, g in enumerate(grads)), *no_options)
 
 

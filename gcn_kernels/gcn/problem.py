@@ -81,6 +81,8 @@ def check_same(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | N
 def _check_tensor(name: str, t: object) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(t).__name__}")
+    if t.is_nested:
+        raise TypeError(f"{name}: expected a dense (strided) tensor, got a nested one: call it once for each tensor inside")
     if t.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense (strided) tensor, got layout {t.layout}: call .to_dense() first")
     if t.dtype not in DTYPES:
