@@ -84,8 +84,13 @@ def extension_arguments() -> dict:
         if windows
         else ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
     )
+    if not windows:
+        # The checks in PyTorch's headers name their file: not where it lay on the machine that built this.
+        flags.append(f"-fmacro-prefix-map={Path(torch.__file__).parent / 'include'}/=")
     flags += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "-DTORCH_STABLE_ONLY"]
-    os.environ.setdefault("MAX_JOBS", str(default_jobs()))
+    jobs = os.environ.setdefault("MAX_JOBS", str(default_jobs()))
+    if not jobs.isdecimal() or int(jobs) < 1:
+        raise SystemExit(f"gcn_kernels: MAX_JOBS: expected a whole number of at least 1, got {jobs!r}")
 
     class BuildLibraries(BuildExtension):
         """BuildExtension that prints what it builds first, and leaves a description beside the libraries."""
@@ -101,6 +106,7 @@ def extension_arguments() -> dict:
                 build |= {"nvcc": cuda.toolkit.version, "architectures": cuda.architectures}
                 print(f"gcn_kernels: CPU kernels, and CUDA kernels by {cuda.toolkit.nvcc} {cuda.toolkit.version}")
                 print(f"gcn_kernels: for {', '.join(cuda.architectures)}; headers {cuda.toolkit.include}")
+                print("gcn_kernels: compiling the CUDA kernels takes minutes; GCN_KERNELS_NO_CUDA=1 leaves them out", flush=True)
             super().run()
             package = Path("gcn_kernels") if self.inplace else Path(self.build_lib) / "gcn_kernels"
             if cuda is None:  # one of an earlier build does not go with this _C

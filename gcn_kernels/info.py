@@ -11,6 +11,7 @@ import torch
 
 import gcn_kernels
 from gcn_kernels.core import backends
+from gcn_kernels.core.checks import integers
 from gcn_kernels.core.library import LIBRARIES
 from gcn_kernels.gcn.problem import DTYPES
 
@@ -41,7 +42,8 @@ def describe() -> dict[str, str]:
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}",
         "built with torch": str(LIBRARIES.build.get("torch", "unknown")),
         "CPU": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} threads",
-        "CPU weight spectra": f"{spectra_cache_bytes() / 1e6:.1f} MB kept",
+        "CPU kernels": _cpu_kernels(),
+        "CPU weight spectra": _spectra(),
         "GPU": _gpu() if torch.cuda.is_available() else "none visible",
         "CUDA kernels": _cuda_build(),
         "backend cpu": _status("cpu", "cpu", "C++ kernels, forward and backward"),
@@ -125,29 +127,43 @@ def plan(
         raise RuntimeError(f"plans are made by the library _C: {LIBRARIES.cpu_reason}")
     if dtype not in DTYPES:
         raise TypeError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype}")
-    middles = _numbers("mid_channels", out_channels if mid_channels is None else mid_channels, 2)
-    kernels = _numbers("kernel_size", kernel_size, 4)
+    middles = integers("mid_channels", out_channels if mid_channels is None else mid_channels, 2, spread=True)
+    kernels = integers("kernel_size", kernel_size, 4, spread=True)
     if any(k % 2 == 0 for k in kernels):
         raise ValueError(f"kernel_size: expected odd numbers, got {kernel_size!r}")
-    sizes = [batch, in_channels, *_numbers("size", size, 2), *middles, out_channels, *kernels]
-    if any(s < 1 for s in sizes):
-        raise ValueError(f"expected sizes of at least 1, got n, c, h, w, m_l, m_r, o, k1, k2, k3, k4 = {sizes}")
+    (batch,), (c,), (o,) = (
+        integers(name, given, 1, spread=True)
+        for name, given in (("batch", batch), ("in_channels", in_channels), ("out_channels", out_channels))
+    )
+    sizes = [batch, c, *integers("size", size, 2, spread=True), *middles, o, *kernels]
     if generation not in GENERATIONS:
         raise ValueError(f"generation: expected {', '.join(GENERATIONS)}, got {generation!r}")
-    machine = list(gpu or ())
+    machine = [] if gpu is None else integers("gpu (multiprocessors, bytes of shared memory per block and in all)", gpu, 3)
     if GENERATIONS[generation]:
-        machine = [*_numbers("gpu", machine or H100, 3), GENERATIONS[generation]]
+        machine = [*(machine or H100), GENERATIONS[generation]]
     math = "tf32" if dtype == torch.float32 and allow_tf32 else str(dtype).removeprefix("torch.")
     described = torch.ops.gcn_kernels.gpu_plan(sizes, math, channels_last, backward, machine)
     found: dict[str, Any] = json.loads(described)
     return found
 
 
-def _numbers(name: str, given: int | Sequence[int], count: int) -> list[int]:
-    numbers = list(given) if isinstance(given, Sequence) else [given] * count
-    if len(numbers) != count or not all(isinstance(n, int) for n in numbers):
-        raise ValueError(f"{name}: expected an int or {count} of them, got {given!r}")
-    return numbers
+def _cpu_kernels() -> str:
+    """The instruction set of the frequency domain, or what is wrong with the environment variable that asks for one."""
+    if LIBRARIES.cpu_reason is not None:
+        return "not loaded"
+    try:
+        planned = json.loads(torch.ops.gcn_kernels.cpu_plan([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], False, True))
+    except RuntimeError as error:
+        return f"cannot run: {error}"
+    found = planned["forward"]["fft"]
+    return f"instruction set {found['l1']['isa']}" if found else "direct method only"
+
+
+def _spectra() -> str:
+    try:
+        return f"{spectra_cache_bytes() / 1e6:.1f} MB kept"
+    except RuntimeError as error:
+        return f"none kept: {error}"
 
 
 def _gpu() -> str:

@@ -169,7 +169,12 @@ def _numbers(name: str) -> tuple[int, int]:
 
 
 def _is_on(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "").lower() not in ("", "0", "off", "no", "false")
+    value = environment.get(name, "")
+    if value.lower() in ("", "0", "off", "no", "false"):
+        return False
+    if value.lower() not in ("1", "on", "yes", "true"):
+        raise SystemExit(f"gcn_kernels: {name}: expected 1 (or on, yes, true) or 0 (or off, no, false), got {value!r}")
+    return True
 
 
 def _find_toolkit(torch_cuda: str, site_packages: Path, environment: Mapping[str, str]) -> Toolkit:

@@ -44,13 +44,17 @@ Prediction predict_backward(const Problem& p, const BackwardPlans& plans, const 
   return prediction;
 }
 
+void check_algorithm(const std::string& algo) {
+  check(algo == "auto" || algo == "direct" || algo == "fft", "algo: expected auto, direct or fft, got ", algo);
+}
+
 bool use_fft(const std::string& algo, const Prediction& prediction) {
   if (algo == "direct") return false;
   if (algo == "auto") return prediction.fft_ns < prediction.direct_ns;
-  STD_TORCH_CHECK(algo == "fft", "algo: expected auto, direct or fft, got ", algo);
-  STD_TORCH_CHECK(prediction.fft_ns != kImpossible,
-                  "algo='fft' cannot do this problem: it needs a dtype other than float64, kernels "
-                  "up to about 280 and a compiler with vector extensions; use algo='auto'");
+  check(prediction.fft_ns != kImpossible,
+        "algo='fft' cannot do this problem: it needs a dtype other than float64, kernels up to about 280 and a compiler with "
+        "vector "
+        "extensions; use algo='auto'");
   return true;
 }
 

@@ -18,7 +18,8 @@ struct Prediction {
 Prediction predict_forward(const Problem& p, const LinePlans& plans, bool spectra_cached);
 Prediction predict_backward(const Problem& p, const BackwardPlans& plans, const Wanted& wanted);
 
-// algo is "auto", "direct" or "fft".
+// algo is "auto", "direct" or "fft"; anything else is an error.
+void check_algorithm(const std::string& algo);
 bool use_fft(const std::string& algo, const Prediction& prediction);
 
 }  // namespace gcn::cpu

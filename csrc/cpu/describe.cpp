@@ -41,9 +41,7 @@ void write(std::ostream& out, const Prediction& p) {
 
 // sizes: n, c, h, w, m_l, m_r, o, k1, k2, k3, k4
 std::string plan(const std::vector<int64_t> s, bool float64, bool spectra_cached) {
-  STD_TORCH_CHECK(s.size() == 11, "sizes: expected n, c, h, w, m_l, m_r, o, k1, k2, k3, k4");
-  const Problem p{s[0], s[1], s[2], s[3], s[4],  s[5],
-                  s[6], s[7], s[8], s[9], s[10], float64 ? ScalarType::Double : ScalarType::Float};
+  const Problem p = problem_of(s, float64 ? ScalarType::Double : ScalarType::Float);
   const LinePlans forward = plan_forward(p);
   const BackwardPlans backward = plan_backward(p);
   std::ostringstream out;

@@ -21,6 +21,7 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   check_bias("b_l2", b.l2, x, p.o);
   check_bias("b_r1", b.r1, x, p.m_r);
   check_bias("b_r2", b.r2, x, p.o);
+  check_algorithm(algo);
   using torch::headeronly::MemoryFormat;
   const int64_t sizes[] = {p.n, p.o, p.h, p.w};
   const Tensor y = torch::stable::empty({sizes, 4}, p.dtype, std::nullopt, x.device(), std::nullopt,
@@ -39,20 +40,14 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gcn_backward(
     const Tensor& dy, const Tensor& x, const Tensor& u_l, const Tensor& u_r, const Tensor& w_l1, const Tensor& w_l2,
-    const Tensor& w_r1, const Tensor& w_r2, const std::optional<Tensor>&, const std::optional<Tensor>&, int64_t wanted,
+    const Tensor& w_r1, const Tensor& w_r2, const std::optional<Tensor>& b_l1, const std::optional<Tensor>& b_r1, int64_t wanted,
     bool /*allow_tf32*/, const std::string& algo) {
   const Weights w{w_l1, w_l2, w_r1, w_r2};
   const Problem p = make_problem(x, w);
-  const auto check_middle = [&](const char* name, const Tensor& u, int64_t m) {
-    STD_TORCH_CHECK(
-        u.dim() == 4 && u.numel() == p.pixels() * m && u.size(1) == m && u.is_contiguous() && u.scalar_type() == p.accumulate(),
-        name, ": expected the middle map that gcn returned");
-  };
-  check_middle("u_l", u_l, p.m_l);
-  check_middle("u_r", u_r, p.m_r);
-  STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == p.n && dy.size(1) == p.o && dy.size(2) == p.h && dy.size(3) == p.w &&
-                      dy.scalar_type() == p.dtype,
-                  "dy: expected [N, O, H, W] in the dtype of x");
+  check_middle("u_l", u_l, {p.n, p.m_l, p.h, p.w}, p.accumulate(), x);
+  check_middle("u_r", u_r, {p.n, p.m_r, p.h, p.w}, p.accumulate(), x);
+  check_backward(p, dy, x, b_l1, b_r1, wanted);
+  check_algorithm(algo);
   const Tensor like[] = {x, w_l1, w_l2, w_r1, w_r2};
   const int64_t bias_sizes[] = {p.m_l, p.o, p.m_r, p.o};
   std::vector<Tensor> grads;

@@ -5,6 +5,7 @@
 // method does the whole call, whose products keep such values within the receptive field. That costs at most the time of both
 // methods, whatever the pattern of values, and results still depend on the arguments alone: the decision does, too.
 #include <atomic>
+#include <cstring>
 #include <memory>
 
 #include "bias_gradient.h"
@@ -45,10 +46,9 @@ struct FloatFilter {
   std::vector<float> copy;  // of a weight in another dtype
   fft::Filter filter;
 
-  FloatFilter(const Tensor& weight, Direction direction) {
-    Map m = input_map(weight);
+  FloatFilter(Map m, Direction direction) {
     if (m.dtype != ScalarType::Float) {
-      copy.resize(static_cast<size_t>(weight.numel()));
+      copy.resize(static_cast<size_t>(m.n * m.c * m.h * m.w));
       const int64_t k = m.h * m.w;
       for (int64_t o = 0; o < m.n; ++o) load_tile(m, {o, 0, m.h, 0, m.w}, 0, m.c, copy.data() + o * m.c * k, 1, k);
       m = {copy.data(), ScalarType::Float, m.n, m.c, m.h, m.w, m.c * k, k, m.w, 1};
@@ -66,14 +66,11 @@ class Convolution {
  public:
   Convolution(const fft::Plan& plan, const Tensor& weight, Direction direction, bool cache)
       : plan_(plan), workspace_(new_floats(plan.workspace_bytes)) {
-    Fingerprint now;
-    cache = cache && fingerprint(weight, &now);
-    const SpectraCache::Key key{weight.const_data_ptr(), layout_of(weight, direction), plan};
-    if (cache) spectra_ = SpectraCache::instance().find(key, now);
-    if (spectra_) return;
-    spectra_ = new_floats(plan.spectra_bytes);
-    fft::prepare(plan_, FloatFilter(weight, direction).filter, spectra_.get(), torch_pool());
-    if (cache) SpectraCache::instance().insert(key, now, spectra_);
+    if (cache && fills_its_memory(weight)) {
+      cached_spectra(weight, direction);
+    } else {
+      spectra_ = prepared(FloatFilter(input_map(weight), direction));
+    }
   }
   Convolution(const Convolution&) = delete;
 
@@ -83,6 +80,33 @@ class Convolution {
   }
 
  private:
+  static bool fills_its_memory(const Tensor& weight) {
+    int64_t span = 1;
+    for (int64_t d = 0; d < weight.dim(); ++d) span += (weight.size(d) - 1) * weight.stride(d);
+    return span == weight.numel();
+  }
+
+  SpectraCache::Spectra prepared(const FloatFilter& filter) const {
+    SpectraCache::Spectra spectra = new_floats(plan_.spectra_bytes);
+    fft::prepare(plan_, filter.filter, spectra.get(), torch_pool());
+    return spectra;
+  }
+
+  // Spectra that are not in the cache yet are made from a copy of the weight, and kept under the copy's fingerprint. So they
+  // belong together, whatever other threads write to the weight in the meantime.
+  void cached_spectra(const Tensor& weight, Direction direction) {
+    const int64_t bytes = weight.numel() * static_cast<int64_t>(weight.element_size());
+    const SpectraCache::Key key{weight.const_data_ptr(), layout_of(weight, direction), plan_};
+    spectra_ = SpectraCache::instance().find(key, fingerprint(weight.const_data_ptr(), bytes, torch_pool()));
+    if (spectra_) return;
+    const Floats copy = new_floats(bytes);
+    std::memcpy(copy.get(), weight.const_data_ptr(), static_cast<size_t>(bytes));
+    Map map = input_map(weight);
+    map.data = copy.get();
+    spectra_ = prepared(FloatFilter(map, direction));
+    SpectraCache::instance().insert(key, fingerprint(copy.get(), bytes, torch_pool()), spectra_);
+  }
+
   static std::array<int64_t, 10> layout_of(const Tensor& w, Direction direction) {
     return {static_cast<int64_t>(w.scalar_type()),
             w.size(0),

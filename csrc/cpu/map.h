@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 #include <type_traits>
 
 namespace gcn::cpu {
@@ -52,7 +53,7 @@ void with_storage_type(ScalarType dtype, const F& f) {
     case ScalarType::Half:
       return f(torch::headeronly::Half{});
     default:
-      STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16");
+      throw std::runtime_error("expected float32, float64, bfloat16 or float16");
   }
 }
 

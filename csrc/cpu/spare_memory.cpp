@@ -70,4 +70,7 @@ void release_spare_memory() {
   kept.drop_until(0);
 }
 
+void lock_spare_memory() { spare().mutex.lock(); }
+void unlock_spare_memory() { spare().mutex.unlock(); }
+
 }  // namespace gcn::cpu

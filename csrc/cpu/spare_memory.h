@@ -25,4 +25,8 @@ constexpr int64_t kSpareMemory = 32 << 20;
 int64_t spare_memory();
 void release_spare_memory();
 
+// For fork() alone, see fork.cpp.
+void lock_spare_memory();
+void unlock_spare_memory();
+
 }  // namespace gcn::cpu

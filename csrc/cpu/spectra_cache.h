@@ -3,7 +3,8 @@
 // An entry belongs to a piece of memory and a plan, and is valid for the exact contents it was made from: each look-up
 // takes a fingerprint of the weight as it is now. Reading a weight costs a few per cent of the convolution and catches
 // every change, also one that leaves no trace in a tensor's version counter (through .data, another process, a compiled
-// graph, inference tensors, memory that was freed and given to another tensor).
+// graph, inference tensors, memory that was freed and given to another tensor). What is inserted was prepared from a copy, and
+// has the copy's fingerprint: another thread may be writing to the weight meanwhile.
 #pragma once
 
 #include <array>
@@ -12,15 +13,12 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <unordered_map>
 
 #include "fft/engine.h"
-#include "gcn.h"
+#include "fingerprint.h"
 
 namespace gcn::cpu {
-
-// Lanes of 64 bits over the weight's bytes. A change of one word changes its lane for certain; several changes cancel with
-// a probability of about 2^-64. 32 lanes, so that the multiplications of four wide vectors overlap.
-using Fingerprint = std::array<uint64_t, 32>;
 
 class SpectraCache {
  public:
@@ -32,13 +30,22 @@ class SpectraCache {
     fft::Plan plan;
   };
 
+  // Entries are bounded beside their bytes, since those of small weights are little more than keys (0.7 KB each).
+  static constexpr size_t kMostEntries = 1 << 15;
+
   static SpectraCache& instance();
 
   // The entry for `key` if its contents are still `now`, or null.
   Spectra find(const Key& key, const Fingerprint& now);
-  void insert(const Key& key, const Fingerprint& now, Spectra spectra);
+  // `made_from`: the fingerprint of the very bytes that the spectra were prepared from.
+  void insert(const Key& key, const Fingerprint& made_from, Spectra spectra);
   void clear();
-  int64_t bytes() const;
+  int64_t bytes();
+  size_t entries();
+
+  // For fork() alone, see fork.cpp.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
 
  private:
   struct Entry {
@@ -46,13 +53,22 @@ class SpectraCache {
     Fingerprint fingerprint;
     Spectra spectra;
   };
+  using Entries = std::list<Entry>;
+  struct Hash {
+    size_t operator()(const Key* key) const;
+  };
+  struct Same {
+    bool operator()(const Key* a, const Key* b) const;
+  };
 
-  mutable std::mutex mutex_;
-  std::list<Entry> entries_;  // most recently used first
+  int64_t capacity();
+  void take_out(Entries::iterator entry, Entries* dropped);
+
+  std::mutex mutex_;
+  Entries entries_;                                                      // most recently used first
+  std::unordered_map<const Key*, Entries::iterator, Hash, Same> index_;  // by the keys in the entries
   int64_t bytes_ = 0;
+  int64_t capacity_ = -1;  // not asked for yet
 };
-
-// Of a weight whose elements fill one piece of memory; false for any other.
-bool fingerprint(const Tensor& weight, Fingerprint* out);
 
 }  // namespace gcn::cpu

@@ -20,6 +20,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -38,7 +39,7 @@ void check_cuda(int error, const char* what) {
   if (error == cudaSuccess) return;
   // Launch errors that are not "sticky" would otherwise be reported by the next call of anybody.
   cudaGetLastError();
-  STD_TORCH_CHECK(false, what, ": ", cudaGetErrorString(cudaError_t(error)), " (CUDA error ", error, ")");
+  check(false, what, ": ", cudaGetErrorString(cudaError_t(error)), " (CUDA error ", error, ")");
 }
 
 int attribute(cudaDeviceAttr which, int device) {
@@ -53,7 +54,7 @@ Generation asked_generation() {
   const char* const asked = std::getenv("GCN_KERNELS_GENERATION");
   if (!asked || !*asked || std::string(asked) == "auto") return Generation::kMeasured;
   if (std::string(asked) == "portable") return Generation::kPortable;
-  STD_TORCH_CHECK(std::string(asked) == "hopper", "GCN_KERNELS_GENERATION: expected auto, portable or hopper, got ", asked);
+  check(std::string(asked) == "hopper", "GCN_KERNELS_GENERATION: expected auto, portable or hopper, got ", asked);
   return Generation::kHopper;
 }
 
@@ -109,15 +110,14 @@ Math math_of(ScalarType dtype, bool allow_tf32) {
     case ScalarType::Double:
       return Math::kDouble;
     default:
-      STD_TORCH_CHECK(false, "x: expected float32, float64, bfloat16 or float16");
+      throw std::runtime_error("x: expected float32, float64, bfloat16 or float16");
   }
 }
 
 Sizes sizes_of(const Problem& p) {
   const Sizes s{p.n, p.c, p.h, p.w, p.m_l, p.m_r, p.o, p.k1, p.k2, p.k3, p.k4};
-  for (const int64_t size : {s.c, s.h, s.w, s.m_l, s.m_r, s.o}) STD_TORCH_CHECK(size > 0, "expected sizes of at least 1");
   for (const int64_t size : {s.n, s.c, s.h, s.w, s.m_l, s.m_r, s.o, s.k1, s.k2, s.k3, s.k4}) {
-    STD_TORCH_CHECK(size <= std::numeric_limits<int>::max(), "expected sizes below 2^31, got ", size);
+    check(size <= std::numeric_limits<int>::max(), "expected sizes below 2^31, got ", size);
   }
   return s;
 }
@@ -181,7 +181,7 @@ Weights dense(const Weights& w) { return {dense(w.l1), dense(w.l2), dense(w.r1),
 const void* data_or_null(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
 void check_algorithm(const std::string& algo) {
-  STD_TORCH_CHECK(algo == "auto", "algo: expected auto, because the algorithms to choose from are the CPU's; got ", algo);
+  check(algo == "auto", "algo: expected auto, because the algorithms to choose from are the CPU's; got ", algo);
 }
 
 std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, const Tensor& w_l2, const Tensor& w_r1,
@@ -272,20 +272,13 @@ class Gradients {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gcn_backward(
     const Tensor& dy, const Tensor& x, const Tensor& u_l, const Tensor& u_r, const Tensor& w_l1, const Tensor& w_l2,
-    const Tensor& w_r1, const Tensor& w_r2, const std::optional<Tensor>&, const std::optional<Tensor>&, int64_t wanted,
+    const Tensor& w_r1, const Tensor& w_r2, const std::optional<Tensor>& b_l1, const std::optional<Tensor>& b_r1, int64_t wanted,
     bool allow_tf32, const std::string& algo) {
   const Weights given{w_l1, w_l2, w_r1, w_r2};
   const Problem p = make_problem(x, given);
-  const auto check_middle = [&](const char* name, const Tensor& u, int64_t mid) {
-    STD_TORCH_CHECK(u.dim() == 4 && u.size(0) == p.n && u.size(1) == p.h && u.size(2) == p.w && u.size(3) == padded(mid) &&
-                        u.is_contiguous() && u.scalar_type() == p.dtype && u.device() == x.device(),
-                    name, ": expected the middle map that gcn returned");
-  };
-  check_middle("u_l", u_l, p.m_l);
-  check_middle("u_r", u_r, p.m_r);
-  STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == p.n && dy.size(1) == p.o && dy.size(2) == p.h && dy.size(3) == p.w &&
-                      dy.scalar_type() == p.dtype && dy.device() == x.device(),
-                  "dy: expected [N, O, H, W] with the dtype and device of x");
+  check_middle("u_l", u_l, {p.n, p.h, p.w, padded(p.m_l)}, p.dtype, x);
+  check_middle("u_r", u_r, {p.n, p.h, p.w, padded(p.m_r)}, p.dtype, x);
+  check_backward(p, dy, x, b_l1, b_r1, wanted);
   check_algorithm(algo);
   const Math math = math_of(p.dtype, allow_tf32);
   const Sizes sizes = sizes_of(p);

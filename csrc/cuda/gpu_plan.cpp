@@ -1,10 +1,10 @@
 // What the CUDA kernels would do with a problem, as JSON. Part of the library _C: a plan needs no GPU.
 #include <torch/csrc/stable/library.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <string>
 #include <vector>
 
+#include "../problem.h"
 #include "plan.h"
 
 namespace gcn::cuda {
@@ -15,7 +15,7 @@ Math math_named(const std::string& name) {
   if (name == "bfloat16") return Math::kBFloat16;
   if (name == "tf32") return Math::kTf32;
   if (name == "float32") return Math::kFloat;
-  STD_TORCH_CHECK(name == "float64", "math: expected float16, bfloat16, tf32, float32 or float64, got ", name);
+  check(name == "float64", "math: expected float16, bfloat16, tf32, float32 or float64, got ", name);
   return Math::kDouble;
 }
 
@@ -26,12 +26,12 @@ Strides dense(int64_t channels, int64_t h, int64_t w, bool channels_last) {
 // sizes: n, c, h, w, m_l, m_r, o, k1, k2, k3, k4. gpu: see ops.cpp.
 std::string plan(const std::vector<int64_t> s, const std::string math_name, bool channels_last, bool backward,
                  const std::vector<int64_t> given) {
-  STD_TORCH_CHECK(s.size() == 11, "sizes: expected n, c, h, w, m_l, m_r, o, k1, k2, k3, k4");
-  STD_TORCH_CHECK(given.empty() || given.size() == 3 || given.size() == 4,
-                  "gpu: expected multiprocessors and bytes of shared memory per block and per multiprocessor, and 1 for the "
-                  "kernels of sm_90a, or 2 for them where they are faster");
-  for (const int64_t size : s)
-    STD_TORCH_CHECK(size > 0 && size < (int64_t{1} << 31), "sizes: expected 1 ... 2^31 - 1, got ", size);
+  problem_of(s, ScalarType::Float);  // checks them
+  for (const int64_t size : s) check(size > 0 && size < (int64_t{1} << 31), "sizes: expected 1 ... 2^31 - 1, got ", size);
+  check(given.empty() || given.size() == 3 || given.size() == 4,
+        "gpu: expected multiprocessors and bytes of shared memory per block and per multiprocessor, and 1 for the kernels of "
+        "sm_90a, "
+        "or 2 for them where they are faster");
   Gpu gpu;
   if (!given.empty()) {
     gpu.multiprocessors = static_cast<int>(given[0]);

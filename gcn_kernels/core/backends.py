@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from gcn_kernels.core.checks import integers
 from gcn_kernels.core.library import LIBRARIES
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "torch")
@@ -158,7 +159,9 @@ def cpu_plan(weights: Sequence[Tensor], size: Sequence[int], batch: int) -> dict
         raise RuntimeError(f"the CPU kernels have no plan here: {LIBRARIES.cpu_reason}")
     w_l1, w_l2, w_r1, _ = weights
     kernels = [max(w.shape[2:]) for w in weights]
-    sizes = [batch, w_l1.shape[1], *size, w_l1.shape[0], w_r1.shape[0], w_l2.shape[0], *kernels]
+    height, width = integers("size (H, W)", size, 2)
+    (batch,) = integers("batch", batch, 1, least=0, spread=True)
+    sizes = [batch, w_l1.shape[1], height, width, w_l1.shape[0], w_r1.shape[0], w_l2.shape[0], *kernels]
     plan: dict[str, Any] = json.loads(torch.ops.gcn_kernels.cpu_plan(sizes, w_l1.dtype == torch.float64, True))
     plan["forward"]["spectra_bytes"] = sum(conv["spectra_bytes"] for conv in plan["forward"]["fft"].values())
     return plan

@@ -218,7 +218,8 @@ class FusedGCN(nn.Module):
             Predictions hold for a 3.7 GHz Zen 4 core; elsewhere only their ratios mean something.
 
         Raises:
-            RuntimeError: the compiled library is not loaded.
+            ValueError: ``size`` is not two whole numbers of at least 1, or ``batch`` not one of at least 0.
+            RuntimeError: the compiled library is not loaded; sizes whose products leave 64 bits.
 
         Example:
             >>> FusedGCN(512, 21, 63).plan((64, 64))["forward"]["algo"]

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "../../environment.h"
 #include "backend.h"
 
 #if defined(__linux__)
@@ -28,15 +29,16 @@ const Backend* backend_of(Isa isa) {
 #endif
 }
 
-// The best that is available, up to the one that the environment names.
+// The one that the environment names, or the best that is available.
 Isa default_isa() {
-  const char* names[] = {"portable", "avx2", "avx512"};
-  const char* wanted = std::getenv("GCN_KERNELS_CPU_ISA");
-  int most = 2;
-  for (int i = 0; i < 3; i++)
-    if (wanted && std::strcmp(wanted, names[i]) == 0) most = i;
-  while (most > 0 && !isa_available((Isa)most)) most--;
-  return (Isa)most;
+  constexpr const char* kVariable = "GCN_KERNELS_CPU_ISA";
+  const int asked = choice_from_environment(kVariable, {"portable", "avx2", "avx512"});
+  int best = 2;
+  while (best > 0 && !isa_available((Isa)best)) best--;
+  if (asked < 0) return (Isa)best;
+  check(isa_available((Isa)asked), kVariable, ": this CPU or this build has no '", std::getenv(kVariable),
+        "'; ask for one of those before it in portable, avx2, avx512, or unset the variable");
+  return (Isa)asked;
 }
 
 std::atomic<Isa>& isa_in_use() {

@@ -123,7 +123,8 @@ void conv(const ConvCall* calls, int count, const Parallel& parallel);
 void wgrad(const WgradCall* calls, int count, const Parallel& parallel);
 
 // The instruction set for new plans: the best that this build and this CPU have, or the one that the
-// environment variable GCN_KERNELS_CPU_ISA (avx512, avx2, portable) names. set_isa returns false, and changes
+// environment variable GCN_KERNELS_CPU_ISA (avx512, avx2, portable) names; std::runtime_error where it names
+// another, or one that is not available. set_isa returns false, and changes
 // nothing, where it is not available. A plan keeps its own.
 bool isa_available(Isa isa);
 Isa active_isa();
