@@ -408,6 +408,32 @@ TINY = ("--maps", "8x6x5", "--k", "3", "--quick", "--device", "cpu")
 FEW = ("--baselines", "eager-nchw", "eager-channels-last", "shifts")
 
 
+def test_a_baseline_that_would_corrupt_the_heap_is_not_run(tmp_path: Path) -> None:
+    """The weight gradient of kernels taller than the map, in float32 on a CPU: see gcnbench.onednn."""
+    path = tmp_path / "out.json"
+    command = [
+        "--maps",
+        "8x12x6",
+        "--k",
+        "25",
+        "--quick",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        *FEW,
+        "--mode",
+        "fwd",
+        "fwdbwd",
+    ]
+    assert bench_gcn.main([*command, "--json", str(path)]) == 0
+    rows = [Row(**fields) for fields in json.loads(path.read_text())["rows"]]
+    baselines_of = {mode: [r for r in rows if r.kind == "baseline" and r.mode == mode] for mode in ("fwd", "fwdbwd")}
+    assert len(baselines_of["fwdbwd"]) == 3
+    assert all(r.status == "unavailable" and "corrupts the heap" in str(r.reason) for r in baselines_of["fwdbwd"])
+    assert all(r.status == "ok" for r in rows if r.kind == "fused" or r.mode == "fwd")
+
+
 def test_command_from_another_folder(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "bench_gcn.py"), *TINY, *FEW, "--mode", "fwd", "bwd", "fwdbwd"]
     run = subprocess.run(

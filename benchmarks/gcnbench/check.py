@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gcn_kernels import reference
+from gcnbench import onednn
 from gcnbench.problems import Inputs
 from gcnbench.variants import result_names, torch_call
 
@@ -87,7 +88,8 @@ def errors(results: tuple[Tensor, ...], mode: str, expected: Mapping[str, Tensor
 def yardstick(inputs: Inputs, needs_gradients: bool, expected: Mapping[str, Tensor]) -> dict[str, float]:
     """Errors of PyTorch's own four convolutions at the dtype of ``inputs``."""
     mode = "fwdbwd" if needs_gradients else "fwd"
-    return errors(torch_call(reference.gcn, inputs, mode)(), mode, expected)
+    with onednn.avoided(inputs, needs_gradients):
+        return errors(torch_call(reference.gcn, inputs, mode)(), mode, expected)
 
 
 def violation(found: Mapping[str, float], own: Mapping[str, float], dtype: torch.dtype, ours: bool) -> str | None:

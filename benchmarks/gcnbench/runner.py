@@ -8,7 +8,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from gcnbench import check, memory, report
+from gcnbench import check, memory, onednn, report
 from gcnbench.clock import Budget, Clock, round_robin, spread
 from gcnbench.environment import Rates
 from gcnbench.problems import Inputs, Problem, make_inputs
@@ -143,6 +143,8 @@ class _Group:
     def _prepare(self, variant: Variant, inputs: Inputs, row: Row) -> Call | None:
         """The variant's call if it runs and its results are right; fills in what is known before timing."""
         try:
+            if not variant.ours:
+                onednn.refuse_unsafe(inputs, self.mode)
             call = variant.prepare(inputs, self.mode)
             row.errors = check.errors(call(), self.mode, self.expected)
             row.error = max(row.errors[name] for name in result_names(self.mode))

@@ -1,0 +1,44 @@
+"""Problems on which PyTorch's own convolutions write past their memory, so that they cannot be a baseline.
+
+The weight gradient of a k x 1 convolution in float32 on a CPU with AVX-512, NCHW, where the map is lower than about half of the
+kernel: oneDNN corrupts the heap, at once or later (torch 2.13.0 and 2.14.1; 10 and 32 rows with kernels of 45 and 63 taps). What
+is just beside that is not trusted either: every map that is lower than the kernel.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from gcnbench.problems import Inputs
+from gcnbench.variants import UnavailableError
+
+
+def unsafe(inputs: Inputs, needs_gradients: bool) -> bool:
+    """Whether PyTorch's convolutions might corrupt the heap on this problem."""
+    x, w_l1, _, _, w_r2 = inputs.tensors[:5]
+    tallest = max(w_l1.shape[2], w_r2.shape[2])
+    return needs_gradients and x.device.type == "cpu" and x.dtype == torch.float32 and tallest > x.shape[2]
+
+
+def refuse_unsafe(inputs: Inputs, mode: str) -> None:
+    """Keep a baseline from running there.
+
+    Raises:
+        UnavailableError: the problem is one of those.
+    """
+    if unsafe(inputs, mode != "fwd"):
+        raise UnavailableError("oneDNN corrupts the heap in float32 weight gradients of kernels taller than the map")
+
+
+@contextmanager
+def avoided(inputs: Inputs, needs_gradients: bool) -> Iterator[None]:
+    """Without oneDNN where it is unsafe: slower, but right."""
+    if not unsafe(inputs, needs_gradients):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about switches of another device
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
