@@ -1,6 +1,7 @@
 """Markers and isolation that every test shares."""
 
 import os
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,18 @@ def pytest_configure(config: pytest.Config) -> None:
         triton_repairs.install()
         # Triton computes in tf32 where PyTorch's convolutions do, and those of a CPU, which set the rule, do not.
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how to run each test that failed again, alone."""
+    failed = {r.nodeid: r for kind in ("failed", "error") for r in terminalreporter.stats.get(kind, []) if hasattr(r, "keywords")}
+    if not failed:
+        return
+    terminalreporter.section(f"to run again alone, in {config.rootpath}")
+    environment = "TRITON_INTERPRET=1 " if os.environ.get("TRITON_INTERPRET") == "1" else ""
+    for nodeid, report in failed.items():
+        marked = "".join(f"-m {mark} " for mark in ("proof", "slow") if mark in report.keywords)
+        terminalreporter.write_line(f"{environment}pytest {marked}{shlex.quote(nodeid)}")
 
 
 @pytest.fixture(autouse=True)

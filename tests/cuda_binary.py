@@ -1,6 +1,11 @@
-"""Compiles the CUDA kernels for one architecture each and reads what came out: registers, spills, machine instructions."""
+"""Compiles the CUDA kernels for one architecture each and reads what came out: registers, spills, machine instructions.
 
+Binaries and reports are kept under build/cubin as long as no file of the kernels changes.
+"""
+
+import hashlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -10,9 +15,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cuda"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "csrc" / "cuda"
+CACHE = ROOT / "build" / "cubin"
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
-JOBS = 2
+JOBS = os.cpu_count() or 1
 #: Names of the arithmetics as they stand in symbols.
 MATHS = {"6__half": "half", "13__nv_bfloat16": "bfloat16", "NS0_4Tf32E": "tf32", "NS0_4Fp32E": "float"}
 
@@ -65,29 +72,68 @@ class Kernel:
         return f"{self.name}<{', '.join([self.math, *map(str, self.numbers)])}>"
 
 
-def portable_sources() -> list[Path]:
-    return sorted(path for path in SOURCES.rglob("*.cu") if "hopper" not in path.parts)
+PORTABLE = sorted(path for path in SOURCES.rglob("*.cu") if "hopper" not in path.parts)
+HOPPER = sorted((SOURCES / "hopper" / "instances").glob("*.cu"))
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """All kernels of some files, and what ptxas said about them."""
+
+    kernels: tuple[Kernel, ...]
+    report: str
+
+
+def compiled(architecture: int) -> Compiled:
+    """The kernels that every architecture has, for ``sm_<architecture>``."""
+    return _compiled(tuple(PORTABLE), str(architecture))
+
+
+def compiled_hopper() -> Compiled:
+    return _compiled(tuple(HOPPER), "90a")
 
 
 @cache
-def compiled(architecture: int, folder: Path) -> tuple[Kernel, ...]:
-    """Every kernel of the package for ``sm_<architecture>``; the binaries go to ``folder``."""
+def _compiled(sources: tuple[Path, ...], architecture: str) -> Compiled:
+    CACHE.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(JOBS) as pool:
-        parts = pool.map(lambda source: _compile(source, architecture, folder), portable_sources())
-        return tuple(kernel for part in parts for kernel in part)
+        binaries = list(pool.map(lambda source: _binary(source, architecture), sources))
+    kernels: list[Kernel] = []
+    reports = [binary.with_suffix(".txt").read_text() for binary in binaries]
+    for binary, report in zip(binaries, reports, strict=True):
+        found = _read_report(report)
+        if (disassembler := nvdisasm()) is not None:
+            _read_listing(_run([disassembler, "-c", str(binary)]).stdout, found)
+        kernels += found.values()
+    return Compiled(tuple(kernels), "".join(reports))
 
 
-def _compile(source: Path, architecture: int, folder: Path) -> list[Kernel]:
-    binary = folder / f"{source.stem}.sm_{architecture}.cubin"
-    flags = ["-std=c++17", f"-arch=sm_{architecture}", "-O3", "-Xptxas", "-v", "-cubin"]
-    done = subprocess.run(["nvcc", *flags, str(source), "-o", str(binary)], capture_output=True, text=True)
+def _binary(source: Path, architecture: str) -> Path:
+    """The cubin of a file; the report of the compiler lies beside it."""
+    flags = ["-std=c++17", f"-gencode=arch=compute_{architecture},code=sm_{architecture}", "-O3", "-Xptxas", "-v", "-cubin"]
+    binary = CACHE / f"{source.stem}.sm_{architecture}.{_state_of_the_sources()}.cubin"
+    report = binary.with_suffix(".txt")
+    if not report.exists():
+        partial = binary.with_name(f"{os.getpid()}.{binary.name}")
+        done = _run(["nvcc", *flags, str(source), "-o", str(partial)])
+        partial.replace(binary)
+        report.write_text(done.stderr)
+    return binary
+
+
+@cache
+def _state_of_the_sources() -> str:
+    digest = hashlib.sha256(_run(["nvcc", "--version"]).stdout.encode())
+    for path in sorted(path for path in SOURCES.rglob("*") if path.suffix in (".cu", ".cuh", ".h")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{source.name} for sm_{architecture}:\n{done.stderr}")
-    kernels = _read_report(done.stderr)
-    if (disassembler := nvdisasm()) is not None:
-        listing = subprocess.run([disassembler, "-c", str(binary)], capture_output=True, text=True, check=True).stdout
-        _read_listing(listing, kernels)
-    return list(kernels.values())
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return done
 
 
 def _read_report(report: str) -> dict[str, Kernel]:

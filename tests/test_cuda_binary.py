@@ -1,15 +1,14 @@
 """What nvcc makes of the CUDA kernels, for every architecture: no spills, room for the blocks that the plan counts on, and the
 instructions that the kernels' headers promise. Needs nvcc, and no GPU."""
 
-from pathlib import Path
-
 import cuda_binary
 import pytest
 from cuda_binary import ARCHITECTURES, Kernel
+from suites import in_suites
 
 pytestmark = [
     pytest.mark.skipif(cuda_binary.nvcc() is None, reason="needs nvcc"),
-    pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"sm_{a}"),
+    pytest.mark.parametrize("architecture", in_suites(ARCHITECTURES, everyday=lambda a: a == 80), ids=lambda a: f"sm_{a}"),
 ]
 needs_nvdisasm = pytest.mark.skipif(cuda_binary.nvdisasm() is None, reason="needs nvdisasm, of CUDA or of the triton package")
 
@@ -33,14 +32,9 @@ def is_bulk(kernel: Kernel) -> bool:
     return kernel.name == "weight_grad_kernel"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cubin")
-
-
 @pytest.fixture
-def kernels(architecture: int, folder: Path) -> tuple[Kernel, ...]:
-    return cuda_binary.compiled(architecture, folder)
+def kernels(architecture: int) -> tuple[Kernel, ...]:
+    return cuda_binary.compiled(architecture).kernels
 
 
 def test_nothing_spills(kernels: tuple[Kernel, ...]) -> None:

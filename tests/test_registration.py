@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import SMALL, Block, Case, make
 from implementations import Implementation, every_compiled_backend
+from suites import in_suites
 
 from gcn_kernels.core import library
 
@@ -18,7 +19,9 @@ PROBLEMS = {
     "map1x1": (Case("map1x1", h=1, w=1), torch.float32, "nchw"),
 }
 TORCH = tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2])
-every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+#: Both layouts, all biases and some, and a result without elements.
+EVERY_DAY = ("float64-channels_last", "only-b_l1-b_r2", "batch0")
+every_problem = pytest.mark.parametrize("name", in_suites(PROBLEMS, everyday=lambda name: name in EVERY_DAY))
 Problem = tuple[Case, torch.dtype, str]
 
 
@@ -30,7 +33,8 @@ def build(problem: Problem, run: Implementation) -> Block:
 @every_compiled_backend
 @every_problem
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck_gcn(problem: Problem, requires_grad: bool, run: Implementation) -> None:
+def test_opcheck_gcn(name: str, requires_grad: bool, run: Implementation) -> None:
+    problem = PROBLEMS[name]
     block = build(problem, run)
     block = block.leaves() if requires_grad else block
     channels_last = problem[2] == "channels_last"
@@ -42,8 +46,8 @@ def test_opcheck_gcn(problem: Problem, requires_grad: bool, run: Implementation)
 @every_problem
 @pytest.mark.parametrize("wanted", [0b111111111, 0b010000101], ids=["all", "some"])
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck_gcn_backward(problem: Problem, wanted: int, requires_grad: bool, run: Implementation) -> None:
-    block = build(problem, run)
+def test_opcheck_gcn_backward(name: str, wanted: int, requires_grad: bool, run: Implementation) -> None:
+    block = build(PROBLEMS[name], run)
     block = block.map(lambda t: t.detach().requires_grad_()) if requires_grad else block
     arguments = run.backward_arguments(block, wanted)
     if requires_grad and TORCH < (2, 13):

@@ -17,6 +17,7 @@ import os
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter takes the compiler's place in this process", allow_module_level=True)
 
+from suites import in_suites
 from triton_launches import Launch, compile_for, record
 
 from gcn_kernels.triton import config, plan
@@ -65,7 +66,7 @@ def check(launch: Launch, capability: int, kind: str, case: Case) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ARITHMETIC)
-@pytest.mark.parametrize("capability", SHARED)
+@pytest.mark.parametrize("capability", in_suites(SHARED, everyday=lambda capability: capability == 90))
 def test_products_of_the_paper(capability: int, kind: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     launches = record(monkeypatch, capability, PAPER, ARITHMETIC[kind][0], LAYOUTS[layout], ARITHMETIC[kind][1])
     products = {launch.key: launch for launch in launches if launch.name in PRODUCTS}
@@ -74,7 +75,7 @@ def test_products_of_the_paper(capability: int, kind: str, layout: str, monkeypa
         check(launch, capability, kind, PAPER)
 
 
-@pytest.mark.parametrize("case", [DEEP, WIDE], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", in_suites([DEEP, WIDE], everyday=lambda case: case is DEEP), ids=lambda case: case.name)
 def test_other_shapes_of_a_launch(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Split channels, taps left over, one tap a product; every small kernel."""
     launches = record(monkeypatch, 90, case, torch.bfloat16, torch.channels_last, False)

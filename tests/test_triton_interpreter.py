@@ -16,29 +16,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from suites import in_suites
 
 pytest.importorskip("triton")
 
 HERE = Path(__file__).parent
-#: Problems x dtypes x layouts, and planted faults: with fewer this would not be the test that it says it is.
-LEAST_COMBINATIONS = 40
-LEAST_FAULTS = 8
+#: Of each suite, problems x dtypes x layouts, and planted faults: with fewer this would not be the test that it says it is.
+LEAST = {"not proof": (18, 4), "proof": (80, 20)}
 #: What either process runs; about as long.
 HALVES = ("test_result_and_all_gradients", "not test_result_and_all_gradients")
 
 
-def run(chosen: str) -> list[str]:
+def run(suite: str, chosen: str) -> list[str]:
     """The names of the chosen tests, all of which pass."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-k", chosen, "triton_in_interpreter.py"]
+    options = ["-p", "no:cacheprovider", "-v", "-m", suite, "-k", chosen]
+    command = [sys.executable, "-m", "pytest", *options, "triton_in_interpreter.py"]
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return re.findall(r"::(test_\w+)(?:\[.*\])? PASSED", done.stdout)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
-def test_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("suite", in_suites(LEAST, everyday=lambda suite: suite == "not proof"))
+def test_kernels_in_the_interpreter(suite: str) -> None:
     with ThreadPoolExecutor(len(HALVES)) as pool:
-        passed = [name for names in pool.map(run, HALVES) for name in names]
-    assert passed.count("test_result_and_all_gradients") >= LEAST_COMBINATIONS
-    assert passed.count("test_planted_fault_is_caught") >= LEAST_FAULTS
+        passed = [name for names in pool.map(run, [suite] * len(HALVES), HALVES) for name in names]
+    combinations, faults = LEAST[suite]
+    assert passed.count("test_result_and_all_gradients") >= combinations
+    assert passed.count("test_planted_fault_is_caught") >= faults

@@ -19,6 +19,7 @@ import triton_repairs
 from cases import LAYOUTS, SMALL, Block, Case, make, square
 from implementations import Implementation
 from rule import Expected, check, evaluate, expect, expect_case
+from suites import in_suites
 from test_gradients import test_frozen_inputs_get_no_gradient as check_frozen_inputs
 from test_non_finite import assert_marked_like, planted, with_zero_taps
 from torch import Tensor
@@ -71,9 +72,12 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "tiles_for", lambda *_: SMALL_TILES)
 
 
+EVERY_DAY = ("small", "k-above-map", "split-channels")
+
+
 @every_layout
 @every_dtype
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", in_suites(CASES, everyday=lambda case: case.name in EVERY_DAY), ids=lambda case: case.name)
 def test_result_and_all_gradients(case: Case, dtype: torch.dtype, layout: str) -> None:
     check(evaluate(RUN, make(case, dtype).in_layout(layout)), expect_case(case, dtype))
 
@@ -85,7 +89,7 @@ def test_small_tiles(case: Case, layout: str, small_tiles: None) -> None:
     check(evaluate(RUN, make(case).in_layout(layout)), expect_case(case, torch.float32))
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", in_suites(VIEWS, everyday=lambda view: view == next(iter(VIEWS))))
 def test_any_strides(view: str) -> None:
     block = make(SMALL)
     seen = replace(block.map(VIEWS[view]), dy=VIEWS[view](block.dy))
@@ -136,7 +140,7 @@ def test_tf32_where_pytorch_would_use_it(layout: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("values", [(torch.nan,), (-torch.inf,)], ids=str)
-@pytest.mark.parametrize("place", ["corner", "middle"])
+@pytest.mark.parametrize("place", in_suites(["corner", "middle"], everyday=lambda place: place == "corner"))
 def test_special_values_in_x(values: tuple[float, ...], place: str, dtype: torch.dtype) -> None:
     """As test_non_finite.py, on k > map with taps that no group takes and with zero taps."""
     case = Case("k>map", n=1, c=19, h=6, w=9, mid_l=21, mid_r=20, out=4, k=(7, 5, 11, 7))
@@ -278,7 +282,11 @@ WITNESSES = (
 )
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+#: The first fault of each file.
+CANARIES = [next(fault for fault in FAULTS if fault.file is file) for file in (fork, join, weight_gradient, sums)]
+
+
+@pytest.mark.parametrize("fault", in_suites(FAULTS, everyday=lambda fault: fault in CANARIES), ids=lambda fault: fault.name)
 def test_planted_fault_is_caught(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of test_result_and_all_gradients fails, or a guard ends the run, with a mistake in a kernel's own text."""
     # What is not written is nan, and not by chance what an earlier run left there.

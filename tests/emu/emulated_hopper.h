@@ -171,8 +171,9 @@ inline cudaError_t encode(const TensorShape& shape, TensorMap* map) {
 
 template <class... A>
 cudaError_t launch_cluster(void (*kernel)(A...), const Launch& how, int blocks, std::type_identity_t<A>... arguments) {
-  ::simt::run_clusters({reinterpret_cast<const void*>(kernel),
-                        [&] { kernel(arguments...); },
+  const auto chosen = ::simt::in_place_of(kernel);
+  ::simt::run_clusters({reinterpret_cast<const void*>(chosen),
+                        [&] { chosen(arguments...); },
                         {how.grid.x, how.grid.y, how.grid.z},
                         how.threads,
                         how.shared_bytes,

@@ -7,8 +7,9 @@ namespace gcn::cuda {
 
 template <class... A>
 cudaError_t launch(void (*kernel)(A...), const Launch& how, std::type_identity_t<A>... arguments) {
-  ::simt::run_grid({reinterpret_cast<const void*>(kernel),
-                    [&] { kernel(arguments...); },
+  const auto chosen = ::simt::in_place_of(kernel);
+  ::simt::run_grid({reinterpret_cast<const void*>(chosen),
+                    [&] { chosen(arguments...); },
                     {how.grid.x, how.grid.y, how.grid.z},
                     how.threads,
                     how.shared_bytes,

@@ -117,12 +117,18 @@ FIRST_STAGE = _of(
     ("segment-place", "(position - segment.from) * kBundle", "position * kBundle", "positions of the segment before", LONG),
     (
         "sums-overwritten",
-        "group_barrier(1 + c.side, kGroupSize);  // before",
-        "// before",
+        "write_partial(sums, c, u, item, r, segment);\n      }\n      group_barrier(1 + c.side, kGroupSize);",
+        "write_partial(sums, c, u, item, r, segment);\n      }",
         "sums are written out meanwhile",
         LONG,
     ),
-    ("ends-too-early", "cluster_sync();  // a block ends", "{}  // a block ends", "a block ends while the other sends", SHARED),
+    (
+        "ends-too-early",
+        "multiply_all(warpgroup - 1);\n    }\n    if (in_cluster) cluster_sync();",
+        "multiply_all(warpgroup - 1);\n    }",
+        "a block ends while the other sends",
+        SHARED,
+    ),
     ("lines-outside", "    if (line >= (u.axis == 0 ? w : h)) return;\n", "", "lines that the map does not have", ODD),
     (
         "segment",
@@ -134,8 +140,8 @@ FIRST_STAGE = _of(
     ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", ITEMS),
     (
         "no-dependencies",
-        "    wait_for_dependencies();  // the packed weights, and maybe x\n",
-        "",
+        "    wait_for_dependencies();\n    const bool in_cluster",
+        "    const bool in_cluster",
         "weights are not packed yet",
         ITEMS,
     ),
@@ -255,7 +261,13 @@ WEIGHT_GRAD = _of(
 
 INPUT_GRAD = _of(
     "hopper/hopper_input_grad.cuh",
-    ("no-fence-of-zeros", "    fence_async_proxy();  // wgmma reads them\n", "", "wgmma may not see the zeros yet", INPUT),
+    (
+        "no-fence-of-zeros",
+        "make_uint4(0, 0, 0, 0));\n    fence_async_proxy();",
+        "make_uint4(0, 0, 0, 0));",
+        "wgmma may not see the zeros yet",
+        INPUT,
+    ),
     (
         "no-zeros",
         "operand(last, shared_address(zeros()) - last, row",
@@ -296,7 +308,13 @@ INPUT_GRAD = _of(
         PATCHES,
     ),
     ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", INPUT),
-    ("ends-too-early", "cluster_sync();  // a block ends", "// a block ends", "a block ends while the other sends", PATCHES),
+    (
+        "ends-too-early",
+        "multiply_all(warpgroup - 1);\n    }\n    cluster_sync();",
+        "multiply_all(warpgroup - 1);\n    }",
+        "a block ends while the other sends",
+        PATCHES,
+    ),
     ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
     ("phase", "start += 2 * plane", "start += plane", "the second phase starts at the second octet", INPUT),
 )

@@ -1,14 +1,7 @@
 """Problems for the Hopper kernels in emulation."""
 
 from cases import Case, square
-from problems import GPUS, EmulatedCase
-
-#: GPUs that ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
-#: what they load; and with one, where there are no clusters. Where launches are fast, channels are split.
-GPUS["hopper"] = {"hopper": 1}
-GPUS["hopper-2"] = {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10}
-GPUS["hopper-1"] = {"hopper": 1, "multiprocessors": 1}
-GPUS["hopper-fast-launch"] = {"hopper": 1, "dependent_launch_us": 0}
+from problems import EmulatedCase
 
 #: Short lines, of which parts are left out of the products; one item to each warpgroup.
 SHORT_LINES = Case("short-lines", n=1, c=72, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))

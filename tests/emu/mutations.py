@@ -68,8 +68,8 @@ FIRST_STAGE = _of(
     ),
     (
         "no-dependencies",
-        "    wait_for_dependencies();  // the packed weights, and maybe x\n",
-        "",
+        "    wait_for_dependencies();\n    for (int i = 0; i < kFirstStageStages - 1; ++i) load(first + i, !p.x_given);",
+        "    for (int i = 0; i < kFirstStageStages - 1; ++i) load(first + i, !p.x_given);",
         "weights are not packed yet",
         NCHW,
     ),
@@ -140,8 +140,8 @@ FIRST_STAGE = _of(
     ),
     (
         "pixels-no-barrier",
-        "__syncthreads();  // pixels and masks are there",
-        "",
+        "until & ~before);\n    __syncthreads();",
+        "until & ~before);",
         "read before they are written",
         NCHW,
     ),
@@ -242,8 +242,8 @@ PREPARE = _of(
     ("sums-of-lanes", "apart = kSquareOctets; apart < 32", "apart = kSquareOctets; apart < 16", "half of the pixels count", NCHW),
     (
         "sums-no-barrier",
-        "__syncthreads();  // before the square is overwritten",
-        "",
+        "if (!j.sums) return;\n  __syncthreads();",
+        "if (!j.sums) return;",
         "sums are written where others still read",
         NCHW,
     ),
@@ -305,7 +305,13 @@ LINE_CONV = _of(
         "a warp's share of the depth is lost",
         SPLIT,
     ),
-    ("window-overwritten", "__syncthreads();  // before the windows are overwritten", "", "other warps still read", NCHW),
+    (
+        "window-overwritten",
+        "    copy_wait<0>();\n    __syncthreads();\n  }",
+        "    copy_wait<0>();\n  }",
+        "other warps still read",
+        NCHW,
+    ),
     (
         "fragment",
         "(shared + table_at) + a_half(lane)",
@@ -328,7 +334,13 @@ LINE_CONV = _of(
         "fragments skip what their neighbours do not need",
         WHOLE,
     ),
-    ("table-no-barrier", "__syncthreads();  // the table is there", "", "read before it is written", WHOLE),
+    (
+        "table-no-barrier",
+        "line_round(kShape));\n    __syncthreads();",
+        "line_round(kShape));",
+        "read before it is written",
+        WHOLE,
+    ),
     (
         "needed-piece",
         "uint16_t(both | both >> 16)",
@@ -434,8 +446,8 @@ WEIGHT_GRAD = _of(
     ),
     (
         "places-no-barrier",
-        "__syncthreads();  // the places are there",
-        "",
+        "    wait_for_dependencies();\n    __syncthreads();",
+        "    wait_for_dependencies();",
         "read before they are written",
         NCHW,
     ),

@@ -167,14 +167,15 @@ def failures(results: Mapping[str, Array], values: Mapping[str, Array], allowed:
     return "; ".join(wrong)
 
 
+def wrong_with(module: ModuleType, problem: Problem, values: Mapping[str, Array], allowed: Mapping[str, float]) -> str:
+    """What is wrong with a problem's results, or what the emulator has caught its kernels at; empty if nothing."""
+    try:
+        return failures(run(module, problem), values, allowed)
+    except (module.EmulatorBug, AssertionError, RuntimeError) as bug:
+        return str(bug)
+
+
 def check_all(library: str, problems: Sequence[tuple[Problem, Mapping[str, Array], Mapping[str, float]]]) -> str:
     """Run problems in a module's file; return what is wrong with the first that fails, or nothing."""
     module = load(library, "emu_operator")
-    for problem, values, allowed in problems:
-        try:
-            wrong = failures(run(module, problem), values, allowed)
-        except (module.EmulatorBug, AssertionError, RuntimeError) as bug:
-            return str(bug)
-        if wrong:
-            return wrong
-    return ""
+    return next(filter(None, (wrong_with(module, *problem) for problem in problems)), "")

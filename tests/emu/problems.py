@@ -30,6 +30,12 @@ GPUS = {
     "tiny": {"multiprocessors": 2},
     "cramped": {"shared_per_block": 32 << 10, "shared_per_multiprocessor": 64 << 10},
     "small-shared": {"multiprocessors": 84, "shared_per_block": 99 << 10, "shared_per_multiprocessor": 100 << 10},
+    # These ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
+    # what they load; and with one, where there are no clusters. Where launches are fast, channels are split.
+    "hopper": {"hopper": 1},
+    "hopper-2": {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10},
+    "hopper-1": {"hopper": 1, "multiprocessors": 1},
+    "hopper-fast-launch": {"hopper": 1, "dependent_launch_us": 0},
 }
 
 

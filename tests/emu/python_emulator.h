@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "simt/runtime.h"
@@ -33,7 +35,25 @@ inline void set_schedule(const std::string& order, uint64_t seed) {
   }
 }
 
+// The kernels launched since the last call, by their full names.
+inline pybind11::list take_launched() {
+  pybind11::list names;
+  for (const void* kernel : simt::launched) names.append(simt::full_name(kernel));
+  simt::launched.clear();
+  return names;
+}
+
+// The kernels with this fault run from now on in the place of the sound ones; 0: none do.
+inline void choose_fault(int fault) {
+  bool known = fault == 0;
+  for (const simt::Planted& p : simt::all_planted()) known |= p.fault == fault;
+  if (!known) throw std::invalid_argument("fault " + std::to_string(fault) + " is not planted in this module");
+  simt::chosen_fault = fault;
+}
+
 inline void bind_emulator(pybind11::module_& m) {
   pybind11::register_exception<simt::Bug>(m, "EmulatorBug", PyExc_RuntimeError);
   m.def("set_schedule", &set_schedule, pybind11::arg("order"), pybind11::arg("seed") = 0);
+  m.def("take_launched", &take_launched);
+  m.def("choose_fault", &choose_fault);
 }

@@ -8,6 +8,7 @@ import pytest
 from hopper_problems import BACKWARD, FORWARD, THREE_TILES
 from operator_run import facts, failures, run
 from problems import EmulatedCase
+from suites import in_suites
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
 
@@ -17,13 +18,19 @@ def module() -> ModuleType:
     return emulator.OPERATOR.load()
 
 
-@pytest.mark.parametrize("case", (*FORWARD, *(c for c in BACKWARD if c not in FORWARD)), ids=str)
+CASES = (*FORWARD, *(c for c in BACKWARD if c not in FORWARD))
+#: Every arithmetic and kernel: by whole lines and overhanging tiles, with and without clusters.
+EVERY_DAY = (FORWARD[0], FORWARD[1], FORWARD[2], BACKWARD[0], BACKWARD[2])
+
+
+@pytest.mark.parametrize("case", in_suites(CASES, everyday=lambda case: case in EVERY_DAY), ids=str)
 def test_obeys_the_rule(module: ModuleType, case: EmulatedCase) -> None:
     module.set_schedule("random", seed=len(str(case)))
     values, allowed = case.expected()
     assert not failures(run(module, case.problem()), values, allowed)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("case", [FORWARD[1], BACKWARD[-2]], ids=str)
 def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, case: EmulatedCase) -> None:
     results = []

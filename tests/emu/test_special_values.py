@@ -1,18 +1,21 @@
 """nan and inf in the emulated operator: the tests of the backends (test_non_finite.py), on fewer problems."""
 
 import emulator
-import hopper_problems  # noqa: F401  # names GPUs
 import pytest
 import test_non_finite
 import torch
 from cases import Case
 from emulated_operator import EmulatedOperator
+from suites import in_suites
 from test_non_finite import CASES, SPECIAL
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
 
-some_cases = pytest.mark.parametrize("case", [CASES["k<map"], CASES["k>map"]], ids=lambda case: case.name)
-every_place = pytest.mark.parametrize("place", ["corner", "middle"])
+SOME_CASES = (CASES["k<map"], CASES["k>map"])
+some_cases = pytest.mark.parametrize(
+    "case", in_suites(SOME_CASES, everyday=lambda case: case.name == "k>map"), ids=lambda case: case.name
+)
+every_place = pytest.mark.parametrize("place", in_suites(["corner", "middle"], everyday=lambda place: place == "corner"))
 #: The Hopper kernels take no true float32.
 some_dtypes = pytest.mark.parametrize(
     ("dtype", "run"),
@@ -30,7 +33,7 @@ def run(request: pytest.FixtureRequest) -> EmulatedOperator:
 @some_cases
 @every_place
 @some_dtypes
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("layout", in_suites(["nchw", "channels_last"], everyday=lambda layout: layout == "channels_last"))
 def test_forward(case: Case, place: str, dtype: torch.dtype, layout: str, run: EmulatedOperator) -> None:
     test_non_finite.test_forward(case, SPECIAL["inf-and-nan"], place, layout, dtype, run)
 

@@ -12,14 +12,21 @@
 
 namespace simt {
 
-inline std::string kernel_name(const void* kernel) {
+// With template arguments and without parameters: "void gcn::cuda::combine_kernel<float>".
+inline std::string full_name(const void* kernel) {
   Dl_info info;
   if (!dladdr(kernel, &info) || !info.dli_sname) return "a kernel without a visible name";
   int status = 0;
   char* readable = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
   std::string name = status == 0 ? readable : info.dli_sname;
   std::free(readable);
-  return name.substr(0, name.find('('));
+  const size_t of_template = name.rfind(">(");
+  return of_template == std::string::npos ? name.substr(0, name.find('(')) : name.substr(0, of_template + 1);
+}
+
+inline std::string kernel_name(const void* kernel) {
+  const std::string name = full_name(kernel);
+  return name.rfind("void ", 0) == 0 ? name.substr(5) : name;
 }
 
 inline void report(const std::string& what) {
@@ -332,3 +339,5 @@ inline void run_grid(const Grid& grid) {
 }
 
 }  // namespace simt
+
+#include "planted.h"
