@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import pytest
 import torch
+from suites import in_suites
 from torch import Tensor
 
 WEIGHTS = ("w_l1", "w_l2", "w_r1", "w_r2")
@@ -84,7 +85,11 @@ CASES = (
 #: Enough variety for properties that do not depend on every size.
 SMALL = Case("small", k=(5, 7, 9, 3), mid_l=4, mid_r=6, out=3)
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+#: Large, and each with another beside it that the everyday suite keeps.
+FOR_THE_PROOF = ("res4-k15-M21", "res2-k25-M19", "k127", "long-column", "wide")
+every_case = pytest.mark.parametrize(
+    "case", in_suites(CASES, everyday=lambda case: case.name not in FOR_THE_PROOF), ids=lambda case: case.name
+)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
