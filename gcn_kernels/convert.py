@@ -44,13 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gcn_kernels.convert", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", help="module:factory, for example my_project.models:build_model")
     parser.add_argument("--backend", default="auto", choices=backends.BACKENDS)
-    parser.add_argument("--no-verify", action="store_true", help="trust the structure, without the numeric trial")
+    parser.add_argument("--no-verify", action="store_true", help="trust the structure, without a trial")
+    parser.add_argument("--force", action="store_true", help="swap blocks that are expected to run slower fused as well")
     options = parser.parse_args(arguments)
     try:
         model = load(options.target)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         parser.error(str(error))
-    report = convert_gcn(model, verify=not options.no_verify, backend=options.backend)
+    report = convert_gcn(model, verify=not options.no_verify, backend=options.backend, force=options.force)
     print(report)
     return 0 if report.swapped else 1
 

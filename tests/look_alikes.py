@@ -1,4 +1,4 @@
-"""Modules with the names and shapes of a GCN block that compute something else. ``LOOK_ALIKES`` names every case."""
+"""Modules with the names and shapes of a GCN block that compute something else (``LOOK_ALIKES``) or more."""
 
 from collections.abc import Callable
 
@@ -157,18 +157,10 @@ def _with_float_padding() -> nn.Module:
 LOOK_ALIKES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "exchanged-padding": (ExchangedPadding, "conv_r1 pads (3, 0) where (0, 3) keeps the size"),
     "norm-between": (NormBetween, "bn_l: BatchNorm2d"),
-    "norm-after": (NormAfter, "bn: BatchNorm2d"),
     "one-norm": (OneNorm, "bn: BatchNorm2d"),
-    "relu-between": (lambda: ReluBetween(6, 4), "other values"),
-    "relu-after-branches": (lambda: ReluAfterBranches(6, 4), "other values"),
-    "relu-on-sum": (lambda: ReluOnSum(6, 4), "ReLU to the sum"),
-    "residual": (lambda: Residual(4, 4), "residual"),
-    "gated": (Gated, "other values"),
-    "dropout": (lambda: Dropped(6, 4), "in train mode"),
-    "three-inputs": (lambda: ThreeInputs(6, 4), "3 inputs (x, y, z)"),
-    "returns-tuple": (lambda: Pair(6, 4), "returns a tuple"),
-    "detached": (lambda: Detached(6, 4), "other gradients"),
-    "stores": (lambda: Stores(6, 4), "stores values on the module (last)"),
+    "relu-between": (lambda: ReluBetween(6, 4), "computes no sum"),
+    "relu-after-branches": (lambda: ReluAfterBranches(6, 4), "computes no sum"),
+    "detached": (lambda: Detached(6, 4), "computes no sum"),
     "own-call": (lambda: OwnCall(6, 4), "overrides __call__"),
     "own-forward": (_with_own_forward, "replaced on the instance"),
     "conv3d": (Block3d, "Conv3d"),
@@ -181,6 +173,19 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "float-padding": (_with_float_padding, "padding (3.0, 0.0)"),
     "inner-hook": (_with_hook, "conv_l2 has a forward hook"),
     "weight-norm-hook": (lambda: _old_weight_norm(), "conv_l1 has a forward pre hook (WeightNorm)"),
+}
+
+
+#: Blocks with something around them: name -> how to make it. Each is swapped, and computes what it did.
+MORE_THAN_A_BLOCK: dict[str, Callable[[], nn.Module]] = {
+    "norm-after": NormAfter,
+    "relu-on-sum": lambda: ReluOnSum(6, 4),
+    "residual": lambda: Residual(4, 4),
+    "gated": Gated,
+    "dropout": lambda: Dropped(6, 4),
+    "three-inputs": lambda: ThreeInputs(6, 4),
+    "returns-tuple": lambda: Pair(6, 4),
+    "stores": lambda: Stores(6, 4),
 }
 
 

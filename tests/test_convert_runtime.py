@@ -17,7 +17,7 @@ def test_a_swapped_block_compiles_without_a_break(name):
     block = randomise(BLOCKS[name]())
     x = torch.randn(2, 6, 17, 19)
     expected = block(x)
-    convert_gcn(block)
+    convert_gcn(block, force=True)
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     y = compiled(x)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
@@ -29,7 +29,7 @@ def test_an_inline_swap_compiles_without_a_break():
     model = randomise(InlineNet()).eval()
     x = torch.randn(1, 3, 9, 12)
     expected = model(x)
-    assert convert_gcn(model).swapped
+    assert convert_gcn(model, force=True).swapped
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -51,7 +51,7 @@ def test_a_model_that_is_already_compiled_follows_the_swap_and_its_undoing(wrap)
         return sum(n.target is torch.conv2d or "conv2d" in str(n.target) for n in counter.graphs[-1].graph.nodes)
 
     before = convolutions()
-    assert len(convert_gcn(run).swapped) == 1
+    assert len(convert_gcn(run, force=True).swapped) == 1
     torch.testing.assert_close(run(x), expected, rtol=1e-4, atol=1e-4)
     assert counter.frame_count == 2, "the compiled code of before the swap was run"
     if torch.ops.gcn_kernels.gcn is not None and "gcn_kernels" in str(counter.graphs[-1].graph):
@@ -65,15 +65,15 @@ def test_scripted_and_traced_models_are_refused_with_the_reason():
     model = nn.Sequential(nn.Conv2d(3, 6, 1), BlockA(6, 4))
     x = torch.randn(1, 3, 12, 13)
     for fixed in (torch.jit.script(model), torch.jit.trace(model, x)):
-        report = convert_gcn(fixed)
+        report = convert_gcn(fixed, force=True)
         assert "scripted or traced" in report.refused[0].reason and not report.swapped
     model[1] = torch.jit.script(model[1])
-    assert "scripted or traced" in convert_gcn(model).refused[0].reason
+    assert "scripted or traced" in convert_gcn(model, force=True).refused[0].reason
 
 
 def test_a_traced_graph_module_is_refused_with_the_reason():
     model = torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 6, 1), BlockA(6, 4)))
-    report = convert_gcn(model)
+    report = convert_gcn(model, force=True)
     assert not report.swapped and "made by torch.fx" in report.refused[0].reason
 
 
@@ -82,11 +82,11 @@ def test_a_swapped_model_can_be_traced():
     model = PublicStyleNet().eval()
     x = torch.randn(1, 3, 40, 56)
     expected = model(x)
-    convert_gcn(model)
+    convert_gcn(model, force=True)
     torch.testing.assert_close(torch.jit.trace(model, x)(x), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected, rtol=1e-4, atol=1e-4)
     block = nn.Sequential(BlockA(6, 4))
-    convert_gcn(block)
+    convert_gcn(block, force=True)
     graph = torch.fx.symbolic_trace(block)
     x = torch.randn(1, 6, 9, 8)
     torch.testing.assert_close(graph(x), block(x))
@@ -104,7 +104,7 @@ dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, 
 torch.manual_seed(0)
 plain, fused = (DistributedDataParallel(randomise(PublicStyleNet()).double()) for _ in range(2))
 fused.module.load_state_dict(plain.module.state_dict())
-assert len(convert_gcn(fused).swapped) == 4
+assert len(convert_gcn(fused, force=True).swapped) == 4
 torch.manual_seed(rank)
 for step in range(2):
     x = torch.randn(2, 3, 32, 48, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Swap GCN blocks in existing models: find by structure, accept by numbers, exchange the class, report."""
+"""Swap GCN blocks in existing models: find by structure, try, exchange the class, report; and fuse what then runs."""
 
 from gcn_kernels.swap.api import convert_gcn, revert_gcn
 from gcn_kernels.swap.report import Entry, Sizes, SwapReport

@@ -1,7 +1,7 @@
 """``convert_gcn`` and ``revert_gcn``: find, try, swap, report; and back."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,35 +9,51 @@ from torch import nn
 
 from gcn_kernels.core import backends
 from gcn_kernels.gcn.module import FusedGCN
-from gcn_kernels.swap import inline
-from gcn_kernels.swap.find import Candidate, Roles, assignments, candidates, flaw, hooked, pads_same
-from gcn_kernels.swap.fused_class import Fusion, is_swapped, swap_in, swap_out
+from gcn_kernels.swap.find import Candidate, assignments, candidates, flaw, hooked, owners
+from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped, swap_out
 from gcn_kernels.swap.gain import expected_gain
-from gcn_kernels.swap.probe import Refused, input_name, probe
-from gcn_kernels.swap.report import Entry, Gain, Sizes, SwapReport
+from gcn_kernels.swap.report import Entry, Sizes, SwapReport
+from gcn_kernels.swap.trial import Refused, count_fused, suspects
+
+#: A block that takes more than this many times its plain convolutions' time is left as it is.
+SLOWER = 1.05
 
 
-def convert_gcn(model: nn.Module, *, verify: bool = True, inplace: bool = True, backend: str = "auto") -> SwapReport:
-    """Find every GCN block in a model and make it run as one fused operator.
+def convert_gcn(
+    model: nn.Module,
+    *,
+    verify: bool = True,
+    inplace: bool = True,
+    backend: str = "auto",
+    force: bool = False,
+    exclude: Sequence[str] = (),
+) -> SwapReport:
+    """Make every GCN block of a model run as one fused operator, whatever its code looks like.
 
-    Blocks are found by structure (four convolutions that chain into k x 1, 1 x k and 1 x k, k x 1, whatever their names) and
-    accepted if a float64 trial on a copy agrees with :func:`gcn_kernels.reference.gcn` in values and gradients. A block keeps
-    its parameters, children, state-dict keys, hooks and mode; only its class becomes a generated subclass of the one it had.
-    Blocks written inline in the forward of a larger module are found by torch.fx where that can trace it. Look-alikes are left
-    as they are, with the reason in the report.
+    A converted module runs its own forward, always; the convolutions and the sum that this forward in fact computes are
+    fused, and everything else that it does is done as before. So a swap cannot change what a model computes, now or after
+    hooks, adapters, pruning, contexts, attributes or children have changed; what no longer forms a block runs as it is. Under
+    ``torch.compile``, export, tracing and ``torch.func`` transforms the plain convolutions run.
+
+    Modules that could hold a block are found by structure (four convolutions that chain into k x 1, 1 x k and 1 x k, k x 1,
+    whatever their names) and are swapped if a trial on a copy without data shows that their forward computes one. A swap keeps
+    parameters, children, state-dict keys, hooks and mode; only the module's class becomes a generated subclass of the one it
+    had. Look-alikes are left as they are, with the reason in the report.
 
     Args:
         model: any module, also under ``DistributedDataParallel`` or ``torch.compile``.
-        verify: make the trial. Without it a block must also pad every convolution itself and hold no other layers.
+        verify: make the trial. Without it everything with the structure of a block is swapped.
         inplace: convert ``model`` itself, or else a deep copy of it, found in ``report.model``.
         backend: see :func:`gcn_kernels.fused_gcn`.
+        force: swap blocks that are expected to run slower fused as well.
+        exclude: places of modules to leave as they are, with everything below them.
 
     Returns:
         The report; ``print(report)`` shows it as a table.
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: an unknown backend.
+        ValueError: an unknown backend; a place to exclude that does not exist.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), FusedGCN(8, 2, 3))
@@ -52,14 +68,26 @@ def convert_gcn(model: nn.Module, *, verify: bool = True, inplace: bool = True, 
         raise ValueError(f"backend: expected one of {', '.join(backends.BACKENDS)}, got {backend!r}")
     if not inplace:
         model = copy.deepcopy(model)
-    entries: list[Entry] = []
-    seen: set[nn.Module] = set()
-    for candidate in candidates(model):
-        seen.update(candidate.convs.values())
-        entries.append(_convert_block(candidate, verify, backend))
-    for owner in inline.owners(model, seen):
-        entries.append(_convert_inline(owner, backend))
-    return SwapReport(model, entries)
+    places = dict(model.named_modules(remove_duplicate=False))
+    if unknown := [place for place in exclude if place not in places]:
+        raise ValueError(f"exclude: expected places of modules as in named_modules(), got {unknown}")
+    left_out = {m for place in exclude for m in places[place].modules()}
+    found = [c for c in candidates(model) if c.module not in left_out]
+    claimed = {conv for c in found for conv in c.convs.values()}
+    found += [c for c in owners(model, claimed) if c.module not in left_out]
+    # Nothing is changed before everything is decided.
+    decided = [_decide(candidate, verify, backend, force) for candidate in found]
+    changed: list[nn.Module] = []
+    try:
+        for candidate, (_, cls) in zip(found, decided, strict=True):
+            if cls is not None:
+                candidate.module.__class__ = cls
+                changed.append(candidate.module)
+    except BaseException:
+        for module in changed:
+            swap_out(module)
+        raise
+    return SwapReport(model, [entry for entry, _ in decided])
 
 
 def revert_gcn(model: nn.Module) -> list[str]:
@@ -90,60 +118,44 @@ def revert_gcn(model: nn.Module) -> list[str]:
     return places
 
 
-def _convert_block(candidate: Candidate, verify: bool, backend: str) -> Entry:
-    block, original = candidate.module, type(candidate.module)
-    sizes, gain, swapped = None, None, False
-    try:
-        _check_class(block)
-        if (reason := flaw(candidate.convs)) is not None:
-            raise Refused(reason)
-        roles = assignments(candidate.convs)
-        sizes = _sizes(block, roles[0])
-        _check_hooks(block)
-        name = input_name(block)
-        chosen = probe(block, roles) if verify else _trusted(candidate, roles)
-        sizes = _sizes(block, chosen)
-        gain = _gain(block, sizes, backend)
-        swap_in(block, Fusion(chosen, name, backend))
-        swapped, reason = True, ""
-    except Refused as refusal:
-        reason = f"{refusal}{_inline_hint(block, backend)}"
-    return Entry(
-        place=candidate.places[0],
-        also=candidate.places[1:],
-        class_name=original.__name__,
-        sizes="" if sizes is None else str(sizes),
-        swapped=swapped,
-        reason=reason,
-        parameters=_count(candidate.convs.values()),
-        gain=gain,
-    )
-
-
-def _convert_inline(owner: inline.Owner, backend: str) -> Entry:
-    module, original = owner.module, type(owner.module)
-    sizes: list[Sizes] = []
-    gain, swapped, convs = None, False, list(owner.convs.values())
+def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> tuple[Entry, type[nn.Module] | None]:
+    """The entry of the report, and the class that the module gets, or None."""
+    module, convs = candidate.module, candidate.convs
+    sizes, gain, cls, reason = [], None, None, ""
     try:
         _check_class(module)
-        how, blocks = inline.rewrite(module, backend)
-        sizes = [_sizes(module, roles) for roles in blocks]
-        convs = [module.get_submodule(path) for roles in blocks for path in roles]
-        gain = _gain(convs[0], sizes[0], backend)
-        swap_in(module, how)
-        swapped, reason = True, "inline in its forward: " + "; ".join(", ".join(roles) for roles in blocks)
+        if len(convs) == 4 and (flawed := flaw(convs)) is not None:
+            raise Refused(flawed)
+        sizes = _sizes(module, convs)
+        _check_hooks(module, convs)
+        children = tuple(dict.fromkeys(path.split(".")[0] for path in convs))
+        cls = _class_for(module, Watched(children, backend))
+        fused = count_fused(module, _input_channels(module, convs)) if verify else 1
+        if fused == 0:
+            raise Refused(
+                "its forward computes no sum of a k x 1, 1 x k and a 1 x k, k x 1 branch with nothing between "
+                f"the convolutions{suspects(module)}"
+            )
+        if sizes:
+            like = next(iter(next(iter(convs.values())).parameters()))
+            gain = expected_gain(sizes[0], like.dtype, like.device, backend)
+        if gain is not None and gain.forward * SLOWER < 1 and not force:
+            raise Refused(f"it is expected to run slower fused ({gain}); force=True swaps it all the same")
+        if len(convs) > 4 or fused > 1:
+            reason = f"{fused} block{'s' * (fused > 1)} in its forward"
     except Refused as refusal:
-        reason = f"it has {len(convs)} convolutions of the shapes k x 1 and 1 x k, but {refusal}"
-    return Entry(
-        place=owner.places[0],
-        also=owner.places[1:],
-        class_name=original.__name__,
-        sizes="; ".join(map(str, sizes)),
-        swapped=swapped,
+        cls, reason = None, str(refusal)
+    entry = Entry(
+        place=candidate.places[0],
+        also=candidate.places[1:],
+        class_name=type(module).__name__,
+        sizes="; ".join(dict.fromkeys(map(str, sizes))),
+        swapped=cls is not None,
         reason=reason,
-        parameters=_count(convs),
+        parameters=_count(convs.values()),
         gain=gain,
     )
+    return entry, cls
 
 
 def _check_class(module: nn.Module) -> None:
@@ -162,45 +174,42 @@ def _check_class(module: nn.Module) -> None:
     pickling = cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__
     if pickling or hasattr(cls, "__deepcopy__"):
         raise Refused("its class has a way of its own to copy or pickle, which would lose the swap")
+    if any("__init_subclass__" in vars(base) for base in cls.__mro__ if base is not object):
+        raise Refused("its class acts when a subclass of it is made (__init_subclass__)")
 
 
-def _check_hooks(block: nn.Module) -> None:
-    for path, module in block.named_modules():
-        if path and (hook := hooked(module)) is not None:
-            raise Refused(f"{path} has {hook}, which would no longer fire")
+def _check_hooks(module: nn.Module, convs: dict[str, nn.Module]) -> None:
+    for name in dict.fromkeys(path.split(".")[0] for path in convs):
+        for path, m in module.get_submodule(name).named_modules(prefix=name):
+            if (hook := hooked(m)) is not None:
+                raise Refused(f"{path} has {hook}, which works on the convolutions' own results")
 
 
-def _trusted(candidate: Candidate, roles: list[Roles]) -> Roles:
-    """The roles without a trial, where the structure leaves nothing open."""
-    for path, conv in candidate.convs.items():
-        if not isinstance(conv, nn.Conv2d) or not pads_same(conv):
-            raise Refused(f"{path} does not itself pad with zeros to keep the size: use verify=True")
-    for path, module in candidate.module.named_modules():
-        container = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-        if path and not container and module not in candidate.convs.values():
-            raise Refused(f"it has {path}: {type(module).__name__}: use verify=True")
-    if len(roles) > 1:
-        raise Refused("its channels leave open which convolution feeds which: use verify=True")
-    return roles[0]
-
-
-def _inline_hint(block: nn.Module, backend: str) -> str:
-    """What to do about a refused block that holds the four convolutions and their sum among other operations."""
+def _class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
+    original: Any = type(module)
     try:
-        inline.rewrite(block, backend)
-    except Refused:
-        return ""
-    return "; the four convolutions and their sum alone, as a module of their own, could be swapped"
+        return fused_class(original, how)
+    except Exception as error:
+        raise Refused(f"its class cannot be subclassed: {type(error).__name__}: {error}") from error
 
 
-def _sizes(module: nn.Module, roles: Roles) -> Sizes:
-    convs: Any = [module.get_submodule(path) for path in roles]
-    return Sizes.of(convs)
+def _sizes(module: nn.Module, convs: dict[str, nn.Module]) -> list[Sizes]:
+    """Sizes of the block that four convolutions can form; of several, only a run shows which belong together."""
+    if len(convs) != 4:
+        return []
+    ordered: Any = [module.get_submodule(path) for path in assignments(convs)[0]]
+    return [Sizes.of(ordered)]
 
 
-def _gain(module: nn.Module, sizes: Sizes, backend: str) -> Gain | None:
-    like = next(module.parameters())
-    return expected_gain(sizes, like.dtype, like.device, backend)
+def _input_channels(module: nn.Module, convs: dict[str, nn.Module]) -> list[int]:
+    """What the map that ``module`` takes may have: channels of its first convolution, of the blocks, of an image."""
+    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    lines: Any = list(convs.values())
+    counts = [conv.in_channels for conv in lines]
+    exact = max(counts) if len(convs) == 4 else None
+    if len(convs) == 4:
+        exact = lines[list(convs).index(assignments(convs)[0][0])].in_channels
+    return [c for c in (exact, first.in_channels if first is not None else None, *counts, 3, 1) if c is not None]
 
 
 def _count(convs: Iterable[nn.Module]) -> int:

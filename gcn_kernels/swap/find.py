@@ -2,7 +2,7 @@
 
 Names and registration order mean nothing here; only kernel shapes and channel counts do. A *line* convolution has its kernel
 along one axis (k x 1 or 1 x k). A candidate is the innermost module with a forward of its own whose subtree holds exactly four
-convolutions, all of them lines, two along each axis. What such a module computes is for :mod:`gcn_kernels.swap.probe` to say.
+convolutions, all of them lines, two along each axis. What such a module computes is for :mod:`gcn_kernels.swap.trial` to say.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from gcn_kernels.gcn.problem import DTYPES
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: Where ``nn.Module`` keeps the hooks that fire around a call.
@@ -82,6 +84,25 @@ def candidates(model: nn.Module) -> Iterator[Candidate]:
     yield from reversed(found)
 
 
+def owners(model: nn.Module, claimed: set[nn.Module]) -> Iterator[Candidate]:
+    """Yield the innermost modules, with a forward, that hold enough other line convolutions for a block written inline."""
+    claimed = set(claimed)
+    found = []
+    for module, places in places_of(model).items():
+        lines = {path: c for path, c in convolutions(module).items() if c not in claimed and _axis(c) is not None}
+        axes = [_axis(c) for c in lines.values()]
+        if has_forward(module) and axes.count(0) >= 2 and axes.count(1) >= 2:
+            claimed.update(lines.values())
+            found.append(Candidate(module, places, lines))
+    yield from reversed(found)
+
+
+def _axis(conv: nn.Module) -> int | None:
+    """The axis (0: H, 1: W) of a line convolution longer than 1, None for any other."""
+    kernel = kernel_of(conv) or ()
+    return kernel.index(max(kernel)) if len(kernel) == 2 and is_line(kernel) and max(kernel) > 1 else None
+
+
 def _looks_like_a_block(convs: list[nn.Module]) -> bool:
     kernels = [kernel_of(c) or () for c in convs]
     if any(not is_line(k) or len(k) != len(kernels[0]) for k in kernels):
@@ -111,6 +132,9 @@ def flaw(convs: dict[str, nn.Module]) -> str | None:
         if not isinstance(conv.padding, str) and any(not isinstance(p, int) for p in conv.padding):
             return f"{path} has padding {conv.padding}, which PyTorch cannot run: make it whole numbers"
     tensors = [p for conv in convs.values() for p in conv.parameters()]
+    for t in tensors:
+        if t.dtype not in DTYPES:
+            return f"its convolutions are of {t.dtype}"
     for what in ("device", "dtype"):
         kinds = sorted({str(getattr(t, what)) for t in tensors})
         if len(kinds) > 1:
@@ -133,12 +157,6 @@ def assignments(convs: dict[str, nn.Module]) -> list[Roles]:
         if along and reads and chains:
             found.append((l1, l2, r1, r2))
     return found
-
-
-def pads_same(conv: nn.Conv2d) -> bool:
-    """Whether the convolution itself keeps the size of the map by padding with zeros."""
-    same = tuple(k // 2 for k in conv.kernel_size)
-    return conv.padding in (same, "same") and (conv.padding_mode == "zeros" or same == (0, 0))
 
 
 def hooked(module: nn.Module) -> str | None:

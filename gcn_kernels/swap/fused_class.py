@@ -1,77 +1,59 @@
 """The swap itself: one assignment to ``__class__``.
 
-A swapped block is the same object, with the same ``__dict__``: parameters, buffers, children, hooks and mode are not touched.
-Only its class becomes a subclass of the class it had, whose ``forward`` runs fused. Undoing the swap assigns the original class
-again. Nothing is stored on the instance, so copies, ``state_dict`` and optimizers see no difference, and a pickle names the
-original class and the description of the swap, from which the subclass is made again.
+A swapped module is the same object, with the same ``__dict__``: parameters, buffers, children, hooks and mode are not touched.
+Only its class becomes a subclass of the class it had, whose ``forward`` runs the forward of that class inside a
+:class:`gcn_kernels.swap.scope.Scope`. Undoing the swap assigns the original class again. Nothing is stored on the instance, so
+copies, ``state_dict`` and optimizers see no difference, and a pickle names the original class and the description of the swap,
+from which the subclass is made again.
 """
 
+import functools
 import types
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gcn_kernels.gcn.functional import fused_gcn
-from gcn_kernels.swap.find import Roles
-
-torch.fx.wrap("fused_gcn")
+from gcn_kernels.swap.scope import Scope, hooked_inside, scope_of
 
 
 class Fusion(NamedTuple):
-    """How a block runs fused: the paths of its convolutions, the name of its input, the backend."""
+    """A swap as pickles from before describe it: the paths of the convolutions, the name of the input, the backend."""
 
-    roles: Roles
+    roles: tuple[str, str, str, str]
     input_name: str
     backend: str
 
 
+class Watched(NamedTuple):
+    """How a module runs: the names of its children that hold convolutions (None: all), and the backend."""
+
+    children: tuple[str, ...] | None
+    backend: str
+
+
 class Swapped:
-    """First base of every generated class: it knows the original class, and how to copy and pickle itself."""
+    """First base of every generated class: it knows the original class, and how to copy, pickle and script itself."""
 
     _gcn_original: ClassVar[type[nn.Module]]
-    _gcn_how: ClassVar[Any]
+    _gcn_how: ClassVar[Watched]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         _, _, *state = reduced
         return (_blank, (type(self)._gcn_original, type(self)._gcn_how), *state)
 
-
-class FusedForward(Swapped):
-    """``forward`` of a swapped block: one call of :func:`gcn_kernels.fused_gcn` on the parameters of its convolutions."""
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Run fused; with a hook on a convolution, or other inputs than one map, run the block's own forward."""
-        how: Fusion = self._gcn_how
-        if len(inputs) == 1 and not named:
-            x = inputs[0]
-        elif not inputs and len(named) == 1 and how.input_name in named:
-            x = named[how.input_name]
-        else:
-            return super().forward(*inputs, **named)  # type: ignore[misc]
-        weights: list[Tensor] = []
-        biases: list[Tensor | None] = []
-        for path in how.roles:
-            conv: Any = self
-            for name in path.split("."):
-                conv = getattr(conv, name)
-                if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
-                    return super().forward(*inputs, **named)  # type: ignore[misc]
-            weights.append(conv.weight)
-            biases.append(conv.bias)
-        return fused_gcn(x, *weights, *biases, backend=how.backend)
-
-
-def swap_in(module: nn.Module, how: Any) -> None:
-    """Make ``module`` run as ``how`` says: a :class:`Fusion`, or another description with a ``make_forward`` method."""
-    original: Any = type(module)
-    module.__class__ = fused_class(original, how)
+    def __prepare_scriptable__(self) -> nn.Module:
+        """``torch.jit.script`` compiles the module as it was before the swap."""
+        original = type(self)._gcn_original
+        twin: nn.Module = object.__new__(original)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
 
 def swap_out(module: nn.Module) -> None:
-    """Give ``module`` the class it had before :func:`swap_in`."""
+    """Give ``module`` the class it had before the swap."""
     module.__class__ = type(module)._gcn_original  # type: ignore[attr-defined]
 
 
@@ -81,14 +63,38 @@ def is_swapped(module: nn.Module) -> bool:
 
 
 @cache
-def fused_class(original: type[nn.Module], how: Any) -> type[nn.Module]:
+def fused_class(original: Any, how: Watched) -> type[nn.Module]:
     """The subclass of ``original`` that runs as ``how`` says; equal arguments give the same class."""
-    base, body = (FusedForward, {}) if isinstance(how, Fusion) else (Swapped, {"forward": how.make_forward(original)})
+
+    def forward(self: Any, *inputs: Any, **named: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original.forward(self, *inputs, **named)
+        scope = scope_of(self, *how)
+        if scope is not None:
+            with scope:
+                result = original.forward(self, *inputs, **named)
+            return scope.release(result)
+        outer = Scope.current()
+        if outer is None or not hooked_inside(self, how.children):
+            return original.forward(self, *inputs, **named)
+        outer.settle()
+        outer.paused += 1
+        try:
+            return original.forward(self, *inputs, **named)
+        finally:
+            outer.paused -= 1
+
+    # Tracers read the signature of the forward that this one stands before.
+    body: dict[str, Any] = {"forward": functools.update_wrapper(forward, original.forward)}
     body |= {"_gcn_original": original, "_gcn_how": how, "__module__": original.__module__, "__doc__": original.__doc__}
-    return types.new_class(f"Fused{original.__name__}", (base, original), exec_body=lambda namespace: namespace.update(body))
+    return types.new_class(f"Fused{original.__name__}", (Swapped, original), exec_body=lambda namespace: namespace.update(body))
 
 
 def _blank(original: Any, how: Any) -> nn.Module:
     """An empty instance of the generated class, for copy and pickle to fill."""
-    cls = fused_class(original, how)
-    return cls.__new__(cls)
+    if isinstance(how, Fusion):
+        how = Watched(tuple(dict.fromkeys(path.split(".")[0] for path in how.roles)), how.backend)
+    elif not isinstance(how, Watched):
+        how = Watched(None, "auto")
+    blank: nn.Module = object.__new__(fused_class(original, how))
+    return blank

@@ -40,13 +40,13 @@ class Sizes:
 
 
 class Gain(NamedTuple):
-    """Time of a block as four convolutions over its time fused, on a 32 x 32 map on this machine."""
+    """Time of a block as four convolutions over its time fused, on a 32 x 32 map; ``backward`` only where it is predicted."""
 
     forward: float
-    training: float
+    backward: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.forward:.1f}x, train {self.training:.1f}x"
+        return f"{self.forward:.1f}x" if self.backward is None else f"{self.forward:.1f}x, backward {self.backward:.1f}x"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Entry:
         also: further places that the same instance is registered at.
         class_name: class of the module before the swap.
         sizes: "C -> M -> O, k=..." or "" where the convolutions do not form a block.
-        swapped: whether the module now runs fused.
-        reason: why not, or how the block was found.
+        swapped: whether what the module computes is now fused.
+        reason: why not, or how many blocks its forward computes.
         parameters: number of parameters of the four convolutions.
         gain: what the swap is expected to gain; None where nothing was swapped or nothing could be timed.
     """

@@ -1,0 +1,526 @@
+"""A converted module computes what its own forward computes, whatever that is and whatever is done to it after the swap."""
+
+import copy
+import pickle
+import random
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from families import BlockA, line, randomise
+from test_module_children import CHANGES, Adapter
+from torch import Tensor, nn
+from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
+from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
+
+import gcn_kernels.swap.fused_class as fused_class
+import gcn_kernels.swap.rules as rules
+from gcn_kernels import convert_gcn, revert_gcn
+
+
+class Block(nn.Module):
+    """A block in a module of its own, whose forward is the family's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_l1, self.conv_l2 = line(6, 3, 5, 0), line(3, 3, 5, 1)
+        self.conv_r1, self.conv_r2 = line(6, 3, 5, 1), line(3, 3, 5, 0)
+        self.flag, self.seen = False, []
+
+    def left(self, x: Tensor) -> Tensor:
+        return self.conv_l2(self.conv_l1(x))
+
+    def right(self, x: Tensor) -> Tensor:
+        return self.conv_r2(self.conv_r1(x))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.left(x) + self.right(x)
+
+
+class Inline(Block):
+    """The block between other layers, in a network's forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x_l = self.left(x)
+        x_r = self.right(x)
+        return self.head(F.relu(x_l + x_r))
+
+
+class Double(torch.autograd.Function):
+    """What asks autograd in C++: no Python function sees its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * 3
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the calls of the fused operator."""
+    calls: list[int] = []
+    operator = rules.fused_gcn
+
+    def counting(*arguments: Any, **options: Any) -> Tensor:
+        calls.append(1)
+        return operator(*arguments, **options)
+
+    monkeypatch.setattr(rules, "fused_gcn", counting)
+    return calls
+
+
+def pair(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+    """A plain model and its converted copy, which the trial is not asked about."""
+    torch.manual_seed(0)
+    plain = randomise(make()).to(dtype)
+    model = copy.deepcopy(plain)
+    assert convert_gcn(model, verify=False, force=True).swapped
+    return plain, model
+
+
+def outcome(model: nn.Module, x: Tensor) -> list[Any]:
+    """Everything that a user can see of one step: results, gradients, what is recorded, errors."""
+    random.seed(3)
+    torch.manual_seed(3)
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    try:
+        result = model(x)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        return [type(error).__name__, str(error)]
+    results = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, Tensor)]
+    found: list[Any] = [(type(t), t.requires_grad, t.dtype, t.shape) for t in results]
+    found += [t.detach() for t in results]
+    if any(t.requires_grad for t in results):
+        sum(t.square().sum() for t in results if t.requires_grad).backward()
+        found += [x.grad, *(p.grad for p in model.parameters())]
+    return found
+
+
+def assert_equal(ours: list[Any], theirs: list[Any], tolerance: float = 1e-9) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(b, Tensor):
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max([1.0, *b.abs().flatten().tolist()]))
+        else:
+            assert a == b
+
+
+X = torch.randn(2, 6, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("make", [Block, Inline])
+def test_a_block_that_is_left_alone_is_fused(make: type[Block], fused: list[int]) -> None:
+    plain, model = pair(make)
+    assert_equal(outcome(model, X), outcome(plain, X))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(X), plain(X), rtol=1e-9, atol=1e-9)
+    assert len(fused) == 2
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("make", [Block, Inline])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_done_to_a_convolution_counts(change: Callable[[nn.Module], object], make: type[Block]) -> None:
+    plain, model = pair(make)
+    for m in (plain, model):
+        torch.manual_seed(1)
+        change(m)
+        m(X[:1])
+    assert_equal(outcome(model, X), outcome(plain, X))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("change", ["none", "adapter", "dilation", "replaced", "forward hook"])
+def test_under_compile(change: str) -> None:
+    plain, model = pair(Block)
+    for m in (plain, model):
+        torch.manual_seed(1)
+        CHANGES.get(change, lambda m: None)(m)
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(X), plain(X), rtol=1e-9, atol=1e-9)
+
+
+def no_grad(m: Any, x: Tensor) -> Any:
+    with torch.no_grad():
+        u = m.conv_l1(x)
+    return m.conv_l2(u) + m.right(x)
+
+
+def no_grad_around_the_branches(m: Any, x: Tensor) -> Any:
+    with torch.set_grad_enabled(m.flag):
+        left, right = m.left(x), m.right(x)
+    return left + right + x.sum()
+
+
+def autocast(m: Any, x: Tensor) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not m.flag):
+        left = m.left(x)
+    return left.float() + m.right(x)
+
+
+def inference(m: Any, x: Tensor) -> Any:
+    with torch.inference_mode():
+        left = m.left(x)
+    return left.clone() + m.right(x)
+
+
+def in_place_on_the_input(m: Any, x: Tensor) -> Any:
+    x = x * 1
+    left = m.left(x)
+    x.relu_()
+    return left.detach() + m.right(x).detach()
+
+
+def in_place_on_a_weight(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    with torch.no_grad():
+        m.conv_l1.weight.mul_(2)
+    return left.detach() + m.right(x).detach()
+
+
+def weight_replaced(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    kept, m.conv_r1.weight.data = m.conv_r1.weight.data, m.conv_r1.weight.data * 2
+    y = left + m.right(x)
+    m.conv_r1.weight.data = kept
+    return y.detach()
+
+
+def custom_function(m: Any, x: Tensor) -> Any:
+    return m.conv_l2(Double.apply(m.conv_l1(x))) + m.right(x)
+
+
+def custom_function_on_the_sum(m: Any, x: Tensor) -> Any:
+    return Double.apply(m.left(x) + m.right(x))
+
+
+def custom_function_beside(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    return Double.apply(left) + (left + m.right(x))
+
+
+def returns_a_branch_too(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    return left + m.right(x), left
+
+
+def uses_a_branch_later(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    y = F.relu(left + m.right(x))
+    return y * left.sigmoid()
+
+
+def branch_in_place(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    left.mul_(2)
+    return left + m.right(x)
+
+
+def sum_in_place(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    same = left
+    left += m.right(x)
+    return left * 2 + same
+
+
+def sum_by_method(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    left.add_(m.right(x))
+    return left
+
+
+def added_twice(m: Any, x: Tensor) -> Any:
+    left, right = m.left(x), m.right(x)
+    return (left + right) * (right + left)
+
+
+def with_a_factor(m: Any, x: Tensor) -> Any:
+    return torch.add(m.left(x), m.right(x), alpha=2)
+
+
+def other_inputs(m: Any, x: Tensor) -> Any:
+    return m.left(x) + m.right(x * 2)
+
+
+def two_inputs(m: Any, x: Tensor) -> Any:
+    z = torch.cat([x[:, :3], x[:, 3:] * 2], 1)
+    return m.left(z) + m.right(z)
+
+
+def chance(m: Any, x: Tensor) -> Any:
+    y = F.dropout(m.left(x) + m.right(x), 0.5) * random.random()
+    return y if random.random() < 0.5 else -y
+
+
+def reads_a_flag(m: Any, x: Tensor) -> Any:
+    y = m.left(x) + m.right(x)
+    return -y if torch.is_grad_enabled() and not m.flag else y
+
+
+def looks_at_a_branch(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    m.seen.append((left.shape, left.dtype, left.requires_grad, isinstance(left, Tensor)))
+    return left + m.right(x) if float(left.mean()) < 1e6 else left
+
+
+def checkpoints_a_branch(m: Any, x: Tensor) -> Any:
+    return checkpoint(m.left, x, use_reentrant=False) + m.right(x)
+
+
+def checkpoints_all(m: Any, x: Tensor) -> Any:
+    return checkpoint(lambda t: m.left(t) + m.right(t), x, use_reentrant=True)
+
+
+def keeps_its_results(m: Any, x: Tensor) -> Any:
+    m.last = m.left(x) + m.right(x)
+    return m.last
+
+
+def retains_a_gradient(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    left.retain_grad()
+    m.seen.append(left)
+    return left + m.right(x)
+
+
+def shared_convolution(m: Any, x: Tensor) -> Any:
+    u = m.conv_l1(x)
+    return m.conv_l2(u) + m.conv_l2(u)
+
+
+FORWARDS = [
+    no_grad,
+    no_grad_around_the_branches,
+    autocast,
+    inference,
+    in_place_on_the_input,
+    in_place_on_a_weight,
+    weight_replaced,
+    custom_function,
+    custom_function_on_the_sum,
+    custom_function_beside,
+    returns_a_branch_too,
+    uses_a_branch_later,
+    branch_in_place,
+    sum_in_place,
+    sum_by_method,
+    added_twice,
+    with_a_factor,
+    other_inputs,
+    two_inputs,
+    chance,
+    reads_a_flag,
+    looks_at_a_branch,
+    checkpoints_a_branch,
+    checkpoints_all,
+    keeps_its_results,
+    retains_a_gradient,
+    shared_convolution,
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("forward", FORWARDS, ids=lambda f: f.__name__)
+def test_whatever_the_forward_does(forward: Callable[[Any, Tensor], Any]) -> None:
+    dtype, tolerance = (torch.float32, 1e-4) if forward is autocast else (torch.float64, 1e-9)
+    plain, model = pair(type("Own", (Block,), {"forward": forward, "__module__": __name__}), dtype)
+    x = X.to(dtype)
+    for flag in (False, True):
+        model.flag = plain.flag = flag
+        assert_equal(outcome(model, x), outcome(plain, x), tolerance)
+    with torch.no_grad():
+        assert_equal(outcome(model, x), outcome(plain, x), tolerance)
+
+
+def test_gradients_of_a_result_that_the_forward_gives_away() -> None:
+    for m in pair(type("Own", (Block,), {"forward": returns_a_branch_too})):
+        y, left = m(X)
+        (dy,) = torch.autograd.grad(y.sum(), left)
+        assert torch.equal(dy, torch.ones_like(dy))
+
+
+def test_asking_for_a_place_in_the_graph_too_late_is_an_error() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        left = m.left(x)
+        y = F.relu(left + m.right(x))
+        left.retain_grad()
+        return y
+
+    _, model = pair(type("Own", (Block,), {"forward": forward}))
+    with pytest.raises(RuntimeError, match="ask before the sum"):
+        model(X.clone().requires_grad_())
+
+
+def test_a_change_that_nothing_shows_is_an_error() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        left = m.left(x)
+        m.conv_l1.weight.untyped_storage()._unseen = torch._C._increment_version([m.conv_l1.weight])
+        return left + m.right(x)
+
+    _, model = pair(type("Own", (Block,), {"forward": forward}))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="changed in place"):
+        model(X)
+
+
+def test_transforms_and_forward_mode() -> None:
+    plain, model = pair(Block)
+    torch.testing.assert_close(torch.vmap(model)(X[:, None]), torch.vmap(plain)(X[:, None]))
+    state = dict(plain.named_parameters())
+    for m in (plain, model):
+        grads = torch.func.grad(lambda p, m=m: torch.func.functional_call(m, p, (X,)).square().sum())(state)
+        m.seen = grads["conv_l1.weight"]
+    torch.testing.assert_close(model.seen, plain.seen)
+    with dual_level():
+        ours, theirs = (unpack_dual(m(make_dual(X, torch.ones_like(X)))).tangent for m in (model, plain))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_pickles_from_before_load() -> None:
+    _, model = pair(Block)
+    state = model.__reduce_ex__(2)[2]
+    old = fused_class.Fusion(("conv_l1", "conv_l2", "conv_r1", "conv_r2"), "x", "auto")
+    loaded = fused_class._blank(Block, pickle.loads(pickle.dumps(old)))
+    loaded.__dict__.update(state)
+    torch.testing.assert_close(loaded(X), model(X))
+    assert revert_gcn(loaded) == [""] and type(loaded) is Block
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripting_compiles_the_original() -> None:
+    model = nn.Sequential(BlockA(6, 3, (5, 5)))
+    convert_gcn(model, force=True)
+    torch.testing.assert_close(torch.jit.script(model)(X.float()), model(X.float()), rtol=1e-4, atol=1e-4)
+
+
+class OwnNew(BlockA):
+    def __new__(cls, *arguments: Any) -> "OwnNew":
+        assert arguments
+        return super().__new__(cls)
+
+
+class Registering(BlockA):
+    known: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls) -> None:
+        Registering.known.append(cls.__name__)
+
+
+def test_what_cannot_be_swapped_is_refused_and_nothing_is_changed() -> None:
+    model = nn.Sequential(
+        BlockA(6, 3).to(torch.complex64), BlockA(6, 3).to(torch.float8_e4m3fn), Registering(6, 3), OwnNew(6, 3, (7, 7))
+    )
+    classes = [type(m) for m in model]
+    report = convert_gcn(model, force=True)
+    assert not report.swapped and "cannot be copied" in report.refused[3].reason
+    assert "complex64" in report.refused[0].reason and "float8" in report.refused[1].reason
+    assert "__init_subclass__" in report.refused[2].reason and not Registering.known
+    assert [type(m) for m in model] == classes
+
+
+def test_what_is_excluded_stays_as_it_is() -> None:
+    model = nn.Sequential(BlockA(6, 3), BlockA(3, 3))
+    assert [e.place for e in convert_gcn(model, force=True, exclude=["1"]).entries] == ["0"]
+    with pytest.raises(ValueError, match=r"exclude: expected places.*'2'"):
+        convert_gcn(model, exclude=["2"])
+
+
+def test_large_kernels_are_converted_without_running_them() -> None:
+    """Neither PyTorch's backward pass, which can write out of bounds on maps smaller than the kernel, nor much else."""
+    model = nn.Sequential(BlockA(21, 21, (63, 63)), BlockA(64, 21, (255, 255)))
+    assert len(convert_gcn(model, force=True).swapped) == 2
+
+
+# A drawn test: changes, modes and hooks at random, the same on the plain copy.
+
+
+def drawn_change(draw: random.Random) -> Callable[[Any], object]:
+    name = draw.choice(["conv_l1", "conv_l2", "conv_r1", "conv_r2"])
+    value = draw.random()
+
+    def conv(m: Any) -> Any:
+        c = getattr(m, name)
+        return c if isinstance(c, nn.Conv2d) else next(k for k in c.modules() if isinstance(k, nn.Conv2d))
+
+    def adapt(m: Any) -> None:
+        torch.manual_seed(5)
+        setattr(m, name, Adapter(conv(m)))
+
+    def scale_output(m: Any) -> None:
+        conv(m).register_forward_hook(lambda module, inputs, output: output * (1 + value))
+
+    def patch(m: Any) -> None:
+        c = conv(m)
+        c.forward = lambda x: nn.Conv2d.forward(c, x) + value
+
+    def stretch(m: Any) -> None:
+        c, d = conv(m), draw_dilation
+        c.dilation, c.padding = (d, d), tuple(d * (k // 2) for k in c.kernel_size)
+
+    draw_dilation = draw.choice([1, 2, 3])
+    changes: list[Callable[[Any], object]] = [
+        adapt,
+        scale_output,
+        stretch,
+        lambda m: conv(m).weight.data.mul_(1 + value),
+        lambda m: setattr(conv(m), "weight", nn.Parameter(conv(m).weight.detach() * value)),
+        lambda m: setattr(conv(m), "bias", None),
+        lambda m: conv(m).requires_grad_(value < 0.5),
+        lambda m: setattr(m, name, nn.Sequential(getattr(m, name), nn.ReLU())),
+        lambda m: prune.random_unstructured(conv(m), "bias", 0.5) if value < 0.05 and conv(m).bias is not None else None,
+        patch,
+        lambda m: conv(m)._forward_hooks.clear(),
+        lambda m: m.train(value < 0.5),
+        lambda m: setattr(conv(m), "padding_mode", "zeros"),
+        lambda m: setattr(conv(m), "stride", (1, 1)),
+        lambda m: m.to(memory_format=torch.channels_last if value < 0.5 else torch.contiguous_format),
+    ]
+    return draw.choice(changes)
+
+
+def run_draws(first: int, count: int) -> int:
+    """Compare ``count`` drawn lives of a model with those of its plain copy; how many results were compared."""
+    compared = 0
+    for seed in range(first, first + count):
+        draw = random.Random(seed)
+        forward = draw.choice([None, None, None, *FORWARDS])
+        base = draw.choice([Block, Inline])
+        make = base if forward is None or base is Inline else type("Own", (Block,), {"forward": forward, "__module__": __name__})
+        plain, model = pair(make)
+        for _ in range(draw.randint(0, 3)):
+            change = drawn_change(draw)
+            for m in (plain, model):
+                torch.manual_seed(seed)
+                change(m)
+        x = torch.randn(draw.randint(0, 2), 6, draw.randint(1, 9), draw.randint(1, 9), dtype=torch.float64)
+        grad = draw.random() < 0.7
+        with torch.set_grad_enabled(grad):
+            ours, theirs = outcome(model, x), outcome(plain, x)
+        try:
+            assert_equal(ours, theirs)
+        except AssertionError as error:
+            raise AssertionError(f"draw {seed}: {error}") from error
+        compared += len(theirs)
+    return compared
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_drawn_lives_of_a_model() -> None:
+    assert run_draws(0, 200) > 1000
+
+
+@pytest.mark.proof
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_many_drawn_lives_of_a_model() -> None:
+    assert run_draws(1000, 2000) > 10000
