@@ -229,7 +229,7 @@ def test_deepcopy_and_pickle_keep_the_swap_and_its_undoing():
 
 def test_a_copy_can_be_converted_instead():
     model = PublicStyleNet()
-    report = convert_gcn(model, inplace=False)
+    report = convert_gcn(model, inplace=False, force=True)
     assert type(model.gcn1) is BlockA
     assert report.model is not model and len(report.swapped) == 4
     assert type(report.model.gcn1) is not BlockA
