@@ -156,7 +156,9 @@ def _run_here(isa: str, first: int, count: int, step: int) -> int:
     torch.set_num_threads(1)  # the problems are small; the kernels' results do not depend on it
     kinds: Counter[str] = Counter()
     start, bad = time.monotonic(), 0
-    for index in range(first, first + count * step, step):
+    for done, index in enumerate(range(first, first + count * step, step)):
+        if done % 500 == 0 < done:
+            print(f"{isa}: {done} of {count} drawn, {bad} beyond the rule", file=sys.stderr, flush=True)
         found = list(excesses(draw(index), isa))
         bad += bool(found)
         for excess in found:

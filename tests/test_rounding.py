@@ -121,6 +121,7 @@ def _poisoned(block: Block, where: str, pattern: Callable[[Tensor], Tensor]) -> 
 @every_pattern
 def test_nan_in_the_frequency_domain_is_left_to_the_direct_method(pattern: Callable[[Tensor], Tensor], where: str) -> None:
     """Bit by bit: which method computes what is not finite depends on the values alone, not on threads or blocks."""
+    torch.set_num_threads(1)
     block = _poisoned(make(Case("nan", n=2, c=20, h=40, w=33, k=(9, 9, 15, 7))), where, pattern)
     fft, direct = (_gradients(block, partial(fused_gcn, algo=algo)) for algo in ("fft", "direct"))
     # What is finite in the forward pass gives middle maps by the method that was asked for, and these enter two gradients.
