@@ -83,7 +83,7 @@ def test_result_and_all_gradients(case: Case, dtype: torch.dtype, layout: str) -
 
 
 @every_layout
-@pytest.mark.parametrize("case", CASES[:3], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", in_suites(CASES[:3], everyday=lambda case: case is SMALL), ids=lambda case: case.name)
 def test_small_tiles(case: Case, layout: str, small_tiles: None) -> None:
     case = replace(case, c=min(case.c, 40), mid_l=min(case.mid_l, 5), mid_r=min(case.mid_r, 6))
     check(evaluate(RUN, make(case).in_layout(layout)), expect_case(case, torch.float32))
@@ -299,6 +299,7 @@ def test_planted_fault_is_caught(fault: Fault, tmp_path: Path, monkeypatch: pyte
         _special_value_stays_where_it_belongs()
 
 
+@pytest.mark.proof
 def test_witnesses_pass_without_a_fault() -> None:
     for case in WITNESSES:
         for layout in LAYOUTS:

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from calibration import CALIBRATIONS, GOLDEN, Calibration, Expected, decoded, disagreements
 
-pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
+#: The emulator changes seldom, and whatever runs in it every day would show that it is broken.
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not())),
+]
 
 every_wrapper = pytest.mark.parametrize("calibration", CALIBRATIONS, ids=lambda c: c.name)
 

@@ -10,7 +10,11 @@ from calibration import Calibration, Expected, disagreements
 from hopper_calibration import HOPPER_CALIBRATIONS
 from test_device import HARDWARE_SUMS, every_gpu
 
-pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
+#: The emulator changes seldom, and whatever runs in it every day would show that it is broken.
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not())),
+]
 every_wrapper = pytest.mark.parametrize("calibration", HOPPER_CALIBRATIONS, ids=lambda c: c.name)
 
 

@@ -115,6 +115,7 @@ def test_misaligned_storage() -> None:
     check(results(run(replace(plain, x=shifted))), expect(plain))
 
 
+@pytest.mark.proof
 def test_more_problems_than_plans_are_kept_for() -> None:
     """Every one has its own plan, also when it comes again, before and after the others have been dropped."""
     cases = [Case("", n=1, c=2, h=h, w=w, mid_l=1, mid_r=1, out=1) for h in range(1, 18) for w in range(1, 17)]
