@@ -282,11 +282,11 @@ WITNESSES = (
 )
 
 
-#: The first fault of each file.
-CANARIES = [next(fault for fault in FAULTS if fault.file is file) for file in (fork, join, weight_gradient, sums)]
+#: One of each file, that the first witness shows.
+CANARIES = ("wrong tap of a group", "a branch missing", "shift of the wrong sign", "taps not reversed")
 
 
-@pytest.mark.parametrize("fault", in_suites(FAULTS, everyday=lambda fault: fault in CANARIES), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", in_suites(FAULTS, everyday=lambda fault: fault.name in CANARIES), ids=lambda fault: fault.name)
 def test_planted_fault_is_caught(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of test_result_and_all_gradients fails, or a guard ends the run, with a mistake in a kernel's own text."""
     # What is not written is nan, and not by chance what an earlier run left there.
