@@ -17,6 +17,10 @@ STABLE_TORCH_LIBRARY(gcn_kernels, m) {
       "Tensor, Tensor, Tensor, Tensor)");
   // What the CPU kernels would do, as JSON; sizes are n, c, h, w, m_l, m_r, o, k1, k2, k3, k4.
   m.def("cpu_plan(int[] sizes, bool float64, bool spectra_cached) -> str");
+  // The same with PyTorch's own convolutions, in this dtype and layout, among the choices; and only whether they are chosen, for
+  // inference or for a training step.
+  m.def("cpu_plan_with_torch(int[] sizes, str dtype, bool channels_last) -> str");
+  m.def("cpu_prefers_torch(int[] sizes, str dtype, bool channels_last, bool training) -> bool");
   // Bytes of weight spectra kept for later calls, after clearing them if asked to.
   m.def("cpu_spectra_cache(bool clear) -> int");
   // What the CUDA kernels would do, as JSON; sizes as above, math is a dtype or "tf32". gpu: multiprocessors, bytes of shared

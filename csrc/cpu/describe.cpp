@@ -2,11 +2,13 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "choice.h"
+#include "cost.h"
 #include "spare_memory.h"
 #include "spectra_cache.h"
 
@@ -33,27 +35,55 @@ void write(std::ostream& out, const char* name, const LinePlans& plans, const ch
   out << '}' << end;
 }
 
-void write(std::ostream& out, const Prediction& p) {
-  out << "\"algo\": \"" << (use_fft("auto", p) ? "fft" : "direct") << "\", \"direct_ms\": " << p.direct_ns * 1e-6
-      << ", \"fft_ms\": ";
-  std::isfinite(p.fft_ns) ? out << p.fft_ns * 1e-6 : out << "null";
+void write_ms(std::ostream& out, const char* name, double ns) {
+  out << '"' << name << "\": ";
+  std::isfinite(ns) ? out << ns * 1e-6 : out << "null";
+  out << ", ";
+}
+
+ScalarType dtype_of(const std::string& name) {
+  if (name == "float32") return ScalarType::Float;
+  if (name == "float64") return ScalarType::Double;
+  if (name == "bfloat16") return ScalarType::BFloat16;
+  check(name == "float16", "dtype: expected float32, float64, bfloat16 or float16, got ", name);
+  return ScalarType::Half;
+}
+
+// Where PyTorch's convolutions are a choice, `torch_layout` holds whether they run in channels_last.
+std::string describe(const Problem& p, bool spectra_cached, std::optional<bool> torch_layout) {
+  const ForwardChoice forward = choose_forward(p, spectra_cached);
+  const BackwardChoice backward = choose_backward(p, Wanted((1 << kGradients) - 1));
+  std::ostringstream out;
+  const auto write_choice = [&](const Prediction& prediction, bool training) {
+    const bool torch = torch_layout && prefer_torch(p, *torch_layout, training);
+    out << "\"algo\": \"" << (torch ? "torch" : use_fft("auto", prediction) ? "fft" : "direct") << "\", ";
+    write_ms(out, "direct_ms", prediction.direct_ns);
+    write_ms(out, "fft_ms", prediction.fft_ns);
+    if (torch_layout)
+      write_ms(out, "torch_ms", training ? torch_backward_ns(p, *torch_layout) : torch_forward_ns(p, *torch_layout));
+  };
+  out << "{\"forward\": {";
+  write_choice(forward.prediction, false);
+  write(out, "fft", forward.plans, "");
+  out << "}, \"backward\": {";
+  write_choice(backward.prediction, true);
+  write(out, "fft_input_gradients", backward.plans.input, ", ");
+  write(out, "fft_weight_gradients", backward.plans.weight, "");
+  out << "}}";
+  return out.str();
 }
 
 // sizes: n, c, h, w, m_l, m_r, o, k1, k2, k3, k4
-std::string plan(const std::vector<int64_t> s, bool float64, bool spectra_cached) {
-  const Problem p = problem_of(s, float64 ? ScalarType::Double : ScalarType::Float);
-  const LinePlans forward = plan_forward(p);
-  const BackwardPlans backward = plan_backward(p);
-  std::ostringstream out;
-  out << "{\"forward\": {";
-  write(out, predict_forward(p, forward, spectra_cached));
-  write(out << ", ", "fft", forward, "");
-  out << "}, \"backward\": {";
-  write(out, predict_backward(p, backward, Wanted((1 << kGradients) - 1)));
-  write(out << ", ", "fft_input_gradients", backward.input, ", ");
-  write(out, "fft_weight_gradients", backward.weight, "");
-  out << "}}";
-  return out.str();
+std::string plan(const std::vector<int64_t> sizes, bool float64, bool spectra_cached) {
+  return describe(problem_of(sizes, float64 ? ScalarType::Double : ScalarType::Float), spectra_cached, std::nullopt);
+}
+
+std::string plan_with_torch(const std::vector<int64_t> sizes, const std::string& dtype, bool channels_last) {
+  return describe(problem_of(sizes, dtype_of(dtype)), true, channels_last);
+}
+
+bool prefers_torch(const std::vector<int64_t> sizes, const std::string& dtype, bool channels_last, bool training) {
+  return prefer_torch(problem_of(sizes, dtype_of(dtype)), channels_last, training);
 }
 
 int64_t spectra_cache(bool clear) {
@@ -68,6 +98,8 @@ int64_t spectra_cache(bool clear) {
 
 STABLE_TORCH_LIBRARY_IMPL(gcn_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_plan", TORCH_BOX(&plan));
+  m.impl("cpu_plan_with_torch", TORCH_BOX(&plan_with_torch));
+  m.impl("cpu_prefers_torch", TORCH_BOX(&prefers_torch));
   m.impl("cpu_spectra_cache", TORCH_BOX(&spectra_cache));
 }
 

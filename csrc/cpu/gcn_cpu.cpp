@@ -29,9 +29,9 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   const Tensor u_l = new_dense(x, {p.n, p.m_l, p.h, p.w}, p.accumulate());
   const Tensor u_r = new_dense(x, {p.n, p.m_r, p.h, p.w}, p.accumulate());
   const Forward call{p, x, w, b, y, u_l, u_r, cache_weights};
-  const LinePlans plans = plan_forward(p);
-  if (p.n > 0 && use_fft(algo, predict_forward(p, plans, cache_weights))) {
-    forward_fft(call, plans);
+  const ForwardChoice& choice = choose_forward(p, cache_weights);
+  if (p.n > 0 && use_fft(algo, choice.prediction)) {
+    forward_fft(call, choice.plans);
   } else {
     forward_direct(call);
   }
@@ -62,9 +62,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     }
   }
   const Backward call{p, dy, x, u_l, u_r, w, is_wanted, grads};
-  const BackwardPlans plans = plan_backward(p);
-  if (p.n > 0 && use_fft(algo, predict_backward(p, plans, is_wanted))) {
-    backward_fft(call, plans);
+  const BackwardChoice& choice = choose_backward(p, is_wanted);
+  if (p.n > 0 && use_fft(algo, choice.prediction)) {
+    backward_fft(call, choice.plans);
   } else {
     backward_direct(call);
   }

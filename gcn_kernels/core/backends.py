@@ -153,18 +153,29 @@ def why_not_capability(capability: tuple[int, int], architectures: Sequence[str]
     return None
 
 
-def cpu_plan(weights: Sequence[Tensor], size: Sequence[int], batch: int) -> dict[str, Any]:
+def cpu_plan(
+    weights: Sequence[Tensor], size: Sequence[int], batch: int, channels_last: bool = False, backend: str = "auto"
+) -> dict[str, Any]:
     """See :meth:`gcn_kernels.FusedGCN.plan`; ``weights`` are ``w_l1, w_l2, w_r1, w_r2``."""
     if LIBRARIES.cpu_reason is not None:
         raise RuntimeError(f"the CPU kernels have no plan here: {LIBRARIES.cpu_reason}")
-    w_l1, w_l2, w_r1, _ = weights
-    kernels = [max(w.shape[2:]) for w in weights]
+    operators, dtype = torch.ops.gcn_kernels, weights[0].dtype
     height, width = integers("size (H, W)", size, 2)
-    (batch,) = integers("batch", batch, 1, least=0, spread=True)
-    sizes = [batch, w_l1.shape[1], height, width, w_l1.shape[0], w_r1.shape[0], w_l2.shape[0], *kernels]
-    plan: dict[str, Any] = json.loads(torch.ops.gcn_kernels.cpu_plan(sizes, w_l1.dtype == torch.float64, True))
+    (images,) = integers("batch", batch, 1, least=0, spread=True)
+    sizes = block_sizes((images, weights[0].shape[1], height, width), weights)
+    if backend == "auto":
+        text = operators.cpu_plan_with_torch(sizes, str(dtype).removeprefix("torch."), channels_last)
+    else:
+        text = operators.cpu_plan(sizes, dtype == torch.float64, True)
+    plan: dict[str, Any] = json.loads(text)
     plan["forward"]["spectra_bytes"] = sum(conv["spectra_bytes"] for conv in plan["forward"]["fft"].values())
     return plan
+
+
+def block_sizes(x: Sequence[int], weights: Sequence[Tensor]) -> list[int]:
+    """``n, c, h, w, m_l, m_r, o, k1, k2, k3, k4`` of a block: ``x`` is [N, C, H, W]."""
+    w_l1, w_l2, w_r1, w_r2 = (w.shape for w in weights)
+    return [*x, w_l1[0], w_r1[0], w_l2[0], w_l1[2], w_l2[3], w_r1[3], w_r2[2]]
 
 
 def _interprets(device: torch.device) -> bool:

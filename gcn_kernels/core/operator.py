@@ -173,9 +173,9 @@ def gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32: bool,
         algo: algorithm of the kernels.
     """
     # A weight that is being trained will be another one in the next call. What torch.jit traces holds no trace of that.
-    records = _records(tensors)
-    training = records and not _is_jit_tracing() and any(t is not None and t.requires_grad for t in tensors[1:5])
-    return _call(COMPILED, tensors, (channels_last, not training, allow_tf32, algo), records)
+    recorded = records(tensors)
+    training = recorded and not _is_jit_tracing() and any(t is not None and t.requires_grad for t in tensors[1:5])
+    return _call(COMPILED, tensors, (channels_last, not training, allow_tf32, algo), recorded)
 
 
 def triton_gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32: bool) -> Tensor:
@@ -186,7 +186,7 @@ def triton_gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32
         channels_last: the layout of y.
         allow_tf32: whether products of float32 may round their factors to tf32.
     """
-    return _call(TRITON, tensors, (channels_last, allow_tf32), _records(tensors))
+    return _call(TRITON, tensors, (channels_last, allow_tf32), records(tensors))
 
 
 def _call(operators: Operators, tensors: Sequence[Tensor | None], options: tuple[object, ...], records: bool) -> Tensor:
@@ -205,7 +205,8 @@ def _call(operators: Operators, tensors: Sequence[Tensor | None], options: tuple
     return y
 
 
-def _records(tensors: Sequence[Tensor | None]) -> bool:
+def records(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether autograd records what is done with ``tensors``."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends, operator
-from gcn_kernels.gcn import flops, problem
+from gcn_kernels.gcn import choice, flops, problem
 
 
 def fused_gcn(
@@ -44,6 +44,8 @@ def fused_gcn(
         b_r2: [O] or None.
         backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"``, which then runs or raises.
         algo: algorithm of the CPU kernels, ``"auto"`` (the faster one for each problem and pass), ``"direct"`` or ``"fft"``.
+            With ``backend="auto"`` too, a block is left to PyTorch's convolutions where these are predicted to be the faster
+            choice (see :meth:`gcn_kernels.FusedGCN.plan`); graphs of ``torch.compile`` hold the operator.
 
     Returns:
         [N, O, H, W] (or [O, H, W]) in the dtype of ``x``, channels_last where ``conv2d`` would give that.
@@ -62,12 +64,16 @@ def fused_gcn(
     Source: Peng, Zhang, Yu, Luo, Sun, *Large Kernel Matters*, CVPR 2017, section 3.1 and figure 2 B.
     """
     weights, biases = (w_l1, w_l2, w_r1, w_r2), (b_l1, b_l2, b_r1, b_r2)
-    problem.check(x, weights, biases)
+    known = choice.recall(x, weights, biases) if backend == algo == "auto" else None
+    if known:
+        return choice.convolutions(x, weights, biases)
+    if known is None:
+        problem.check(x, weights, biases)
     device_type = x.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         with torch.autocast(device_type, enabled=False):
             return _run(*_autocast(torch.get_autocast_dtype(device_type), x, weights, biases), backend, algo)
-    return _run(x, weights, biases, backend, algo)
+    return _run(x, weights, biases, backend, algo, checked=known is not None)
 
 
 def _autocast(
@@ -81,11 +87,22 @@ def _autocast(
     return cast(x), tuple(cast(w) for w in weights), tuple(None if b is None else cast(b) for b in biases)
 
 
-def _run(x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...], backend: str, algo: str) -> Tensor:
-    problem.check_same(x, weights, biases)
+def _run(
+    x: Tensor,
+    weights: tuple[Tensor, ...],
+    biases: tuple[Tensor | None, ...],
+    backend: str,
+    algo: str,
+    *,
+    checked: bool = False,
+) -> Tensor:
+    if not checked:
+        problem.check_same(x, weights, biases)
     if not torch.compiler.is_compiling():
         flops.register_if_counted()
     chosen = backends.choose(backend, algo, x)
+    if chosen == "cpu" and backend == algo == "auto" and not checked and choice.choose(x, weights, biases):
+        chosen = "torch"
     if chosen == "torch":
         return reference.gcn(x, *weights, *biases)
     batch = x if x.dim() == 4 else x.unsqueeze(0)

@@ -203,19 +203,25 @@ class FusedGCN(nn.Module):
         """``torch.jit.script`` compiles the four convolutions and their sum."""
         return _Convolutions(self)
 
-    def plan(self, size: Sequence[int], batch: int = 1) -> dict[str, Any]:
-        """What the CPU kernels would do with this block on a map, and the time they predict for one core.
+    def plan(self, size: Sequence[int], batch: int = 1, *, channels_last: bool = False) -> dict[str, Any]:
+        """What would be done with this block on a map on a CPU, and the time that is predicted for it.
 
         Args:
             size: (H, W) of the map.
             batch: N.
+            channels_last: whether the map or the weights are in that layout, in which PyTorch's convolutions take
+                another time.
 
         Returns:
-            ``{"forward": ..., "backward": ...}``. Each holds the chosen ``algo``, the predicted ``direct_ms`` and
-            ``fft_ms`` (None where impossible), and for every convolution of the frequency-domain path its instruction
+            ``{"forward": ..., "backward": ...}``: inference, and the backward pass of a training step. Each holds the
+            ``algo`` that ``algo="auto"`` chooses: ``"direct"``, ``"fft"`` or, where PyTorch's own convolutions are predicted
+            to be the faster choice, ``"torch"`` (with ``backend="auto"`` only; a training step chooses once for its forward
+            and backward pass). Then the predicted ``direct_ms``, ``fft_ms`` (None where impossible) and ``torch_ms``, and
+            for every convolution of the frequency-domain path its instruction
             set, transform length, blocks of a line, independent units of work, channel splits, time, and bytes of
             spectra and workspace; ``spectra_bytes`` is what the forward pass keeps of the weights between calls.
-            Predictions hold for a 3.7 GHz Zen 4 core; elsewhere only their ratios mean something.
+            Predictions hold for two cores of a 3.7 GHz Zen 4, those of a single convolution for one; elsewhere only their
+            ratios mean something.
 
         Raises:
             ValueError: ``size`` is not two whole numbers of at least 1, or ``batch`` not one of at least 0.
@@ -226,7 +232,7 @@ class FusedGCN(nn.Module):
             'fft'
         """
         weights = [conv.weight for conv in (self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2)]
-        return backends.cpu_plan(weights, size, batch)
+        return backends.cpu_plan(weights, size, batch, channels_last, self.backend)
 
     def extra_repr(self) -> str:
         reason = self._why_not_fused()

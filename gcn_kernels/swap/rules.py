@@ -8,6 +8,7 @@ rule; other kinds of steps that it needs are further classes in :mod:`gcn_kernel
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from gcn_kernels.gcn.functional import fused_gcn
@@ -38,7 +39,15 @@ def gcn(*sides: Step, backend: str) -> Callable[[], Tensor] | None:
         left, right, first_left, first_right = right, left, first_right, first_left
     weights = (first_left.weight, left.weight, first_right.weight, right.weight)
     biases = (first_left.bias, left.bias, first_right.bias, right.bias)
-    return lambda: fused_gcn(x, *weights, *biases, backend=backend)
+
+    def compute() -> Tensor:
+        if torch.compiler.is_compiling():
+            return fused_gcn(x, *weights, *biases, backend=backend)
+        # It may choose PyTorch's convolutions, which are not to wait for their results once more.
+        with torch._C.DisableTorchFunction():
+            return fused_gcn(x, *weights, *biases, backend=backend)
+
+    return compute
 
 
 RULES: list[Rule] = [gcn]
