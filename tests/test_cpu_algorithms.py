@@ -368,3 +368,26 @@ def test_a_forked_child_infers_while_threads_of_its_parent_do() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_300_forked_children_infer_while_threads_of_their_parent_do() -> None:
     run_alone(FORKS.replace("COUNT", "300"))
+
+
+@pytest.mark.parametrize(("precision", "conv"), [("medium", None), ("high", None), ("medium", "bf16"), ("highest", None)])
+@pytest.mark.parametrize("amx", [False, True])
+def test_float32_follows_the_switch_of_convolutions_not_that_of_matrix_products(
+    monkeypatch: pytest.MonkeyPatch, precision: str, conv: str | None, amx: bool
+) -> None:
+    """With AMX, matrix products of float32 may be bfloat16 at "medium". The direct method is made of them; conv2d is not."""
+    monkeypatch.setattr(backends, "_has_amx", lambda: "AMX" if amx else None)
+    mkldnn = torch.backends.mkldnn
+    before = torch.get_float32_matmul_precision(), mkldnn.conv.fp32_precision  # type: ignore[attr-defined]
+    x = torch.zeros(1, 8, 4, 4)
+    try:
+        torch.set_float32_matmul_precision(precision)
+        if conv is not None:
+            mkldnn.conv.fp32_precision = conv  # type: ignore[attr-defined]
+        instead = amx and precision != "highest" and conv is None
+        assert backends.choose("auto", "auto", x) == ("torch" if instead else "cpu")
+        assert all(backends.choose(*asked, x) == "cpu" for asked in (("auto", "fft"), ("auto", "direct"), ("cpu", "auto")))
+        assert backends.choose("auto", "auto", x.double()) == backends.choose("auto", "auto", x.half()) == "cpu"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        mkldnn.conv.fp32_precision = before[1]  # type: ignore[attr-defined]

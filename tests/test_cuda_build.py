@@ -1,7 +1,9 @@
 """What setup.py decides about the CUDA kernels: for which architectures, by which nvcc, and why not."""
 
 import importlib.util
+import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -121,3 +123,19 @@ def test_reasons_to_leave_them_out(tmp_path: Path, release: str, torch_cuda: str
         cuda_build.decide("2.14.1", torch_cuda, [], tmp_path, environment)
     with pytest.raises(SystemExit, match="FORCE_CUDA"):
         cuda_build.decide("2.14.1", torch_cuda, [], tmp_path, {**environment, "FORCE_CUDA": "1"})
+
+
+@pytest.mark.parametrize("name", ["GCN_KERNELS_NO_CUDA", "SKIP_CUDA", "FORCE_CUDA"])
+@pytest.mark.parametrize("value", ["flase", "2", "ja"])
+def test_a_switch_that_is_neither_on_nor_off_is_an_error(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(SystemExit, match=rf"{name}: expected 1 .* or 0 .*, got '{value}'"):
+        cuda_build.decide("2.13.0", None, [], tmp_path, {name: value})
+
+
+@pytest.mark.parametrize("jobs", ["two", "0"])
+def test_a_number_of_jobs_that_is_none_is_an_error(jobs: str) -> None:
+    setup = Path(__file__).parents[1] / "setup.py"
+    command = [sys.executable, str(setup), "--version"]
+    done = subprocess.run(command, cwd=setup.parent, env={**os.environ, "MAX_JOBS": jobs}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"MAX_JOBS: expected a whole number of at least 1, got '{jobs}'" in done.stderr

@@ -64,6 +64,8 @@ def choose(backend: str, algo: str, x: Tensor) -> str:
     chosen = backend
     if backend == "auto":
         chosen = next(b for b in BACKENDS[1:] if why_not(b, x.device, x.dtype) is None)
+        if chosen == "cpu" and algo == "auto" and x.dtype == torch.float32 and _has_amx() and _SWITCHES.only_matmul_is_lowered:
+            chosen = "torch"
     elif (reason := why_not(backend, x.device, x.dtype)) is not None:
         raise RuntimeError(f"backend={backend!r} cannot run: {reason}; use backend='auto' to let the package choose")
     if chosen != "torch" and (transform := _foreign_transform()) is not None:
@@ -100,6 +102,14 @@ class _Switches(ModuleType):
         conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
         return bool(conv.fp32_precision == "tf32")
 
+    @property
+    def only_matmul_is_lowered(self) -> bool:
+        # The direct method's products are PyTorch's matrix products, which follow this switch
+        # (torch.set_float32_matmul_precision turns it). Convolutions have one of their own and stay float32.
+        mkldnn: Any = torch.backends.mkldnn
+        lowered = ("bf16", "tf32")
+        return mkldnn.matmul.fp32_precision in lowered and mkldnn.conv.fp32_precision not in lowered
+
 
 _SWITCHES = _Switches("gcn_kernels.backends.switches")
 
@@ -107,6 +117,13 @@ _SWITCHES = _Switches("gcn_kernels.backends.switches")
 def allow_tf32() -> bool:
     """PyTorch's own switch: whether convolutions of float32 on a GPU may round their factors to tf32."""
     return _SWITCHES.allow_tf32
+
+
+@_constant_in_graphs
+@lru_cache
+def _has_amx() -> str | None:
+    """A true value where the processor's matrix units compute float32 products in bfloat16 or tf32 if they are allowed to."""
+    return "AMX" if torch.cpu._is_amx_tile_supported() else None
 
 
 def covers(architecture: str, capability: tuple[int, int]) -> bool:
