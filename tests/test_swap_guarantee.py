@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from families import BlockA, line, randomise
 from test_module_children import CHANGES, Adapter
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
@@ -141,15 +142,59 @@ def test_what_is_done_to_a_convolution_counts(change: Callable[[nn.Module], obje
     assert_equal(outcome(model, X), outcome(plain, X))
 
 
+def compiled_operators(model: nn.Module, x: Tensor) -> tuple[Tensor, list[str]]:
+    """The result of the compiled model without gradients, and what its graphs call after dead code is gone."""
+    called: list[str] = []
+
+    def look(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        called.extend(str(n.target) for n in graph.graph.nodes if n.op == "call_function")
+        return graph
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        y = torch.compile(model, backend=aot_autograd(fw_compiler=look))(x)
+    return y, called
+
+
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("change", ["none", "adapter", "dilation", "replaced", "forward hook"])
-def test_under_compile(change: str) -> None:
-    plain, model = pair(Block)
-    for m in (plain, model):
-        torch.manual_seed(1)
-        CHANGES.get(change, lambda m: None)(m)
-    compiled = torch.compile(model, backend="aot_eager")
-    torch.testing.assert_close(compiled(X), plain(X), rtol=1e-9, atol=1e-9)
+def test_under_compile_a_block_is_fused_and_what_changed_is_not() -> None:
+    for change in ("none", "adapter", "dilation", "replaced", "forward hook"):
+        plain, model = pair(Block)
+        for m in (plain, model):
+            torch.manual_seed(1)
+            CHANGES.get(change, lambda m: None)(m)
+        y, called = compiled_operators(model, X)
+        torch.testing.assert_close(y, plain(X), rtol=1e-9, atol=1e-9, msg=change)
+        fused = [name for name in called if "gcn_kernels.gcn" in name]
+        assert len(fused) == (change == "none"), change
+        assert any("convolution" in name for name in called) == (change != "none"), change
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("make", [Block, Inline])
+def test_a_compiled_training_step(make: type[Block]) -> None:
+    plain, model = pair(make)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for m, run in ((plain, plain), (model, compiled)):
+        run(X).square().sum().backward()
+        m.seen = [p.grad for p in m.parameters()]
+    for ours, theirs in zip(model.seen, plain.seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_forwards_under_compile() -> None:
+    """Contexts, changes in place and everything else that a trace can hold."""
+    for forward in (no_grad, in_place_on_the_input, branch_in_place, sum_in_place, sum_by_method, added_twice, with_a_factor):
+        plain, model = pair(type("Own", (Block,), {"forward": forward, "__module__": __name__}))
+        for m, run in ((plain, plain), (model, torch.compile(model, backend="aot_eager"))):
+            y = run(X)
+            m.seen = [y.detach()]
+            if y.requires_grad:
+                y.square().sum().backward()
+                m.seen += [p.grad for p in m.parameters() if p.grad is not None]
+        for ours, theirs in zip(model.seen, plain.seen, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9, msg=forward.__name__)
 
 
 def no_grad(m: Any, x: Tensor) -> Any:

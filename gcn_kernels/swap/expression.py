@@ -60,16 +60,18 @@ class Step:
         source: x, or the step before.
         result: the value, once it is computed.
         fused: whether a fused operator has computed a sum with it.
+        size: of the result.
         tensor: weak reference to the pending tensor that stands for the result.
     """
 
-    __slots__ = ("__weakref__", "fused", "modes", "result", "source", "stamps", "tensor")
+    __slots__ = ("__weakref__", "fused", "modes", "result", "size", "source", "stamps", "tensor")
 
     def __init__(self, source: "Tensor | Step", modes: Modes, parameters: tuple[Tensor | None, ...] = ()) -> None:
         self.source, self.modes = source, modes
         self.result: Tensor | None = None
         self.fused = False
         self.tensor: Any = None
+        self.size: Any = None
         self.stamps = [(t, _stamp(t)) for t in (source, *parameters) if isinstance(t, Tensor)]
 
     @property
@@ -185,13 +187,14 @@ class Convolution(Step):
 class Sum:
     """The sum of two convolutions that wait, for which a rule has a fused operator."""
 
-    __slots__ = ("counter", "fuse", "fused", "left", "result", "right", "tensor")
+    __slots__ = ("counter", "fuse", "fused", "left", "result", "right", "size", "tensor")
 
     def __init__(self, left: Step, right: Step, fuse: Callable[[], Tensor], counter: Counter) -> None:
         self.left, self.right, self.fuse, self.counter = left, right, fuse, counter
         self.result: Tensor | None = None
         self.fused = False
         self.tensor: Any = None
+        self.size: Any = None
 
     def value(self, exact: bool = False) -> Tensor:
         """The result; with ``exact``, from the plain convolutions if one of their results is still somebody's."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from gcn_kernels.swap.graph import GraphScope
 from gcn_kernels.swap.scope import Scope, hooked_inside, scope_of
 
 
@@ -68,7 +69,10 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
 
     def forward(self: Any, *inputs: Any, **named: Any) -> Any:
         if torch.compiler.is_compiling():
-            return original.forward(self, *inputs, **named)
+            if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+                return original.forward(self, *inputs, **named)
+            with GraphScope(how.backend):
+                return original.forward(self, *inputs, **named)
         scope = scope_of(self, *how)
         if scope is not None:
             with scope:

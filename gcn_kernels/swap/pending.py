@@ -166,5 +166,5 @@ def pending(node: Expression, size: Any, dtype: torch.dtype, inputs: Sequence[Te
             t.__dict__["place"] = t.grad_fn
     else:
         t = _make(node, size, dtype, first.device)
-    node.tensor = weakref.ref(t)
+    node.size, node.tensor = size, weakref.ref(t)
     return t

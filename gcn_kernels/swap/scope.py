@@ -160,10 +160,15 @@ def hooked_inside(module: nn.Module, children: Sequence[str] | None) -> bool:
     """Whether a call of a module below ``module`` fires a hook, which could keep a result or take a weight away."""
     below = module._modules
     for child in below.values() if children is None else [below.get(name) for name in children]:
-        for m in child.modules() if child is not None else ():
-            if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
-                return True
+        if child is not None and _hooked(child):
+            return True
     return False
+
+
+def _hooked(module: nn.Module) -> bool:
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    return any(child is not None and _hooked(child) for child in module._modules.values())
 
 
 def _released(container: Any) -> Any:
@@ -207,7 +212,7 @@ def _padding(scope: Scope, input: Any, pad: Any, mode: str = "constant", value: 
     modes = modes_for(source if isinstance(source, Tensor) else source.x)
     if not (_takes(scope, source) if isinstance(source, Tensor) else modes == source.modes):
         return None
-    n, c, h, w = input.shape
+    n, c, h, w = input.shape if isinstance(source, Tensor) else source.size
     return scope.wait(Padding(source, modes, pads), (n, c, h + 2 * top, w + 2 * left), input.dtype, (input,))
 
 
@@ -242,7 +247,8 @@ def _convolution(
         x, weight, bias, modes
     ):
         return None
-    if (shape := input.shape)[1] != channels:
+    shape = input.shape if isinstance(source, Tensor) else source.size
+    if shape[1] != channels:
         return None
     node = Convolution(source, modes, weight, bias, padding, axis)
     dtype = modes[2] if modes[2] is not None else x.dtype
@@ -287,15 +293,15 @@ def _sum(scope: Scope, left: Any, right: Any, **options: Any) -> Tensor | None:
     if b is None:
         if type(right) is not int or right != 0 or type(a) is not Convolution or modes_for(a.x) != a.modes:
             return None
-        return scope.wait(ZeroAdded(a, a.modes), left.shape, left.dtype, (left,))
-    if left.shape != right.shape or not (a.untouched and b.untouched):
+        return scope.wait(ZeroAdded(a, a.modes), a.size, left.dtype, (left,))
+    if a.size != b.size or not (a.untouched and b.untouched):
         return None
     modes = modes_for(a.x)
     if a.modes != modes or b.modes != modes:
         return None
     for rule in RULES:
         if (fuse := rule(a, b, backend=scope.backend)) is not None:
-            return scope.wait(Sum(a, b, fuse, scope), left.shape, left.dtype, (left, right))
+            return scope.wait(Sum(a, b, fuse, scope), a.size, left.dtype, (left, right))
     return None
 
 
