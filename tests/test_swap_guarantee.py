@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gcn_kernels.swap.fused_class as fused_class
 import gcn_kernels.swap.rules as rules
+import gcn_kernels.swap.trial as trial
 from gcn_kernels import convert_gcn, revert_gcn
 
 
@@ -485,6 +486,11 @@ def test_large_kernels_are_converted_without_running_them() -> None:
     """Neither PyTorch's backward pass, which can write out of bounds on maps smaller than the kernel, nor much else."""
     model = nn.Sequential(BlockA(21, 21, (63, 63)), BlockA(64, 21, (255, 255)))
     assert len(convert_gcn(model, force=True).swapped) == 2
+
+
+@pytest.mark.parametrize("make", [Block, Inline])
+def test_a_trial_needs_no_data(make: type[Block]) -> None:
+    assert trial._run(trial._copy(make(), "meta"), "meta", (6, *trial.MAP)) == 1
 
 
 # A drawn test: changes, modes and hooks at random, the same on the plain copy.

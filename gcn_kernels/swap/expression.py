@@ -19,7 +19,8 @@ Modes = tuple[Any, ...]
 def modes_for(x: Tensor) -> Modes:
     """The modes that a convolution of ``x`` would be computed in now."""
     device = x.device
-    autocast = torch.is_autocast_enabled(device.type)
+    # The meta device, where a trial runs, knows no autocast.
+    autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -34,7 +35,8 @@ def _enter(modes: Modes, device: torch.device) -> ExitStack:
     stack = ExitStack()
     stack.enter_context(torch.inference_mode(inference))
     stack.enter_context(torch.set_grad_enabled(grad))
-    stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
+    if device.type != "meta":
+        stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
     if hooks is not None and hooks is not torch._C._autograd._top_saved_tensors_default_hooks(False):
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(*hooks))
     if stream is not None:
