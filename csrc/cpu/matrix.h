@@ -1,11 +1,11 @@
 // Matrix products by the library that PyTorch itself links. Called inside one thread of torch's pool they run on that
 // thread alone, so a tile's sums do not depend on how many threads there are.
 //
-// The library may add up all terms of an element in one chain, and does so where rows or columns are few. Rounding errors grow
-// with the root of a chain's length, so products over many terms are cut: into blocks of 256 terms as a rule, which costs
-// nothing; of 64 where the product is narrow, which is no worse there; and where there are few elements into blocks of 64 that
-// are added by pairs. (The worst of few errors is compared with the largest of few values; of many, both are the same number of
-// standard deviations.)
+// The library may add up all terms of an element in one chain, and does so where the product is small; adding to `out` in further
+// calls may go on with that chain. Rounding errors grow with the root of its length, so products with few elements are cut into
+// blocks of 64 terms, which are products of their own and are added by pairs. (The worst of few errors is compared with the
+// largest of few values; of many, both are the same number of standard deviations.) Others are cut into calls of 256 terms,
+// or 64 where they are narrow, which shortens the chains of those kernels that begin each call at zero.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -79,7 +79,7 @@ Matrix<A> rows(const Matrix<A>& m, int64_t begin, int64_t end) {
   return transposed(columns(transposed(m), begin, end));
 }
 
-constexpr int64_t kTerms = 256, kNarrow = 16, kFewElements = 1024, kTermsOfFew = 64;
+constexpr int64_t kTerms = 256, kNarrow = 16, kFewElements = 4096, kTermsOfFew = 64;
 
 // out = a b, or out += a b, in chains as long as the library likes.
 template <class A>
