@@ -376,7 +376,7 @@ def test_float32_follows_the_switch_of_convolutions_not_that_of_matrix_products(
     monkeypatch: pytest.MonkeyPatch, precision: str, conv: str | None, amx: bool
 ) -> None:
     """With AMX, matrix products of float32 may be bfloat16 at "medium". The direct method is made of them; conv2d is not."""
-    monkeypatch.setattr(backends, "_has_amx", lambda: "AMX" if amx else None)
+    monkeypatch.setattr(backends, "HAS_AMX", amx)
     mkldnn = torch.backends.mkldnn
     before = torch.get_float32_matmul_precision(), mkldnn.conv.fp32_precision  # type: ignore[attr-defined]
     x = torch.zeros(1, 8, 4, 4)

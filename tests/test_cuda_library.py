@@ -149,10 +149,10 @@ def test_plan_depends_on_the_gpu_and_the_precision() -> None:
     ("arguments", "error", "says"),
     [
         ({"kernel_size": 4}, ValueError, "odd"),
-        ({"kernel_size": (3, 5)}, ValueError, "kernel_size: expected an int or 4"),
-        ({"batch": 0}, ValueError, "at least 1"),
+        ({"kernel_size": (3, 5)}, ValueError, "kernel_size: expected 4 whole numbers, or one"),
+        ({"batch": 0}, ValueError, "batch: expected a whole number from 1"),
         ({"dtype": torch.int8}, TypeError, "dtype"),
-        ({"gpu": (1, 2)}, RuntimeError, "multiprocessors"),
+        ({"gpu": (1, 2)}, ValueError, "multiprocessors"),
     ],
 )
 def test_plan_refuses(arguments: dict[str, Any], error: type[Exception], says: str) -> None:

@@ -25,6 +25,8 @@ from gcn_kernels.core.library import LIBRARIES
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "torch")
 ALGORITHMS = ("auto", "direct", "fft")
+#: Whether the processor's matrix units compute float32 products in bfloat16 or tf32 if they are allowed to.
+HAS_AMX: bool = torch.cpu._is_amx_tile_supported()
 #: The oldest GPUs that the CUDA kernels are written for.
 OLDEST_CAPABILITY = (8, 0)
 
@@ -64,7 +66,7 @@ def choose(backend: str, algo: str, x: Tensor) -> str:
     chosen = backend
     if backend == "auto":
         chosen = next(b for b in BACKENDS[1:] if why_not(b, x.device, x.dtype) is None)
-        if chosen == "cpu" and algo == "auto" and x.dtype == torch.float32 and _has_amx() and _SWITCHES.only_matmul_is_lowered:
+        if chosen == "cpu" and algo == "auto" and x.dtype == torch.float32 and HAS_AMX and _SWITCHES.only_matmul_is_lowered:
             chosen = "torch"
     elif (reason := why_not(backend, x.device, x.dtype)) is not None:
         raise RuntimeError(f"backend={backend!r} cannot run: {reason}; use backend='auto' to let the package choose")
@@ -117,13 +119,6 @@ _SWITCHES = _Switches("gcn_kernels.backends.switches")
 def allow_tf32() -> bool:
     """PyTorch's own switch: whether convolutions of float32 on a GPU may round their factors to tf32."""
     return _SWITCHES.allow_tf32
-
-
-@_constant_in_graphs
-@lru_cache
-def _has_amx() -> str | None:
-    """A true value where the processor's matrix units compute float32 products in bfloat16 or tf32 if they are allowed to."""
-    return "AMX" if torch.cpu._is_amx_tile_supported() else None
 
 
 def covers(architecture: str, capability: tuple[int, int]) -> bool:
