@@ -29,7 +29,7 @@ from gcnbench.variants import fused, mode_context
 
 from gcn_kernels import FusedGCN
 from gcn_kernels.core import backends
-from gcn_kernels.gcn.problem import DTYPES
+from gcn_kernels.core.checks import DTYPES
 
 CPU = torch.device("cpu")
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}

@@ -6,23 +6,32 @@ from types import ModuleType
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends as backends
-from gcn_kernels.core import operator
-from gcn_kernels.core.library import LIBRARIES
+from gcn_kernels.core import library
 from gcn_kernels.gcn import functional, module, problem
 from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.gcn.module import FusedGCN
+from gcn_kernels.gcn.spec import GCN
 from gcn_kernels.swap import convert_gcn, revert_gcn
 
 __version__ = "0.1.0"
 __all__ = ["FusedGCN", "convert_gcn", "fused_gcn", "reference", "revert_gcn"]
 
-if LIBRARIES.cpu_reason is None:
-    operator.register()
+#: The compiled operators, each with its backward operator.
+OPERATORS = (GCN,)
+library.load(
+    {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
+    [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],
+)
+if library.LIBRARIES.cpu_reason is None:
+    for _operator in OPERATORS:
+        _operator.register()
 
 #: Modules under the names that they had in earlier versions, which pickles and programs of users hold.
 _MOVED = {"backends": backends, "functional": functional, "modules": module, "problem": problem}
 for _name, _module in _MOVED.items():
     sys.modules[f"{__name__}.{_name}"] = globals()[_name] = _module
+
+backends.provide("triton", lambda: importlib.import_module("gcn_kernels.triton"))
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -11,9 +11,8 @@ import torch
 
 import gcn_kernels
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import integers
+from gcn_kernels.core.checks import DTYPES, integers
 from gcn_kernels.core.library import LIBRARIES
-from gcn_kernels.gcn.problem import DTYPES
 
 #: Where the CUDA kernels have been run and checked. Entries come with results under benchmarks/results; of other GPUs, nothing
 #: is known but what an emulator shows.

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gcn_kernels import backends, fused_gcn, info
-from gcn_kernels.core.library import LIBRARIES, SCHEMAS
+from gcn_kernels.core.library import LIBRARIES, WITH_CUDA
 
 needs_library = pytest.mark.skipif(
     LIBRARIES.cuda_reason is not None, reason=f"the CUDA library is not loaded: {LIBRARIES.cuda_reason}"
@@ -19,7 +19,7 @@ needs_library = pytest.mark.skipif(
 
 @needs_library
 def test_operators_are_registered_for_cuda() -> None:
-    for name in SCHEMAS:
+    for name in WITH_CUDA:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gcn_kernels::{name}", "CUDA")
 
 

@@ -19,7 +19,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget
 
 from gcn_kernels import FusedGCN, backends
-from gcn_kernels.core import operator
+from gcn_kernels.gcn.spec import TRITON_GCN
 from gcn_kernels.triton import ops
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -68,7 +68,7 @@ def test_one_graph_of_kernels_forward_and_backward(layout: str) -> None:
     backend = aot_autograd(fw_compiler=graphs)
     block = make(SMALL).in_layout(layout).leaves()
     compiled = torch.compile(
-        lambda *tensors: operator.triton_gcn(tensors, layout == "channels_last", False), fullgraph=True, backend=backend
+        lambda *tensors: TRITON_GCN(tensors, (layout == "channels_last", False)), fullgraph=True, backend=backend
     )
     y = compiled(*block.arguments)
     assert y.shape == block.dy.shape

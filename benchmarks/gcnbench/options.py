@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from gcn_kernels import backends
-from gcn_kernels.gcn.problem import DTYPES
+from gcn_kernels.core.checks import DTYPES
 from gcnbench import plot
 from gcnbench.baselines import BASELINES, default_baselines
 from gcnbench.clock import Budget

@@ -4,12 +4,11 @@
 ``cpu``    the C++ kernels in ``csrc/cpu``
 ``cuda``   the CUDA C++ kernels in ``csrc/cuda``
 ``triton`` the Triton kernels in ``gcn_kernels/triton``
-``torch``  :func:`gcn_kernels.reference.gcn`, four plain convolutions, on any device
+``torch``  the operator's definition in :mod:`gcn_kernels.reference`, plain convolutions, on any device
 ``auto``   the first of the above that can run; an explicit backend that cannot run is an error
 =========  ==========================================================================================
 """
 
-import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -52,8 +51,8 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype | None 
     raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-def choose(backend: str, algo: str, x: Tensor) -> str:
-    """Resolve ``backend`` for ``x`` to one that runs.
+def choose(backend: str, algo: str, x: Tensor, kernels: Sequence[str] = ("cpu", "cuda", "triton")) -> str:
+    """Resolve ``backend`` for ``x`` to one that runs; ``kernels``: the backends that have kernels for the operator.
 
     Raises:
         ValueError: an unknown backend or algorithm.
@@ -65,12 +64,14 @@ def choose(backend: str, algo: str, x: Tensor) -> str:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     chosen = backend
     if backend == "auto":
-        chosen = next(b for b in BACKENDS[1:] if why_not(b, x.device, x.dtype) is None)
+        chosen = next(b for b in BACKENDS[1:] if b in (*kernels, "torch") and why_not(b, x.device, x.dtype) is None)
         if chosen == "cpu" and algo == "auto" and x.dtype == torch.float32 and HAS_AMX and _SWITCHES.only_matmul_is_lowered:
             chosen = "torch"
+    elif backend not in (*kernels, "torch"):
+        raise RuntimeError(f"backend={backend!r} cannot run: it has no kernels for this operator; use backend='auto'")
     elif (reason := why_not(backend, x.device, x.dtype)) is not None:
         raise RuntimeError(f"backend={backend!r} cannot run: {reason}; use backend='auto' to let the package choose")
-    if chosen != "torch" and (transform := _foreign_transform()) is not None:
+    if chosen != "torch" and (transform := foreign_transform()) is not None:
         if backend != "auto":
             raise RuntimeError(f"backend={backend!r} does not support {transform}; use backend='torch' or 'auto'")
         chosen = "torch"
@@ -79,6 +80,14 @@ def choose(backend: str, algo: str, x: Tensor) -> str:
     if chosen != "cpu" and algo != "auto":
         raise RuntimeError(f"algo={algo!r} is an algorithm of the CPU kernels, but backend {chosen!r} runs: use algo='auto'")
     return chosen
+
+
+_PROVIDERS: dict[str, Callable[[], object]] = {}
+
+
+def provide(backend: str, load: Callable[[], object]) -> None:
+    """Say how the operators of a backend are imported, which happens on the first question whether it runs."""
+    _PROVIDERS[backend] = load
 
 
 Function = TypeVar("Function", bound=Callable[..., str | None])
@@ -205,13 +214,13 @@ def _why_not_triton(device_type: str, index: int | None) -> str | None:
         if torch.version.hip is None and (capability := torch.cuda.get_device_capability(index)) < (8, 0):
             return f"expected a GPU of compute capability 8.0 or newer, got {capability[0]}.{capability[1]}"
     try:
-        importlib.import_module("gcn_kernels.triton")
+        _PROVIDERS["triton"]()
     except ImportError as error:
         return f"Triton cannot be imported ({error}): pip install triton"
     return None
 
 
-def _foreign_transform() -> str | None:
+def foreign_transform() -> str | None:
     """A transform that the compiled operators have no rule for and that plain convolutions compose with."""
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
         return "ONNX export"

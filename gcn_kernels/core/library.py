@@ -7,24 +7,17 @@ or does not fit gives one warning, and the package falls back to plain PyTorch.
 
 import json
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 NAMESPACE = "gcn_kernels"
-_WEIGHTS = "Tensor w_l1, Tensor w_l2, Tensor w_r1, Tensor w_r2"
-#: What the Python side calls. A library built from other sources than these is refused, not called.
-SCHEMAS = {
-    "gcn": (
-        f"gcn_kernels::gcn(Tensor x, {_WEIGHTS}, Tensor? b_l1, Tensor? b_l2, Tensor? b_r1, Tensor? b_r2, "
-        "bool channels_last, bool cache_weights, bool allow_tf32, str algo) -> (Tensor, Tensor, Tensor)"
-    ),
-    "gcn_backward": (
-        f"gcn_kernels::gcn_backward(Tensor dy, Tensor x, Tensor u_l, Tensor u_r, {_WEIGHTS}, Tensor? b_l1, Tensor? b_r1, "
-        "int wanted, bool allow_tf32, str algo) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-    ),
-}
+#: What the Python side calls, by name: filled by :func:`load`.
+SCHEMAS: dict[str, str] = {}
+#: Those of them that the library _cuda has kernels for.
+WITH_CUDA: set[str] = set()
 
 
 @dataclass
@@ -42,10 +35,21 @@ class Libraries:
         return tuple(str(name) for name in listed) if isinstance(listed, list) else ()
 
 
-def load() -> Libraries:
-    """Load ``_C`` and, where it can work, ``_cuda``; warn once about a library that should be here and is not usable."""
+#: Filled by :func:`load`.
+LIBRARIES = Libraries()
+
+
+def load(schemas: Mapping[str, str], with_cuda: Iterable[str]) -> None:
+    """Load ``_C`` and, where it can work, ``_cuda``; warn once about a library that should be here and is not usable.
+
+    Args:
+        schemas: what the Python side calls, by name. A library built from other sources than these is refused, not called.
+        with_cuda: names of those that ``_cuda`` has kernels for.
+    """
+    SCHEMAS.update(schemas)
+    WITH_CUDA.update(with_cuda)
     folder = Path(__file__).parent.parent
-    libraries = Libraries()
+    libraries = LIBRARIES
     description = folder / "_build.json"
     if description.is_file():
         libraries.build = json.loads(description.read_text())
@@ -67,7 +71,6 @@ def load() -> Libraries:
         libraries.cuda_reason = _why_not_built(libraries.build) or _load_file(folder, "_cuda")
         if libraries.cuda_reason is None and not _registered_for_cuda():
             libraries.cuda_reason = "the library _cuda was built from other sources: it does not register the operators"
-    return libraries
 
 
 def _why_not_built(build: dict[str, object]) -> str | None:
@@ -77,7 +80,7 @@ def _why_not_built(build: dict[str, object]) -> str | None:
 
 
 def _registered_for_cuda() -> bool:
-    return all(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA") for name in SCHEMAS)
+    return all(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA") for name in WITH_CUDA)
 
 
 def _load_file(folder: Path, name: str) -> str | None:
@@ -99,6 +102,3 @@ def _schema_mismatch() -> str | None:
         if found != expected:
             return f"it was built from other sources: its operator {name} has another signature"
     return None
-
-
-LIBRARIES = load()

@@ -1,225 +1,312 @@
-"""Shapes (fake kernels) and derivatives of the operators, shared by every pair of them and every device.
+"""Registration of an operator: from one :class:`Operator` follow schema check, shapes, derivatives and the eager path.
 
-There are two pairs: ``gcn`` and ``gcn_backward``, compiled, and ``triton_gcn`` and ``triton_gcn_backward``. A forward
-operator takes the nine tensors of the block and then options, and returns y and the two middle maps; its backward operator
-takes dy, the tensors that are saved, a mask of the gradients that are wanted, and the last of the same options.
+An operator is a pair in the namespace ``gcn_kernels``: a forward operator, and a backward operator that gives the gradients of
+its tensors. What they take is read from their schemas, and arguments go by their names, so that a specification repeats nothing:
 
-The middle maps are what the backward pass needs besides the inputs: 2M channels next to C. To autograd they are an opaque
-cache, so the backward operator is treated as a function of (dy, x, weights, biases) and its own derivative is taken through
-the definition in :mod:`gcn_kernels.reference`.
+* The forward operator takes its tensors first (``Tensor``, ``Tensor?``, ``Tensor[]``, ``Tensor?[]``) and then its options. Its
+  first result is y. Other results are kept for the backward pass, and no derivative goes through them.
+* The backward operator takes ``dy``, then what it needs of the forward operator's tensors and results, then ``int wanted``, then
+  what it needs of the options. It gives the gradients of all tensors of the forward operator in their order, a list where the
+  argument is a list. Bit i of ``wanted`` asks for the i-th tensor's, those of lists counted one by one; the others are empty.
+
+To autograd the kept results are an opaque cache. So the backward operator counts as a function of dy and of the forward
+operator's tensors, and its own derivative is taken through the definition in :mod:`gcn_kernels.reference`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gcn_kernels import reference
 
-#: On a CPU the middle maps are kept in the type that the arithmetic is done in.
-ACCUMULATE = {
-    torch.float64: torch.float64,
-    torch.float32: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float16: torch.float32,
-}
-
-
-def _gcn_fake(
-    x: Tensor,
-    w_l1: Tensor,
-    w_l2: Tensor,
-    w_r1: Tensor,
-    w_r2: Tensor,
-    b_l1: Tensor | None,
-    b_l2: Tensor | None,
-    b_r1: Tensor | None,
-    b_r2: Tensor | None,
-    channels_last: bool,
-    cache_weights: bool,
-    allow_tf32: bool,
-    algo: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, _, h, w = x.shape
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    y = torch.empty((n, w_l2.shape[0], h, w), dtype=x.dtype, device=x.device, memory_format=layout)
-    return y, _middle_fake(x, w_l1), _middle_fake(x, w_r1)
-
-
-def _middle_fake(x: Tensor, first_weight: Tensor) -> Tensor:
-    """A middle map in the form that the kernels of ``x``'s device keep it in."""
-    (n, _, h, w), mid = x.shape, first_weight.shape[0]
-    if x.device.type == "cuda":
-        # [N, H, W, M], M rounded up to whole octets: every pixel is 16-byte pieces for the tensor cores' loads. In x's type,
-        # which PyTorch's own convolutions round u to as well.
-        return x.new_empty((n, h, w, (mid + 7) // 8 * 8))
-    return x.new_empty((n, mid, h, w), dtype=ACCUMULATE[x.dtype])
-
-
-def _gcn_backward_fake(
-    dy: Tensor,
-    x: Tensor,
-    u_l: Tensor,
-    u_r: Tensor,
-    w_l1: Tensor,
-    w_l2: Tensor,
-    w_r1: Tensor,
-    w_r2: Tensor,
-    b_l1: Tensor | None,
-    b_r1: Tensor | None,
-    wanted: int,
-    allow_tf32: bool,
-    algo: str,
-) -> tuple[Tensor, ...]:
-    like = [torch.empty_like(t) for t in (x, w_l1, w_l2, w_r1, w_r2)]
-    like += [w.new_empty(w.shape[0]) for w in (w_l1, w_l2, w_r1, w_r2)]
-    return tuple(t if wanted >> i & 1 else x.new_empty(0) for i, t in enumerate(like))
-
-
-@dataclass(frozen=True)
-class Operators:
-    """A forward operator of the namespace ``gcn_kernels`` and its backward operator.
+@dataclass(eq=False)
+class Operator:
+    """A forward operator and its backward operator.
 
     Attributes:
-        forward: name of the forward operator.
-        backward: name of the backward operator.
-        forward_only: how many of the forward operator's options, the first ones, its backward operator does not take.
+        schema: of the forward operator, as PyTorch prints it.
+        backward_schema: of the backward operator.
+        results: names for the results of the forward operator, the first of which is y.
+        definition: y from the tensors of the forward operator, in their order, and then the options in ``definition_options``.
+        fake: the forward operator for tensors without data: takes what it takes and gives empty results of the right shapes.
+        vectors: for every tensor that may be missing, be it optional or not among what the backward operator takes: the tensor
+            and the dimension of it that tell its length. Lists go element by element.
+        definition_options: names of the options that the definition needs, passed by their names.
+        backends: which of ``"cpu"``, ``"cuda"``, ``"triton"`` have kernels for it, besides the definition.
+        compiled: whether the library ``_C`` declares the two operators, rather than Python.
+
+    Example:
+        >>> from gcn_kernels.gcn.spec import GCN
+        >>> GCN.name, GCN.tensors[:3], GCN.options
+        ('gcn', ('x', 'w_l1', 'w_l2'), ('channels_last', 'cache_weights', 'allow_tf32', 'algo'))
     """
 
-    forward: str
-    backward: str
-    forward_only: int
+    schema: str
+    backward_schema: str
+    results: tuple[str, ...]
+    definition: Callable[..., Tensor]
+    fake: Callable[..., tuple[Tensor, ...] | Tensor]
+    vectors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    definition_options: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ("cpu", "cuda", "triton")
+    compiled: bool = True
 
+    #: Name of the forward operator, without its namespace, and of the backward operator.
+    name: str = field(init=False)
+    backward_name: str = field(init=False)
+    #: Names of the forward operator's tensors and options.
+    tensors: tuple[str, ...] = field(init=False)
+    options: tuple[str, ...] = field(init=False)
+    #: Names of the tensors that the backward operator takes besides dy, and of its options besides ``wanted``.
+    saved: tuple[str, ...] = field(init=False)
+    backward_options: tuple[str, ...] = field(init=False)
+    #: The registered operators, once they are.
+    forward: Any = field(init=False, default=None)
+    backward: Any = field(init=False, default=None)
 
-COMPILED = Operators("gcn", "gcn_backward", forward_only=2)
-TRITON = Operators("triton_gcn", "triton_gcn_backward", forward_only=1)
+    def __post_init__(self) -> None:
+        self.name, self.backward_name = (s.split("(")[0].split("::")[1] for s in (self.schema, self.backward_schema))
+        self.tensors, self.options = _arguments(self.schema)
+        (_, *saved), (_, *backward_options) = _arguments(self.backward_schema)
+        self.saved, self.backward_options = tuple(saved), tuple(backward_options)
+        everything = (*self.tensors, *self.options, *self.results)
+        self._saved_places = tuple(everything.index(name) for name in self.saved)
+        self._option_places = tuple(everything.index(name) for name in self.backward_options)
+        self._takes_lists = "Tensor[]" in self.schema or "Tensor?[]" in self.schema
 
+    @property
+    def schemas(self) -> dict[str, str]:
+        """Both schemas by the names of the operators."""
+        return {self.name: self.schema, self.backward_name: self.backward_schema}
 
-def _save_for_backward(operators: Operators, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, w_l1, w_l2, w_r1, w_r2, b_l1, _, b_r1, _, *options = inputs
-    _, u_l, u_r = output
-    ctx.mark_non_differentiable(u_l, u_r)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, u_l, u_r, w_l1, w_l2, w_r1, w_r2)
-    # The backward kernels read no value of a bias, so one that an optimizer changes before the backward pass is no error,
-    # as with conv2d. Only the derivative of the backward pass needs the values, see _biases_of().
-    ctx.biases = b_l1, b_r1
-    ctx.bias_versions = _versions(ctx.biases)
-    ctx.options = options[operators.forward_only :]
-
-
-def _versions(tensors: Sequence[Tensor | None]) -> list[int | None]:
-    """How often each tensor was changed in place; None for those that keep no count (inference tensors)."""
-    return [None if t is None or t.is_inference() else t._version for t in tensors]
-
-
-def _biases_of(ctx: Any) -> tuple[Tensor | None, Tensor | None]:
-    """b_l1 and b_r1 as arguments of the backward operator; its own derivative needs them as they were."""
-    biases: tuple[Tensor | None, Tensor | None] = ctx.biases
-    if torch.is_grad_enabled() and _versions(biases) != ctx.bias_versions:
-        raise RuntimeError(
-            "one of the variables needed for gradient computation has been modified by an inplace operation: b_l1 or b_r1 was "
-            "changed between the forward pass and a backward pass with create_graph=True, whose own derivative needs their "
-            "values; change them after the last backward pass, or use clones"
+    def register(self) -> None:
+        """Attach shapes (fake kernels) and both derivatives to the two operators, which have been declared."""
+        if self.compiled:  # operators declared in Python come with their shapes
+            torch.library.register_fake(f"gcn_kernels::{self.name}", self.fake)
+            torch.library.register_fake(f"gcn_kernels::{self.backward_name}", self.backward_fake)
+        torch.library.register_autograd(f"gcn_kernels::{self.name}", self._backward, setup_context=self._save)
+        torch.library.register_autograd(
+            f"gcn_kernels::{self.backward_name}", self._double_backward, setup_context=self._save_for_double_backward
         )
-    return biases
+        self.forward, self.backward = (getattr(torch.ops.gcn_kernels, name).default for name in self.schemas)
 
+    def __call__(self, tensors: Sequence[Any], options: tuple[object, ...]) -> Tensor:
+        """Call the forward operator and return y, recording a gradient where one is needed.
 
-def _backward(
-    operators: Operators, ctx: Any, dy: Tensor | None, du_l: None = None, du_r: None = None
-) -> tuple[Tensor | None, ...]:
-    wanted = sum(1 << i for i, needed in enumerate(ctx.needs_input_grad[:9]) if needed)
-    no_options = (None,) * (operators.forward_only + len(ctx.options))
-    if dy is None or not wanted:
-        return (None,) * 9 + no_options
-    backward = getattr(torch.ops.gcn_kernels, operators.backward).default
-    grads = backward(dy, *ctx.saved_tensors, *_biases_of(ctx), wanted, *ctx.options)
-    return (*(g if wanted >> i & 1 else None for i, g in enumerate(grads)), *no_options)
+        Args:
+            tensors: what it takes first, in order.
+            options: what it takes after them, in order.
+        """
+        # A graph that outlives this call holds the operator itself.
+        if not is_traced():
+            if self.records(tensors):
+                flat = _flatten(tensors) if self._takes_lists else tensors
+                y: Tensor = _Recorded.apply(self, (*tensors, *options), *flat)  # type: ignore[no-untyped-call]
+                return y
+            if not torch.is_inference_mode_enabled():
+                # There is nothing to record: not even the question is asked, which the dispatcher asks in Python (13 us).
+                with torch._C._AutoDispatchBelowAutograd():
+                    return self._first(self.forward(*tensors, *options))
+        return self._first(self.forward(*tensors, *options))
+
+    def records(self, tensors: Sequence[Any]) -> bool:
+        """Whether a call with these tensors records a gradient."""
+        return records(_flatten(tensors) if self._takes_lists else tensors)
+
+    def _first(self, results: Any) -> Tensor:
+        y: Tensor = results if len(self.results) == 1 else results[0]
+        return y
+
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        everything = (*inputs, output) if len(self.results) == 1 else (*inputs, *output)
+        ctx.mark_non_differentiable(*everything[len(inputs) + 1 :])
+        ctx.set_materialize_grads(False)
+        values = [everything[place] for place in self._saved_places]
+        # No value of what is in `vectors`, biases, is read by the backward kernels: one that an optimizer changes before the
+        # backward pass is no error, as with conv2d. Only the derivative of the backward pass needs the values as they were.
+        unread = [name in self.vectors for name in self.saved]
+        _keep(ctx, [None if skip else value for value, skip in zip(values, unread, strict=True)])
+        ctx.unread = [value if skip else None for value, skip in zip(values, unread, strict=True)]
+        ctx.versions = _versions(ctx.unread)
+        ctx.options = [inputs[place] for place in self._option_places]
+
+    def _gradients(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients of all tensors, those of lists one by one, where they are needed."""
+        wanted = sum(1 << i for i, need in enumerate(needed) if need)
+        if dy is None or not wanted:
+            return [None] * len(needed)
+        if torch.is_grad_enabled() and _versions(ctx.unread) != ctx.versions:
+            changed = [name for name in self.saved if name in self.vectors]
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                f"{' or '.join(changed)} was changed between the forward pass and a backward pass with create_graph=True, whose "
+                "own derivative needs their values; change them after the last backward pass, or use clones"
+            )
+        saved = [a if b is None else b for a, b in zip(_kept(ctx), ctx.unread, strict=True)]
+        found = _flatten(self.backward(dy, *saved, wanted, *ctx.options))
+        return [g if need else None for g, need in zip(found, needed, strict=True)]
+
+    def _backward(self, ctx: Any, dy: Tensor | None, *_: None) -> tuple[Any, ...]:
+        needs = ctx.needs_input_grad[: len(self.tensors)]
+        gradients = iter(self._gradients(ctx, dy, _flatten(needs)))
+        return (*_like(needs, gradients), *(None for _ in self.options))
+
+    def backward_fake(self, *arguments: Any) -> tuple[Any, ...]:
+        """The backward operator for tensors without data."""
+        given = dict(zip(("dy", *self.saved, "wanted", *self.backward_options), arguments, strict=True))
+        wanted, i = given["wanted"], 0
+        dy: Tensor = given["dy"]
+
+        def gradient(name: str, t: Tensor | None, source: Tensor | None) -> Tensor:
+            nonlocal i
+            i += 1
+            if not wanted >> (i - 1) & 1:
+                return dy.new_empty(0)
+            if source is not None:
+                return dy.new_empty(source.shape[self.vectors[name][1]])
+            return torch.empty_like(t)  # type: ignore[arg-type]
+
+        def gradients(name: str) -> Tensor | list[Tensor]:
+            t, source = given.get(name), given[self.vectors[name][0]] if name in self.vectors else None
+            if not isinstance(t if source is None else source, (list, tuple)):
+                return gradient(name, t, source)
+            count = len(t if source is None else source)  # type: ignore[arg-type]
+            return [gradient(name, (t or [None] * count)[j], source[j] if source else None) for j in range(count)]
+
+        return tuple(gradients(name) for name in self.tensors)
+
+    def _save_for_double_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        given = dict(zip(("dy", *self.saved, "wanted", *self.backward_options), inputs, strict=True))
+        ctx.set_materialize_grads(False)
+        _keep(ctx, [given["dy"], *(given.get(name) for name in self.tensors)])
+        ctx.given = {name: given[name] for name in ("wanted", *self.backward_options)}
+
+    def _double_backward(self, ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        """Differentiate the gradients through the definition; the result can itself be differentiated."""
+        outer = _flatten(grad_outputs)
+        wanted = [bool(ctx.given["wanted"] >> i & 1) and g is not None for i, g in enumerate(outer)]
+        keep_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            kept_dy, *kept = _kept(ctx)
+            if not any(wanted):
+                return self._none_for_backward(dict(zip(self.tensors, kept, strict=True)), None, {})
+            dy = _alias(kept_dy)
+            given = dict(zip(self.tensors, kept, strict=True))
+            variables = {name: self._variable(name, given) for name in self.tensors}
+            flat = _flatten(list(variables.values()))
+            options = {name: ctx.given[name] for name in self.definition_options}
+            y = self.definition(*variables.values(), **options)
+            first = torch.autograd.grad(y, list(compress(flat, wanted)), dy, create_graph=True)
+            found = torch.autograd.grad(
+                first, (dy, *flat), list(compress(outer, wanted)), create_graph=keep_graph, allow_unused=True
+            )
+        gradients = dict(zip(self.tensors, _like(list(variables.values()), iter(found[1:])), strict=True))
+        return self._none_for_backward(given, found[0], gradients)
+
+    def _variable(self, name: str, given: dict[str, Any]) -> Any:
+        """A variable of its own for a tensor or for each of a list, zero where there is none."""
+
+        def zeros(source: Tensor) -> Tensor:
+            return source.new_zeros(source.shape[self.vectors[name][1]])
+
+        t = given[name]
+        if name not in self.vectors:
+            return [_alias(item) for item in t] if isinstance(t, (list, tuple)) else _alias(t)
+        source = given[self.vectors[name][0]]
+        if not isinstance(source, (list, tuple)):
+            return _alias(zeros(source) if t is None else t)
+        return [_alias(zeros(s) if item is None else item) for item, s in zip(t or [None] * len(source), source, strict=True)]
+
+    def _none_for_backward(self, given: dict[str, Any], d_dy: Tensor | None, gradients: dict[str, Any]) -> tuple[Any, ...]:
+        """What autograd expects of the backward operator's derivative: one for each argument, None where there is none."""
+
+        def one(name: str) -> Any:
+            value = given.get(name)
+            if isinstance(value, (list, tuple)):
+                found = gradients.get(name, [None] * len(value))
+                return [None if t is None else d for t, d in zip(value, found, strict=True)]
+            return None if value is None else gradients.get(name)
+
+        return (d_dy, *map(one, self.saved), None, *(None for _ in self.backward_options))
 
 
 class _Recorded(torch.autograd.Function):
-    """The operator for eager autograd: the same formula as the registered one, reached in half the time.
+    """An operator for eager autograd: the same formula as the registered one, reached in half the time.
 
     The dispatcher's way to a Python autograd formula costs about 80 us a call, as much as a small block's convolutions.
-    The operators come last, so that the inputs keep their places.
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *inputs, operators = arguments
+    def forward(ctx: Any, operator: Operator, arguments: tuple[Any, ...], *flat: Tensor | None) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            output = getattr(torch.ops.gcn_kernels, operators.forward).default(*inputs)
-        ctx.operators = operators
-        _save_for_backward(operators, ctx, tuple(inputs), output)
-        y: Tensor = output[0]
-        return y
+            output = operator.forward(*arguments)
+        ctx.operator = operator
+        operator._save(ctx, arguments, output)
+        return operator._first(output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*_backward(ctx.operators, ctx, *grads), None)
-
-
-def gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32: bool, algo: str) -> Tensor:
-    """Call ``gcn_kernels::gcn`` and return y, recording a gradient where one is needed.
-
-    Args:
-        tensors: x [N, C, H, W], the four weights and the four biases.
-        channels_last: the layout of y.
-        allow_tf32: whether a GPU may round the factors of float32 products to tf32, in the backward pass too.
-        algo: algorithm of the kernels.
-    """
-    # A weight that is being trained will be another one in the next call. What torch.jit traces holds no trace of that.
-    recorded = records(tensors)
-    training = recorded and not _is_jit_tracing() and any(t is not None and t.requires_grad for t in tensors[1:5])
-    return _call(COMPILED, tensors, (channels_last, not training, allow_tf32, algo), recorded)
-
-
-def triton_gcn(tensors: Sequence[Tensor | None], channels_last: bool, allow_tf32: bool) -> Tensor:
-    """Call ``gcn_kernels::triton_gcn`` and return y, recording a gradient where one is needed.
-
-    Args:
-        tensors: x [N, C, H, W], the four weights and the four biases.
-        channels_last: the layout of y.
-        allow_tf32: whether products of float32 may round their factors to tf32.
-    """
-    return _call(TRITON, tensors, (channels_last, allow_tf32), records(tensors))
-
-
-def _call(operators: Operators, tensors: Sequence[Tensor | None], options: tuple[object, ...], records: bool) -> Tensor:
-    # A graph that outlives this call holds the operator itself.
-    eager = not _is_jit_tracing() and not torch.compiler.is_compiling()
-    if eager and records:
-        y: Tensor = _Recorded.apply(*tensors, *options, operators)  # type: ignore[no-untyped-call]
-        return y
-    operator = getattr(torch.ops.gcn_kernels, operators.forward).default
-    if eager and not torch.is_inference_mode_enabled():
-        # There is nothing to record: not even the question is asked, which the dispatcher asks in Python (13 us).
-        with torch._C._AutoDispatchBelowAutograd():
-            y = operator(*tensors, *options)[0]
-    else:
-        y = operator(*tensors, *options)[0]
-    return y
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
+        return (None, None, *ctx.operator._gradients(ctx, dy, ctx.needs_input_grad[2:]))
 
 
 def records(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd records what is done with ``tensors``."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in tensors])
 
 
-def _is_jit_tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+def autocast(dtype: torch.dtype, t: Tensor) -> Tensor:
+    """Cast as autocast does for conv2d: every floating tensor but float64."""
+    return t if t.dtype == torch.float64 else t.to(dtype)
 
 
-def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    dy, x, _, _, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1, wanted, *options = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(dy, x, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1)
-    ctx.wanted = wanted
-    ctx.options = options
+def is_traced() -> bool:
+    """Whether a graph of this call is being made, which will outlive it."""
+    return torch.compiler.is_compiling() or bool(torch._C._get_tracing_state())
+
+
+def _arguments(schema: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the arguments that are tensors or lists of them, and of the others."""
+    arguments = torch._C.parse_schema(schema).arguments
+    tensors = [a.name for a in arguments if "Tensor" in str(a.type)]
+    return tuple(tensors), tuple(a.name for a in arguments if a.name not in tensors)
+
+
+def _flatten(values: Sequence[Any]) -> list[Any]:
+    """The elements, those of lists one by one."""
+    return list(_elements(values))
+
+
+def _elements(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+def _like(structure: Sequence[Any], flat: Iterator[Any]) -> list[Any]:
+    """The elements of ``flat``, in lists where ``structure`` has lists."""
+    return [[next(flat) for _ in part] if isinstance(part, (list, tuple)) else next(flat) for part in structure]
+
+
+def _keep(ctx: Any, values: Sequence[Any]) -> None:
+    """Save tensors and lists of tensors."""
+    ctx.save_for_backward(*_elements(values))
+    ctx.lengths = [len(value) if isinstance(value, (list, tuple)) else -1 for value in values]
+
+
+def _kept(ctx: Any) -> list[Any]:
+    """What :func:`_keep` has saved."""
+    flat = iter(ctx.saved_tensors)
+    return [next(flat) if length < 0 else [next(flat) for _ in range(length)] for length in ctx.lengths]
+
+
+def _versions(values: Sequence[Any]) -> list[int | None]:
+    """How often each tensor was changed in place; None for those that keep no count (inference tensors)."""
+    return [None if t is None or t.is_inference() else t._version for t in _elements(values)]
 
 
 def _alias(t: Tensor) -> Tensor:
@@ -229,48 +316,3 @@ def _alias(t: Tensor) -> Tensor:
     chain rule.
     """
     return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
-
-
-def _double_backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Differentiate the gradients through the definition; the result can itself be differentiated."""
-    keep_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        saved_dy, *tensors, saved_b_l1, saved_b_r1 = ctx.saved_tensors
-        dy = _alias(saved_dy)
-        x, w_l1, w_l2, w_r1, w_r2 = (_alias(t) for t in tensors)
-        b_l1, b_r1 = (_alias(w.new_zeros(w.shape[0]) if b is None else b) for w, b in ((w_l1, saved_b_l1), (w_r1, saved_b_r1)))
-        b_l2, b_r2 = (_alias(w.new_zeros(w.shape[0])) for w in (w_l2, w_r2))
-        variables = (x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2)
-        wanted = [ctx.wanted >> i & 1 and g is not None for i, g in enumerate(grad_outputs)]
-        if not any(wanted):
-            return (None,) * (11 + len(ctx.options))
-        first = torch.autograd.grad(reference.gcn(*variables), list(compress(variables, wanted)), dy, create_graph=True)
-        d_dy, d_x, *d_parameters = torch.autograd.grad(
-            first,
-            (dy, x, w_l1, w_l2, w_r1, w_r2, b_l1, b_r1),
-            list(compress(grad_outputs, wanted)),
-            create_graph=keep_graph,
-            allow_unused=True,
-        )
-    *d_weights, d_b_l1, d_b_r1 = d_parameters
-    d_biases = (None if b is None else d for b, d in ((saved_b_l1, d_b_l1), (saved_b_r1, d_b_r1)))
-    return (d_dy, d_x, None, None, *d_weights, *d_biases, None, *(None for _ in ctx.options))
-
-
-def register() -> None:
-    """Attach fake kernels and autograd to the operators that the library ``_C`` declares."""
-    torch.library.register_fake("gcn_kernels::gcn", _gcn_fake)
-    torch.library.register_fake("gcn_kernels::gcn_backward", _gcn_backward_fake)
-    register_autograd(COMPILED)
-
-
-def register_autograd(operators: Operators) -> None:
-    """Attach both derivatives to a pair of operators."""
-    torch.library.register_autograd(
-        f"gcn_kernels::{operators.forward}",
-        partial(_backward, operators),
-        setup_context=partial(_save_for_backward, operators),
-    )
-    torch.library.register_autograd(
-        f"gcn_kernels::{operators.backward}", _double_backward, setup_context=_save_for_double_backward
-    )

@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 
 from gcn_kernels import reference
-from gcn_kernels.core import backends, operator
+from gcn_kernels.core import backends
+from gcn_kernels.core.checks import check_same, is_channels_last
+from gcn_kernels.core.operator import autocast
 from gcn_kernels.gcn import choice, flops, problem
+from gcn_kernels.gcn.spec import GCN, TRITON_GCN
 
 
 def fused_gcn(
@@ -72,19 +75,11 @@ def fused_gcn(
     device_type = x.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         with torch.autocast(device_type, enabled=False):
-            return _run(*_autocast(torch.get_autocast_dtype(device_type), x, weights, biases), backend, algo)
+            dtype = torch.get_autocast_dtype(device_type)
+            cast_weights = tuple(autocast(dtype, w) for w in weights)
+            cast_biases = tuple(None if b is None else autocast(dtype, b) for b in biases)
+            return _run(autocast(dtype, x), cast_weights, cast_biases, backend, algo)
     return _run(x, weights, biases, backend, algo, checked=known is not None)
-
-
-def _autocast(
-    dtype: torch.dtype, x: Tensor, weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...]
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    """Cast as autocast does for conv2d: every floating tensor but float64."""
-
-    def cast(t: Tensor) -> Tensor:
-        return t if t.dtype == torch.float64 else t.to(dtype)
-
-    return cast(x), tuple(cast(w) for w in weights), tuple(None if b is None else cast(b) for b in biases)
 
 
 def _run(
@@ -97,7 +92,7 @@ def _run(
     checked: bool = False,
 ) -> Tensor:
     if not checked:
-        problem.check_same(x, weights, biases)
+        check_same(x, (*problem.WEIGHTS, *problem.BIASES), (*weights, *biases))
     if not torch.compiler.is_compiling():
         flops.register_if_counted()
     chosen = backends.choose(backend, algo, x)
@@ -109,25 +104,17 @@ def _run(
     # The sum of two convolutions takes the layout of its left operand, or NCHW where the result's memory would be both.
     out_channels, (height, width) = weights[1].shape[0], batch.shape[2:]
     both = out_channels == 1 or (height == 1 and width == 1)
-    channels_last = not both and any(_is_channels_last(t) for t in (batch, weights[0], weights[1]))
+    channels_last = not both and any(is_channels_last(t) for t in (batch, weights[0], weights[1]))
     tensors, tf32 = (batch, *weights, *biases), backends.allow_tf32()
     if chosen == "triton":
-        y = operator.triton_gcn(tensors, channels_last, tf32)
+        y = TRITON_GCN(tensors, (channels_last, tf32))
     else:
-        y = operator.gcn(tensors, channels_last, tf32, algo)
+        y = GCN(tensors, (channels_last, not _trains(weights), tf32, algo))
     return y if x.dim() == 4 else y.squeeze(0)
 
 
-def _is_channels_last(t: Tensor) -> bool:
-    """Whether the strides of ``t`` [N, C, H, W] say channels_last; ambiguous ones (sizes of 1) say no, as in PyTorch."""
-    sizes, strides = t.shape, t.stride()
-    if strides[1] == 0:
+def _trains(weights: tuple[Tensor, ...]) -> bool:
+    """Whether the weights are being trained and will be others in the next call. What torch.jit traces holds no trace of that."""
+    if not torch.is_grad_enabled() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    smallest = 0
-    for dim in (1, 3, 2, 0):
-        if sizes[dim] == 0 or strides[dim] < smallest:
-            return False
-        if dim == 0 and smallest == strides[1]:
-            return False
-        smallest = strides[dim] * (sizes[dim] if sizes[dim] > 1 else 1)
-    return True
+    return any(w.requires_grad for w in weights)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gcn_kernels.gcn.problem import DTYPES
+from gcn_kernels.core.checks import DTYPES
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: Where ``nn.Module`` keeps the hooks that fire around a call.

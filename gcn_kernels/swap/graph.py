@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gcn_kernels.core.checks import DTYPES
 from gcn_kernels.gcn.functional import fused_gcn
-from gcn_kernels.gcn.problem import DTYPES
 
 
 class GraphScope(TorchFunctionMode):

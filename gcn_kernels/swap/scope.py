@@ -27,7 +27,7 @@ from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from gcn_kernels.gcn.problem import DTYPES
+from gcn_kernels.core.checks import DTYPES
 from gcn_kernels.swap.expression import Convolution, Expression, Modes, Padding, Step, Sum, ZeroAdded, modes_for
 from gcn_kernels.swap.pending import METADATA, NESTED, Pending, aside, at_home, pending, values_in
 from gcn_kernels.swap.rules import RULES

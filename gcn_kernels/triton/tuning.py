@@ -9,6 +9,7 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
+from gcn_kernels.core import backends
 from gcn_kernels.triton import ops, plan
 from gcn_kernels.triton.config import Config, Tile, arithmetic, choose, default, key, path, store
 
@@ -68,8 +69,6 @@ def autotune(
     Example:
         >>> autotune(2048, 21, size=(16, 16), batch=16)  # doctest: +SKIP
     """
-    from gcn_kernels.core import backends
-
     device = torch.device(device)
     if (reason := backends.why_not("triton", device, dtype)) is not None:
         raise RuntimeError(f"autotune needs the backend triton, which cannot run: {reason}")
