@@ -31,8 +31,8 @@ PLAN_SOURCES = [
     *sorted(glob("csrc/cuda/hopper/hopper_plan*.cpp")),
 ]
 CPU_SOURCES = [
-    "csrc/ops.cpp",
-    *sorted(glob("csrc/cpu/*.cpp") + glob("csrc/cpu/fft/*.cpp")),
+    *sorted(glob("csrc/*.cpp")),
+    *sorted(glob("csrc/cpu/**/*.cpp", recursive=True)),
     "csrc/cuda/gpu_plan.cpp",
     *PLAN_SOURCES,
 ]

@@ -12,12 +12,15 @@ from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.gcn.spec import GCN
 from gcn_kernels.swap import convert_gcn, revert_gcn
+from gcn_kernels.upsample.functional import fused_upsample
+from gcn_kernels.upsample.module import FusedUpsample
+from gcn_kernels.upsample.spec import UPSAMPLE
 
 __version__ = "0.1.0"
-__all__ = ["FusedGCN", "convert_gcn", "fused_gcn", "reference", "revert_gcn"]
+__all__ = ["FusedGCN", "FusedUpsample", "convert_gcn", "fused_gcn", "fused_upsample", "reference", "revert_gcn"]
 
 #: The compiled operators, each with its backward operator.
-OPERATORS = (GCN,)
+OPERATORS = (GCN, UPSAMPLE)
 library.load(
     {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
     [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],

@@ -1,7 +1,7 @@
-"""The definition of the operator: four plain convolutions and a sum.
+"""The definitions of the operators in plain PyTorch: :func:`gcn`, four convolutions and a sum, and :func:`upsample`.
 
-Every backend is tested against :func:`gcn` in float64. It runs wherever PyTorch runs, supports every dtype and every
-derivative that :func:`torch.nn.functional.conv2d` supports, and is what ``backend="torch"`` means.
+Every backend is tested against them in float64. They run wherever PyTorch runs, support every dtype and every
+derivative that :func:`torch.nn.functional.conv2d` supports, and are what ``backend="torch"`` means.
 """
 
 import torch.nn.functional as F
@@ -29,3 +29,11 @@ def gcn(
     right = F.conv2d(x, w_r1, b_r1, padding=(0, int(w_r1.shape[3]) // 2))
     right = F.conv2d(right, w_r2, b_r2, padding=(int(w_r2.shape[2]) // 2, 0))
     return left + right
+
+
+def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Doubling of a map by a learnt 4 x 4 kernel (Peng et al. 2017, figure 2 A): a transposed convolution with stride 2.
+
+    Shapes are those of :func:`gcn_kernels.fused_upsample` without ``size``.
+    """
+    return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)

@@ -11,7 +11,14 @@ import torch
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.relative_to(ROOT) for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if p.is_file())
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-MODULES = ["gcn_kernels.gcn.functional", "gcn_kernels.gcn.module", "gcn_kernels.reference", "gcn_kernels.info"]
+MODULES = [
+    "gcn_kernels.gcn.functional",
+    "gcn_kernels.gcn.module",
+    "gcn_kernels.reference",
+    "gcn_kernels.info",
+    "gcn_kernels.upsample.functional",
+    "gcn_kernels.upsample.module",
+]
 
 
 @pytest.mark.parametrize("page", PAGES or [None], ids=str)

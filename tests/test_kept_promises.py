@@ -26,6 +26,10 @@ SCHEMAS = {
         "Tensor w_r2, Tensor? b_l1, Tensor? b_r1, int wanted, bool allow_tf32, str algo) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
+    "upsample": "gcn_kernels::upsample(Tensor x, Tensor weight, Tensor? bias, bool channels_last) -> Tensor",
+    "upsample_backward": (
+        "gcn_kernels::upsample_backward(Tensor dy, Tensor x, Tensor weight, int wanted) -> (Tensor, Tensor, Tensor)"
+    ),
     "cpu_plan": "gcn_kernels::cpu_plan(int[] sizes, bool float64, bool spectra_cached) -> str",
     "cpu_spectra_cache": "gcn_kernels::cpu_spectra_cache(bool clear) -> int",
 }

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcn_kernels.models.heads import make_head
+from gcn_kernels.upsample.module import FusedUpsample
 
 #: What the four stages divide the size of the image by.
 REDUCTIONS = (4, 8, 16, 32)
@@ -42,11 +43,11 @@ class BoundaryRefinement(nn.Module):
         return y
 
 
-class Deconvolution(nn.ConvTranspose2d):
+class Deconvolution(FusedUpsample):
     """Doubles a score map; starts as bilinear interpolation of every class by itself (the paper does not say)."""
 
     def __init__(self, classes: int) -> None:
-        super().__init__(classes, classes, 4, stride=2, padding=1, bias=False)
+        super().__init__(classes, classes)
         slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
         with torch.no_grad():
             self.weight.copy_(torch.eye(classes)[:, :, None, None] * slope[:, None] * slope)
@@ -114,16 +115,11 @@ class GCNNet(nn.Module):
         scores = [refine(head(maps[i])) for i, head, refine in zip(self.stages, self.heads, self.refine_stage, strict=True)]
         score: Tensor = scores.pop()
         for i, lateral in enumerate(reversed(scores)):
-            score = self.refine_sum[i](lateral + _crop(self.deconvolutions[i](score), lateral.shape[2:]))
+            score = self.refine_sum[i](lateral + self.deconvolutions[i](score, lateral.shape[2:]))
         height, width = x.shape[2:]
         for i, size in enumerate((((height + 1) // 2, (width + 1) // 2), (height, width))):
-            score = self.refine_final[i](_crop(self.deconvolutions[3 + i](score), size))
+            score = self.refine_final[i](self.deconvolutions[3 + i](score, size))
         return score
-
-
-def _crop(score: Tensor, size: Sequence[int]) -> Tensor:
-    """The first rows and columns: a doubled map is one larger than the map that was halved from an odd size."""
-    return score[:, :, : size[0], : size[1]]
 
 
 def _stages(encoder: nn.Module) -> tuple[list[int], list[int]]:
