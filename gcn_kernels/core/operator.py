@@ -3,7 +3,7 @@
 An operator is a pair in the namespace ``gcn_kernels``: a forward operator, and a backward operator that gives the gradients of
 its tensors. What they take is read from their schemas, and arguments go by their names, so that a specification repeats nothing:
 
-* The forward operator takes its tensors first (``Tensor``, ``Tensor?``, ``Tensor[]``, ``Tensor?[]``) and then its options. Its
+* The forward operator takes its tensors first (``Tensor``, ``Tensor?``, ``Tensor[]``) and then its options. Its
   first result is y. Other results are kept for the backward pass, and no derivative goes through them.
 * The backward operator takes ``dy``, then what it needs of the forward operator's tensors and results, then ``int wanted``, then
   what it needs of the options. It gives the gradients of all tensors of the forward operator in their order, a list where the
@@ -69,13 +69,15 @@ class Operator:
 
     def __post_init__(self) -> None:
         self.name, self.backward_name = (s.split("(")[0].split("::")[1] for s in (self.schema, self.backward_schema))
+        if "Tensor?[]" in self.schema:  # PyTorch lets no gradient through a list in which one is missing
+            raise ValueError(f"{self.name}: expected lists of type Tensor[], without gaps, got Tensor?[]")
         self.tensors, self.options = _arguments(self.schema)
         (_, *saved), (_, *backward_options) = _arguments(self.backward_schema)
         self.saved, self.backward_options = tuple(saved), tuple(backward_options)
         everything = (*self.tensors, *self.options, *self.results)
         self._saved_places = tuple(everything.index(name) for name in self.saved)
         self._option_places = tuple(everything.index(name) for name in self.backward_options)
-        self._takes_lists = "Tensor[]" in self.schema or "Tensor?[]" in self.schema
+        self._takes_lists = "Tensor[]" in self.schema
 
     @property
     def schemas(self) -> dict[str, str]:

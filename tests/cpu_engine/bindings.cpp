@@ -38,30 +38,27 @@ fft::Image image(const Array& a) {
 
 struct Call {
   fft::Plan plan;
-  Array in, filter;
+  Array in;
   uintptr_t spectra, bias;
   std::optional<Array> addend;
   Array out;
   uintptr_t workspace;
 };
 
-void conv(const std::vector<Call>& calls) {
+// Whether the engine could not tell a result, because it is not finite.
+bool conv(const std::vector<Call>& calls) {
+  std::atomic<bool> not_finite{false};
   std::vector<fft::ConstImage> addends(calls.size());
   std::vector<fft::ConvCall> list;
   for (size_t i = 0; i < calls.size(); i++) {
     const Call& c = calls[i];
     if (c.addend) addends[i] = const_image(*c.addend);
-    list.push_back({&c.plan,
-                    const_image(c.in),
-                    {(const float*)c.filter.data, c.filter.strides[0], c.filter.strides[1], c.filter.strides[2]},
-                    (const float*)c.spectra,
-                    (const float*)c.bias,
-                    c.addend ? &addends[i] : nullptr,
-                    image(c.out),
-                    (void*)c.workspace});
+    list.push_back({&c.plan, const_image(c.in), (const float*)c.spectra, (const float*)c.bias, c.addend ? &addends[i] : nullptr,
+                    image(c.out), (void*)c.workspace, &not_finite});
   }
   py::gil_scoped_release release;
   fft::conv(list.data(), (int)list.size(), kParallel);
+  return not_finite;
 }
 
 }  // namespace
@@ -84,8 +81,7 @@ PYBIND11_MODULE(cpu_engine, m) {
       .def_readonly("nanoseconds", &fft::Plan::nanoseconds)
       .def_readonly("spectra_bytes", &fft::Plan::spectra_bytes)
       .def_readonly("workspace_bytes", &fft::Plan::workspace_bytes);
-  py::class_<Call>(m, "Call").def(
-      py::init<fft::Plan, Array, Array, uintptr_t, uintptr_t, std::optional<Array>, Array, uintptr_t>());
+  py::class_<Call>(m, "Call").def(py::init<fft::Plan, Array, uintptr_t, uintptr_t, std::optional<Array>, Array, uintptr_t>());
   m.def("set_threads", [](int n) { g_threads = n; });
   m.def("set_isa", [](int isa) { return fft::set_isa((fft::Isa)isa); });
   m.def("isa_available", [](int isa) { return fft::isa_available((fft::Isa)isa); });
@@ -101,12 +97,15 @@ PYBIND11_MODULE(cpu_engine, m) {
   });
   m.def("conv", &conv);
   m.def("wgrad", [](const fft::Plan& plan, const Array& in, const Array& dout, const Array& grad, uintptr_t workspace) {
+    std::atomic<bool> not_finite{false};
     const fft::WgradCall call = {&plan,
                                  const_image(in),
                                  const_image(dout),
                                  {(float*)grad.data, grad.strides[0], grad.strides[1], grad.strides[2]},
-                                 (void*)workspace};
+                                 (void*)workspace,
+                                 &not_finite};
     py::gil_scoped_release release;
     fft::wgrad(&call, 1, kParallel);
+    return not_finite.load();
   });
 }

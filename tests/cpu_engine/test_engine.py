@@ -129,7 +129,7 @@ def test_addend_and_calls_side_by_side(layout):
     weights = [torch.randn(40, 21, 15) for _ in range(2)]
     a, b = poisoned((2, 40, 17, 30), layout), poisoned((2, 40, 17, 30), layout)
     convs = [Conv(axis, x.shape, weight) for axis, weight in enumerate(weights)]
-    lib.conv([convs[0].call(x, a), convs[1].call(x, b)])
+    assert not lib.conv([convs[0].call(x, a), convs[1].call(x, b)])
     expected = [reference(x, weight, axis) for axis, weight in enumerate(weights)]
     check(a, expected[0])
     check(b, expected[1])
@@ -141,21 +141,14 @@ def test_addend_and_calls_side_by_side(layout):
 
 @pytest.mark.parametrize("axis", [0, 1], ids="hw")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
-def test_non_finite_values_stay_in_the_receptive_field(value, axis):
+@pytest.mark.parametrize("place", [(1, 3, 11, 20), (0, 0, 0, 0), (1, 19, 39, 36)], ids=["inside", "first", "last"])
+def test_the_engine_says_what_it_cannot_tell(place, value, axis):
+    """A transform spreads what is not finite over its block: the direct method has to tell where it belongs."""
     x, dout = torch.randn(2, 20, 40, 37), torch.randn(2, 5, 40, 37)
     weight = torch.rand(5, 20, 7) + 0.5
-    x[1, 3, 11, 20] = value
-    x[1, 4, 39, 36] = value
-    out = Conv(axis, x.shape, weight)(x, poisoned(dout.shape))
-    expected = reference(x, weight, axis).float()
-    assert torch.equal(out.isnan(), expected.isnan()) and torch.equal(out.isposinf(), expected.isposinf())
-    finite = expected.isfinite() & (expected.abs() < 1e30)
-    assert (out - expected)[finite].abs().max() < 1e-3
-    grad = Wgrad(axis, x.shape, 5, 7)(x, dout, poisoned(weight.shape))
-    expected = reference_grads(x, weight, dout, axis)[1].float()
-    assert torch.equal(grad.isnan(), expected.isnan()) and torch.equal(grad.isinf(), expected.isinf())
-    untouched = expected.isfinite() & (expected.abs() < 1e30)
-    assert (grad - expected)[untouched].abs().max() < 1e-2
+    x[place] = value
+    assert Conv(axis, x.shape, weight).gives_up(x, poisoned(dout.shape))
+    assert Wgrad(axis, x.shape, 5, 7).gives_up(x, dout, poisoned(weight.shape))
 
 
 def test_error_is_relative_to_the_line():
