@@ -1,4 +1,4 @@
-"""Global Convolutional Network blocks (Peng et al., CVPR 2017) as one fused operator with autograd."""
+"""Large separable convolutions as fused operators: the GCN block of Peng et al. (CVPR 2017) and depthwise strips."""
 
 import importlib
 import sys
@@ -11,16 +11,29 @@ from gcn_kernels.gcn import functional, module, problem
 from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.gcn.spec import GCN
+from gcn_kernels.strips.functional import fused_strips
+from gcn_kernels.strips.module import FusedStrips
+from gcn_kernels.strips.spec import STRIPS
 from gcn_kernels.swap import convert_gcn, revert_gcn
 from gcn_kernels.upsample.functional import fused_upsample
 from gcn_kernels.upsample.module import FusedUpsample
 from gcn_kernels.upsample.spec import UPSAMPLE
 
 __version__ = "0.1.0"
-__all__ = ["FusedGCN", "FusedUpsample", "convert_gcn", "fused_gcn", "fused_upsample", "reference", "revert_gcn"]
+__all__ = [
+    "FusedGCN",
+    "FusedStrips",
+    "FusedUpsample",
+    "convert_gcn",
+    "fused_gcn",
+    "fused_strips",
+    "fused_upsample",
+    "reference",
+    "revert_gcn",
+]
 
 #: The compiled operators, each with its backward operator.
-OPERATORS = (GCN, UPSAMPLE)
+OPERATORS = (GCN, STRIPS, UPSAMPLE)
 library.load(
     {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
     [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],

@@ -1,11 +1,18 @@
-"""The definitions of the operators in plain PyTorch: :func:`gcn`, four convolutions and a sum, and :func:`upsample`.
+"""The definitions of the operators: plain convolutions and sums.
 
-Every backend is tested against them in float64. They run wherever PyTorch runs, support every dtype and every
-derivative that :func:`torch.nn.functional.conv2d` supports, and are what ``backend="torch"`` means.
+Every backend is tested against :func:`gcn` or :func:`strips` in float64. They run wherever PyTorch runs, support every dtype and
+every derivative that :func:`torch.nn.functional.conv2d` supports, and are what ``backend="torch"`` means.
 """
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch.nn.functional as F
 from torch import Tensor
+
+#: (weight [C, 1, kh, kw], bias [C] or None) or (weight, bias, dilation) of one depthwise convolution.
+Step = tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, int | tuple[int, int]]
 
 
 def gcn(
@@ -37,3 +44,20 @@ def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Shapes are those of :func:`gcn_kernels.fused_upsample` without ``size``.
     """
     return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)
+
+
+def strips(x: Tensor, branches: Sequence[Sequence[Step]], *, stem: Step | None = None, skip: bool = False) -> Tensor:
+    """Depthwise strips: a stem, then the sum of chains of depthwise convolutions (and of their input if ``skip``).
+
+    Arguments are those of :func:`gcn_kernels.fused_strips`; every convolution pads its own input with zeros to keep the size.
+    """
+
+    def conv(t: Tensor, step: Step) -> Tensor:
+        weight, bias, dilation = step if len(step) == 3 else (*step, 1)
+        dh, dw = (dilation, dilation) if isinstance(dilation, int) else dilation
+        padding = dh * (int(weight.shape[2]) // 2), dw * (int(weight.shape[3]) // 2)
+        return F.conv2d(t, weight, bias, padding=padding, dilation=(dh, dw), groups=int(t.shape[-3]))
+
+    a = x if stem is None else conv(x, stem)
+    chains = [reduce(conv, branch, a) for branch in branches]
+    return reduce(add, chains, a) if skip else reduce(add, chains)

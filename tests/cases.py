@@ -10,6 +10,8 @@ import torch
 from suites import in_suites
 from torch import Tensor
 
+from gcn_kernels import reference
+
 WEIGHTS = ("w_l1", "w_l2", "w_r1", "w_r2")
 BIASES = ("b_l1", "b_l2", "b_r1", "b_r2")
 INPUTS = ("x", *WEIGHTS, *BIASES)
@@ -102,6 +104,11 @@ class Block:
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor | None, ...]
     dy: Tensor
+
+    @property
+    def definition(self) -> Callable[..., Tensor]:
+        """What the arguments are tested against."""
+        return reference.gcn
 
     @property
     def arguments(self) -> tuple[Tensor | None, ...]:

@@ -14,8 +14,6 @@ import torch
 from cases import LAYOUTS, Block, Case, make
 from torch import Tensor
 
-from gcn_kernels import reference
-
 FACTOR = 2.0
 #: Units in the last place granted on top: of the type that the arithmetic is done in, and of the type that is stored.
 ULPS_ARITHMETIC = 4
@@ -46,8 +44,8 @@ def _without_onednn_bug(run: Callable[..., Tensor], block: Block) -> Iterator[No
     In torch 2.13.0 the float32 weight gradient of a k x 1 convolution crashes on CPUs with AVX-512 where 10 <= H <= k / 2:
     oneDNN corrupts the heap. There PyTorch's own convolutions without oneDNN take its place.
     """
-    calls_conv2d = run is reference.gcn or getattr(run, "backend", None) == "torch"
-    tallest = max(block.weights[0].shape[2], block.weights[3].shape[2])
+    calls_conv2d = run == block.definition or getattr(run, "backend", None) == "torch"
+    tallest = max(w.shape[2] for w in block.weights)
     if not (calls_conv2d and block.x.dtype == torch.float32 and tallest > block.x.shape[2]):
         yield
         return
@@ -57,14 +55,14 @@ def _without_onednn_bug(run: Callable[..., Tensor], block: Block) -> Iterator[No
             yield
 
 
-def expect(block: Block, device: str = "cpu", own: Callable[..., Tensor] = reference.gcn) -> Expected:
+def expect(block: Block, device: str = "cpu", own: Callable[..., Tensor] | None = None) -> Expected:
     """Measure the rule for ``block`` on ``device``, in float64 and with PyTorch's convolutions at the block's own dtype.
 
     ``own`` stands for PyTorch's convolutions where they cannot run here as they would on the device under test.
     """
     dtype = block.x.dtype
     plain = block.map(lambda t: t.detach().to(device).contiguous())
-    values = evaluate(reference.gcn, plain.to(torch.float64))
+    values = evaluate(block.definition, plain.to(torch.float64))
     torchs_own = _torchs_own_errors(plain, values, own)
     largest = _magnitudes(plain, values)
     return Expected(values, {name: FACTOR * torchs_own[name] + _ulp(dtype) * largest[name] for name in values})
@@ -94,20 +92,20 @@ def error(actual: Tensor, exact: Tensor) -> float:
     return difference.max().item() if difference.numel() else 0.0
 
 
-def _torchs_own_errors(block: Block, values: dict[str, Tensor], own: Callable[..., Tensor] = reference.gcn) -> dict[str, float]:
+def _torchs_own_errors(block: Block, values: dict[str, Tensor], own: Callable[..., Tensor] | None = None) -> dict[str, float]:
     """What PyTorch's convolutions are off, in the worse of their two layouts.
 
     Nothing here is wider than float64, and there PyTorch's error shows as a disagreement with itself: between the layouts,
     and on the mirrored problem, which adds up the same terms in another order. The error in float32, scaled down, is the
     least that is assumed.
     """
-    runs = [evaluate(own, block.in_layout(layout)) for layout in LAYOUTS]
+    runs = [evaluate(own or block.definition, block.in_layout(layout)) for layout in LAYOUTS]
     if block.x.dtype != torch.float64:
         return {name: max(error(run[name], exact) for run in runs) for name, exact in values.items()}
-    mirrored = evaluate(reference.gcn, block.map(_mirror))
+    mirrored = evaluate(block.definition, block.map(_mirror))
     runs.append({name: _mirror(t) for name, t in mirrored.items()})
     rounded = block.to(torch.float32)
-    in_float32 = _torchs_own_errors(rounded, evaluate(reference.gcn, rounded.to(torch.float64)))
+    in_float32 = _torchs_own_errors(rounded, evaluate(block.definition, rounded.to(torch.float64)))
     scale = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
     return {name: max(scale * in_float32[name], *(error(run[name], exact) for run in runs)) for name, exact in values.items()}
 
@@ -128,7 +126,7 @@ def _magnitudes(block: Block, values: dict[str, Tensor]) -> dict[str, float]:
     A result of few elements may come out near zero although its terms are not. The root of the sum of the squared terms
     is the size it typically has, and is given by the same definition on squared arguments.
     """
-    squares = evaluate(reference.gcn, block.to(torch.float32).map(torch.square))
+    squares = evaluate(block.definition, block.to(torch.float32).map(torch.square))
     return {
         name: max(t.abs().max().item(), squares[name].max().sqrt().item()) if t.numel() else 0.0 for name, t in values.items()
     }

@@ -16,6 +16,8 @@ MODULES = [
     "gcn_kernels.gcn.module",
     "gcn_kernels.reference",
     "gcn_kernels.info",
+    "gcn_kernels.strips.functional",
+    "gcn_kernels.strips.module",
     "gcn_kernels.upsample.functional",
     "gcn_kernels.upsample.module",
 ]
@@ -56,4 +58,5 @@ def test_examples_in_docstrings(name: str) -> None:
 def test_public_names_have_examples() -> None:
     import gcn_kernels
 
-    assert all(">>>" in (documented.__doc__ or "") for documented in (gcn_kernels.fused_gcn, gcn_kernels.FusedGCN))
+    documented = (gcn_kernels.fused_gcn, gcn_kernels.FusedGCN, gcn_kernels.fused_strips, gcn_kernels.FusedStrips)
+    assert all(">>>" in (public.__doc__ or "") for public in documented)

@@ -1,0 +1,77 @@
+"""The strips as a function: check, cast, choose, call."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gcn_kernels import reference
+from gcn_kernels.core import backends
+from gcn_kernels.core.checks import is_channels_last
+from gcn_kernels.reference import Step
+from gcn_kernels.strips import problem
+from gcn_kernels.strips.spec import STRIPS, form_of
+
+
+def fused_strips(
+    x: Tensor,
+    branches: Sequence[Sequence[Step]],
+    *,
+    stem: Step | None = None,
+    skip: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Depthwise strips: the sum of chains of depthwise convolutions, with an optional stem before them.
+
+    Equal to (see :func:`gcn_kernels.reference.strips`)::
+
+        a = conv(x, stem)           if there is a stem, else x
+        y = (a if skip else 0) + sum over branches of conv_n( ... conv_1(a))
+
+    where every conv is depthwise with stride 1 and zero padding that keeps the size. All of it is one operator with its own
+    backward pass, which saves x and computes the maps between the steps again. The attention of SegNeXt (MSCA), Strip R-CNN,
+    LSKA, PKINet, and the branches of SLaK and InceptionNeXt have this form.
+
+    Args:
+        x: map, [N, C, H, W] or [C, H, W], any strides: a slice of the channels of a larger map is read in place. N may be 0.
+        branches: chains of steps. A step is ``(weight, bias)`` or ``(weight, bias, dilation)``: weight [C, 1, kh, kw] with odd
+            kh and kw, which may exceed the map; bias [C] or None; dilation an int or (dh, dw).
+        stem: a step before all branches, or None.
+        skip: whether the branches' input is added to their sum.
+        backend: ``"auto"``, ``"cpu"`` or ``"torch"`` (plain convolutions). On a GPU ``"auto"`` is ``"torch"``: there are no GPU
+            kernels for strips yet.
+
+    Returns:
+        A map of the shape and dtype of ``x``, channels_last where ``x`` is.
+
+    Raises:
+        TypeError: an argument is not a dense tensor of float32, float64, bfloat16 or float16; a step is no tuple.
+        ValueError: sizes or dilations that do not form strips; an unknown backend.
+        RuntimeError: mixed dtypes (outside autocast) or devices; a backend that cannot run here.
+
+    Example:
+        >>> x = torch.randn(1, 64, 32, 32)
+        >>> row, column = torch.randn(64, 1, 1, 11), torch.randn(64, 1, 11, 1)
+        >>> fused_strips(x, [[(row, None), (column, None)]]).shape
+        torch.Size([1, 64, 32, 32])
+
+    Source: Guo et al., *SegNeXt*, NeurIPS 2022, section 3.1; Yuan et al., *Strip R-CNN*, 2025, section 3.
+    """
+    strips = problem.check(x, branches, stem, skip)
+    device_type = x.device.type
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        with torch.autocast(device_type, enabled=False):
+            return _run(x if x.dtype == torch.float64 else x.to(dtype), strips.to(dtype), backend)
+    return _run(x, strips, backend)
+
+
+def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
+    problem.check_same(x, strips)
+    if backends.choose(backend, "auto", x, STRIPS.backends) == "torch":
+        branches, stem = strips.steps()
+        return reference.strips(x, branches, stem=stem, skip=strips.skip)
+    batch = x if x.dim() == 4 else x.unsqueeze(0)
+    tensors = (batch, list(strips.weights), [b for b in strips.biases if b is not None])
+    y = STRIPS(tensors, (*form_of(strips), is_channels_last(batch)))
+    return y if x.dim() == 4 else y.squeeze(0)

@@ -1,0 +1,61 @@
+"""The specification of the strips: their operators, the shapes of their results, their definition.
+
+Only x and the parameters are saved: the backward kernels compute the maps between the steps again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcn_kernels import reference
+from gcn_kernels.core.operator import Operator
+from gcn_kernels.strips.problem import Strips
+
+#: What the operators are told of the strips beside their tensors: see csrc/strips.cpp.
+_FORM = "int[] lengths, int[] dilations, int[] biased, bool stem, bool skip"
+
+
+def form_of(strips: Strips) -> tuple[list[int], list[int], list[int], bool, bool]:
+    """The options of the operators that describe ``strips``."""
+    dilations = [d for pair in strips.dilations for d in pair]
+    return list(strips.lengths), dilations, [int(b is not None) for b in strips.biases], strips.stem, strips.skip
+
+
+def _definition(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    lengths: Sequence[int],
+    dilations: Sequence[int],
+    biased: Sequence[int],
+    stem: bool,
+    skip: bool,
+) -> Tensor:
+    remaining = iter(biases)
+    all_biases = tuple(next(remaining) if has_bias else None for has_bias in biased)
+    pairs = tuple(zip(dilations[::2], dilations[1::2], strict=True))
+    branches, first = Strips(tuple(weights), all_biases, pairs, tuple(lengths), stem, skip).steps()
+    return reference.strips(x, branches, stem=first, skip=skip)
+
+
+def _fake(x: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
+    *_, channels_last = options
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+STRIPS = Operator(
+    schema=f"gcn_kernels::strips(Tensor x, Tensor[] weights, Tensor[] biases, {_FORM}, bool channels_last) -> Tensor",
+    backward_schema=(
+        f"gcn_kernels::strips_backward(Tensor dy, Tensor x, Tensor[] weights, Tensor[] biases, int wanted, {_FORM}) "
+        "-> (Tensor, Tensor[], Tensor[])"
+    ),
+    results=("y",),
+    definition=_definition,
+    fake=_fake,
+    definition_options=("lengths", "dilations", "biased", "stem", "skip"),
+    backends=("cpu",),
+)
