@@ -42,11 +42,14 @@ def _without_onednn_bug(run: Callable[..., Tensor], block: Block) -> Iterator[No
     """Keep PyTorch's convolutions from writing past their memory.
 
     In torch 2.13.0 the float32 weight gradient of a k x 1 convolution crashes on CPUs with AVX-512 where 10 <= H <= k / 2:
-    oneDNN corrupts the heap. There PyTorch's own convolutions without oneDNN take its place.
+    oneDNN corrupts the heap. Its depthwise convolutions in 16 bits do not always come back (1 x 51 over 40 columns). In both
+    cases PyTorch's own convolutions without oneDNN take its place.
     """
     calls_conv2d = run == block.definition or getattr(run, "backend", None) == "torch"
-    tallest = max(w.shape[2] for w in block.weights)
-    if not (calls_conv2d and block.x.dtype == torch.float32 and tallest > block.x.shape[2]):
+    crashes = block.x.dtype == torch.float32 and max(w.shape[2] for w in block.weights) > block.x.shape[2]
+    depthwise = all(w.shape[1] == 1 for w in block.weights)
+    hangs = depthwise and block.x.dtype in (torch.bfloat16, torch.float16)
+    if not (calls_conv2d and (crashes or hangs)):
         yield
         return
     with warnings.catch_warnings():
