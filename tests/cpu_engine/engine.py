@@ -71,9 +71,9 @@ class Conv:
         lib.prepare(self.plan, taps(self.w, self.flip), self.spectra.data_ptr())
 
     def call(self, x, out, bias=None, addend=None):
-        return lib.Call(
-            self.plan, array(x), self.spectra.data_ptr(), 0 if bias is None else bias.data_ptr(), None if addend is None else array(addend), array(out), self.workspace.data_ptr(),
-        )  # fmt: skip
+        bias_address = 0 if bias is None else bias.data_ptr()
+        images = (None if addend is None else array(addend), array(out))
+        return lib.Call(self.plan, array(x), self.spectra.data_ptr(), bias_address, *images, self.workspace.data_ptr())
 
     def __call__(self, x, out, bias=None, addend=None):
         assert not self.gives_up(x, out, bias, addend)
