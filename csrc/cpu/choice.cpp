@@ -59,10 +59,11 @@ const ForwardChoice& choose_forward(const Problem& p, bool spectra_cached) {
   });
 }
 
-const BackwardChoice& choose_backward(const Problem& p, const Wanted& wanted) {
-  return remembered<BackwardChoice>(key_of(p, wanted.bits()), [&] {
+const BackwardChoice& choose_backward(const Problem& p) {
+  return remembered<BackwardChoice>(key_of(p, 0), [&] {
+    const Wanted all((1 << kGradients) - 1);
     const BackwardPlans plans = plan_backward(p);
-    return BackwardChoice{plans, {direct_backward_ns(p, wanted), fft_backward_ns(p, plans, wanted)}};
+    return BackwardChoice{plans, {direct_backward_ns(p, all), fft_backward_ns(p, plans, all)}};
   });
 }
 
@@ -86,7 +87,7 @@ bool prefer_torch(const Problem& p, bool channels_last, bool training) {
     // of at least H, torch 2.13.0 and 2.14.1, AVX-512).
     if (std::max(p.k1, p.k4) > p.h) return false;
     torch_ns += torch_backward_ns(p, channels_last);
-    own_ns += choose_backward(p, Wanted((1 << kGradients) - 1)).prediction.least();
+    own_ns += choose_backward(p).prediction.least();
   }
   return torch_ns < kMargin * own_ns;
 }

@@ -28,7 +28,8 @@ struct BackwardChoice {
 
 // Planning takes some 10 to 100 us, so each thread keeps its last plans; a reference holds until the thread asks again.
 const ForwardChoice& choose_forward(const Problem& p, bool spectra_cached);
-const BackwardChoice& choose_backward(const Problem& p, const Wanted& wanted);
+// For all gradients, whichever are wanted: what is asked for beside it does not change a gradient.
+const BackwardChoice& choose_backward(const Problem& p);
 
 // algo is "auto", "direct" or "fft"; anything else is an error.
 void check_algorithm(const std::string& algo);

@@ -52,7 +52,7 @@ ScalarType dtype_of(const std::string& name) {
 // Where PyTorch's convolutions are a choice, `torch_layout` holds whether they run in channels_last.
 std::string describe(const Problem& p, bool spectra_cached, std::optional<bool> torch_layout) {
   const ForwardChoice forward = choose_forward(p, spectra_cached);
-  const BackwardChoice backward = choose_backward(p, Wanted((1 << kGradients) - 1));
+  const BackwardChoice backward = choose_backward(p);
   std::ostringstream out;
   const auto write_choice = [&](const Prediction& prediction, bool training) {
     const bool torch = torch_layout && prefer_torch(p, *torch_layout, training);

@@ -37,7 +37,6 @@ enum Gradient { kX, kWl1, kWl2, kWr1, kWr2, kBl1, kBl2, kBr1, kBr2, kGradients }
 class Wanted {
  public:
   explicit Wanted(int64_t bits) : bits_(bits) {}
-  int64_t bits() const { return bits_; }
   bool operator()(Gradient g) const { return bits_ >> g & 1; }
   template <class... G>
   bool any(G... g) const {

@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     }
   }
   const Backward call{p, dy, x, u_l, u_r, w, is_wanted, grads};
-  const BackwardChoice& choice = choose_backward(p, is_wanted);
+  const BackwardChoice& choice = choose_backward(p);
   if (p.n > 0 && use_fft(algo, choice.prediction)) {
     backward_fft(call, choice.plans);
   } else {

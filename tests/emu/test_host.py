@@ -17,7 +17,7 @@ from torch import Tensor
 from views import VIEWS
 
 from gcn_kernels import reference
-from gcn_kernels.core.library import WITH_CUDA
+from gcn_kernels.core.library import SCHEMAS, WITH_CUDA
 
 reason = emulator.why_not()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
@@ -26,8 +26,8 @@ EVERYTHING = 0b111111111
 
 @cache
 def operators() -> Any:
-    for schema in WITH_CUDA.values():
-        name, _, signature = schema.partition("(")
+    for operator in sorted(WITH_CUDA):
+        name, _, signature = SCHEMAS[operator].partition("(")
         torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
     torch.ops.load_library(emulator.host_library())
     return torch.ops.gcn_emulated
