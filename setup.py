@@ -17,6 +17,7 @@ from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).parent / "csrc" / "build"))
 import cuda_build
+import cuda_sources
 
 #: The LibTorch stable ABI this is compiled for (2.11): the libraries load in that PyTorch and every later one.
 STABLE_ABI = "0x020b000000000000"
@@ -96,7 +97,7 @@ def extension_arguments() -> dict:
         """BuildExtension that prints what it builds first, and leaves a description beside the libraries."""
 
         def run(self) -> None:
-            build = {"torch": torch.__version__}
+            build = {"torch": torch.__version__, "cuda_sources": cuda_sources.state()}
             print(f"gcn_kernels: building for torch {torch.__version__} ({Path(torch.__file__).parent})")
             print(f"gcn_kernels: C++ flags {' '.join(flags)}, {os.environ['MAX_JOBS']} jobs")
             if cuda is None:

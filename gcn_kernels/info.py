@@ -45,6 +45,7 @@ def describe() -> dict[str, str]:
         "CPU weight spectra": _spectra(),
         "GPU": _gpu() if torch.cuda.is_available() else "none visible",
         "CUDA kernels": _cuda_build(),
+        "sm_90a kernels": _measured(),
         "backend cpu": _status("cpu", "cpu", "C++ kernels, forward and backward"),
         "backend cuda": _status("cuda", "cuda", "CUDA kernels"),
         "backend triton": _status("triton", "cuda", "Triton kernels"),
@@ -86,7 +87,9 @@ def plan(
 ) -> dict[str, Any]:
     """What the CUDA kernels would do with a block on a map: launches, tiles, splits, workspace and predicted times.
 
-    Needs no GPU and asks for nothing of one: the plan is for an H100, or for what ``gpu`` says.
+    Needs no GPU and asks for nothing of one: the plan is for an H100, or for what ``gpu`` says. The environment variable
+    ``GCN_KERNELS_PLAN`` overrides choices of the plans, as it does for calls on a GPU: ``first_stage_sharing=2`` and so on,
+    with commas between them; an unknown name lists those there are.
 
     Args:
         in_channels: channels C of the map.
@@ -108,7 +111,8 @@ def plan(
         ``launches``, each with its kernel, blocks, waves, GFLOP, megabytes and predicted time; their sum ``predicted_us``
         beside ``floor_us``, the time that no direct method can beat; ``workspace_bytes``; the tiles and splits of every
         kernel; and where the tensor cores are not used, ``why_direct``, and ``why_portable`` where kernels of sm_90a were
-        asked for and some of the portable ones stay. Times are predictions of a cost model.
+        asked for and some of the portable ones stay, and ``measured_sources`` where a measurement has chosen them: the state
+        of the sources it was made on. Times are predictions of a cost model.
 
     Raises:
         RuntimeError: the compiled library is not loaded.
@@ -179,6 +183,17 @@ def _cuda_build() -> str:
         reason = backends.why_not_capability(torch.cuda.get_device_capability(), LIBRARIES.architectures)
         line += ", this GPU among them" if reason is None else ", this GPU not among them"
     return f"{line}; run on {', '.join(SEEN_ON_GPUS)}, elsewhere only emulated"
+
+
+def _measured() -> str:
+    """On which state of the sources a GPU has shown the kernels of sm_90a faster, beside the state of this build."""
+    if LIBRARIES.cpu_reason is not None:
+        return "unknown: plans are made by the library _C"
+    here = LIBRARIES.build.get("cuda_sources", "unknown")
+    measured = plan(256, 21, (128, 128), batch=16, channels_last=True, generation="auto")["measured_sources"]
+    if measured == here:
+        return f"chosen by a measurement of this code (sources {here})"
+    return f"chosen by a measurement of sources {measured}; the code has changed since (now {here})"
 
 
 def _status(backend: str, device_type: str, what: str) -> str:

@@ -7,6 +7,7 @@ Environment variables:
     FORCE_CUDA                      1 makes it an error if they cannot be built.
     TORCH_CUDA_ARCH_LIST            architectures, as in "8.0;9.0+PTX".
     CUDA_HOME, CUDA_PATH            the toolkit; by default the one whose nvcc is on the path.
+    GCN_KERNELS_DEBUG_BARRIERS      1 makes a kernel of sm_90a that waits for more than two seconds say where, and end.
 """
 
 import os
@@ -53,6 +54,7 @@ class CudaBuild:
 
     toolkit: Toolkit
     architectures: tuple[str, ...]
+    debug_barriers: bool = False
 
     @property
     def nvcc_flags(self) -> list[str]:
@@ -66,6 +68,7 @@ class CudaBuild:
     def hopper_command(self, source: str, target: Path) -> list[str]:
         """Compiles one file of these kernels: for sm_90a, whatever the others are compiled for."""
         flags = [*NVCC_FLAGS, "-Xcompiler=-fPIC", *gencode(["9.0a"]), f"-I{self.toolkit.include}"]
+        flags += ["-DGCN_DEBUG_BARRIERS"] if self.debug_barriers else []
         return [str(self.toolkit.nvcc), *flags, "-c", source, "-o", str(target)]
 
 
@@ -98,7 +101,8 @@ def decide(
         if sys.platform != "linux":
             raise LeftOutError(f"they have been built on Linux only, this is {sys.platform}")
         toolkit = _find_toolkit(torch_cuda, site_packages, environment)
-        return CudaBuild(toolkit, choose_architectures(environment.get("TORCH_CUDA_ARCH_LIST"), visible, _known_to(toolkit.nvcc)))
+        architectures = choose_architectures(environment.get("TORCH_CUDA_ARCH_LIST"), visible, _known_to(toolkit.nvcc))
+        return CudaBuild(toolkit, architectures, _is_on(environment, "GCN_KERNELS_DEBUG_BARRIERS"))
     except LeftOutError as error:
         if _is_on(environment, "FORCE_CUDA"):
             raise SystemExit(f"gcn_kernels: FORCE_CUDA is set, but the CUDA kernels cannot be built: {error}") from error

@@ -55,6 +55,7 @@ void common(Object& object, const Plan& plan) {
   object("tensor_cores", plan.tensor_cores);
   if (!plan.tensor_cores) object("why_direct", plan.why_direct);
   if (!plan.hopper.why_portable.empty()) object("why_portable", plan.hopper.why_portable);
+  if (!plan.hopper.measured_sources.empty()) object("measured_sources", plan.hopper.measured_sources);
   object("workspace_bytes", plan.workspace_bytes)("floor_us", plan.floor * kMicroseconds)("predicted_us",
                                                                                           plan.predicted() * kMicroseconds);
   launches(object.key("launches"), plan);

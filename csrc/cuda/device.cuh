@@ -55,6 +55,8 @@ using Accumulator = typename AccumulatorOf<T>::type;
 #include "emulated_device.h"
 #endif
 
+#include "kernels.h"
+
 namespace gcn::cuda {
 
 // How a kernel is launched. `dependent`: it may start before the launch before it in the stream has ended, and calls
@@ -66,6 +68,14 @@ struct Launch {
   cudaStream_t stream;
   bool dependent;
 };
+
+// What a launcher returns: the launch's error, of which it keeps what was asked for.
+inline cudaError_t launched(const Launch& how, cudaError_t error, int cluster = 1) {
+  if (error != cudaSuccess) {
+    failed_launch = {nullptr, {how.grid.x, how.grid.y, how.grid.z}, how.threads, cluster, how.shared_bytes};
+  }
+  return error;
+}
 
 // A = high + low with both parts in tf32; what is left out is at most 2^-22 |A|.
 struct SplitFp32 {

@@ -13,9 +13,14 @@ class Chain {
  public:
   explicit Chain(CUstream_st* stream) : stream_(stream) {}
 
+  // `kernel`: its name, for whoever reads of a failure.
   template <class LaunchKernel>
-  void then(const LaunchKernel& launch) {
-    if (error_ == 0) error_ = launch(Stream{stream_, launched_});
+  void then(const char* kernel, const LaunchKernel& launch) {
+    if (error_ == 0) {
+      failed_launch = {};
+      error_ = launch(Stream{stream_, launched_});
+      failed_launch.kernel = kernel;
+    }
     launched_ = true;
   }
   int error() const { return error_; }
@@ -109,17 +114,14 @@ struct FinishTo {
   bool flip;
 };
 
-FinishWeightGrad finish_job(const Sizes& s, const WeightGradPlan& g, int branch, const void* partial, const StridedMap& a,
-                            const StridedMap& b, int64_t channels_b, const FinishTo& to) {
+FinishWeightGrad finish_job(const WeightGradPlan& g, int branch, const void* partial, int64_t channels_b, const FinishTo& to) {
   const auto& of = g.branch[branch];
   FinishWeightGrad j{};
   j.partial = static_cast<const float*>(partial);
   j.out = to.out, j.stride_a = to.stride_a, j.stride_b = to.stride_b, j.flip = to.flip;
   j.splits = g.splits, j.blocks_per_row = g.blocks_per_row, j.first_block = of.first_block;
   j.channels_a = g.channels, j.channels_b = int(channels_b);
-  j.taps = of.taps.taps, j.skipped = of.taps.skipped, j.kernel = of.taps.kernel, j.axis = of.taps.axis;
-  j.a = a, j.b = b;
-  j.n = int(s.n), j.h = int(s.h), j.w = int(s.w);
+  j.taps = of.taps.taps, j.skipped = of.taps.skipped, j.kernel = of.taps.kernel;
   return j;
 }
 
@@ -150,12 +152,12 @@ void direct_forward(const ForwardPlan& plan, const ForwardTensors& t, Chain& cha
   for (const First& f : {First{t.u_l, t.w_l1, t.b_l1, s.m_l, s.k1, 0}, First{t.u_r, t.w_r1, t.b_r1, s.m_r, s.k3, 1}}) {
     DirectConv d = direct_conv_params(s, f.u, padded_strides(s, padded(f.mid)), f.mid, padded(f.mid));
     add_term(d, x, {f.w, s.c * f.kernel, f.kernel, s.c, false}, f.kernel, f.axis, f.b);
-    chain.then([&](Stream stream) { return direct_conv(plan.math, d, stream); });
+    chain.then("direct_conv", [&](Stream stream) { return direct_conv(plan.math, d, stream); });
   }
   DirectConv d = direct_conv_params(s, t.y, plan.y_strides, s.o, s.o);
   add_term(d, strided(t.u_l, padded_strides(s, padded(s.m_l))), {t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, s.k2, 1, t.b_l2);
   add_term(d, strided(t.u_r, padded_strides(s, padded(s.m_r))), {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}, s.k4, 0, t.b_r2);
-  chain.then([&](Stream stream) { return direct_conv(plan.math, d, stream); });
+  chain.then("direct_conv", [&](Stream stream) { return direct_conv(plan.math, d, stream); });
 }
 
 void direct_weight_grads(const BackwardPlan& plan, const BackwardTensors& t, const void* dy, void* const (&du)[2], Chain& chain) {
@@ -173,13 +175,13 @@ void direct_weight_grads(const BackwardPlan& plan, const BackwardTensors& t, con
       d.a = strided(t.x, plan.x_strides), d.b = strided(du[i], u_strides[i]);
       d.out = first_out[i], d.stride_a = first_k[i], d.stride_b = s.c * first_k[i];
       d.channels_a = int(s.c), d.channels_b = int(mid[i]), d.kernel = int(first_k[i]), d.axis = i, d.flip = true;
-      chain.then([&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
+      chain.then("direct_weight_grad", [&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
     }
     if (second_out[i]) {  // w[o, m, t]: a is o, b is m
       d.a = strided(dy, dy_strides), d.b = strided(u[i], u_strides[i]);
       d.out = second_out[i], d.stride_a = mid[i] * second_k[i], d.stride_b = second_k[i];
       d.channels_a = int(s.o), d.channels_b = int(mid[i]), d.kernel = int(second_k[i]), d.axis = 1 - i, d.flip = false;
-      chain.then([&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
+      chain.then("direct_weight_grad", [&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
     }
   }
 }
@@ -219,7 +221,7 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   }
   const LineWeights second[2] = {{t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}};
   packs.line[packs.lines++] = pack_line_weights(plan.second, second, at(workspace, plan.second_at));
-  chain.then([&](Stream q) { return prepare(plan.math, packs, q); });
+  chain.then("prepare", [&](Stream q) { return prepare(plan.math, packs, q); });
 
   FirstStageParams p{};
   p.x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
@@ -253,20 +255,20 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
     c.u[i] = b.complete ? nullptr : u[i];
     c.slots[i] = b.slots;
   }
-  chain.then([&](Stream q) {
+  chain.then(plan.hopper.first.used ? "hopper_first_stage" : "first_stage", [&](Stream q) {
     const HopperPlan& h = plan.hopper;
     if (h.first.used) {
       return hopper_first_stage(plan.math, hopper_first_stage_params(plan, p), h.first.blocks, h.first.shared_bytes, q);
     }
     return first_stage(plan.math, f.column_blocks, plan.source.channels_last, p, f.shared_bytes, q);
   });
-  if (c.u[0] || c.u[1]) chain.then([&](Stream q) { return combine(plan.math, c, q); });
+  if (c.u[0] || c.u[1]) chain.then("combine", [&](Stream q) { return combine(plan.math, c, q); });
 
   LineConvParams y{};
   const void* const maps[2] = {t.u_l, t.u_r};
   y.job[0] = line_conv_job(s, plan.second, maps, at(workspace, plan.second_at), t.y);
   y.job[0].bias[0] = t.b_l2, y.job[0].bias[1] = t.b_r2;
-  chain.then([&](Stream q) { return line_conv(plan.math, plan.second.tile, y, 1, plan.second.shared_bytes, q); });
+  chain.then("line_conv", [&](Stream q) { return line_conv(plan.math, plan.second.tile, y, 1, plan.second.shared_bytes, q); });
   return chain.error();
 }
 
@@ -301,7 +303,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       if (!apart) packs.line[packs.lines++] = both;
     }
   }
-  chain.then([&](Stream q) { return prepare(plan.math, packs, q); });
+  chain.then("prepare", [&](Stream q) { return prepare(plan.math, packs, q); });
 
   FinishParams end{};
   if (plan.tensor_cores) {
@@ -320,7 +322,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
     const int du_shared = std::max(plan.du[0].shared_bytes, plan.du[1].shared_bytes);
     const bool narrow = second_weights && plan.second.narrow, together = narrow && plan.du_narrow;
     if (needs_du && !together) {
-      chain.then([&](Stream q) { return line_conv(plan.math, plan.du[0].tile, both.du, 2, du_shared, q); });
+      chain.then("line_conv", [&](Stream q) { return line_conv(plan.math, plan.du[0].tile, both.du, 2, du_shared, q); });
     }
     if (narrow) {
       const int rows = weight_grad_rows(true), tiles = int((s.o + rows - 1) / rows);
@@ -328,49 +330,48 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       both.dw_blocks = (plan.second.branch[0].groups + plan.second.branch[1].groups) * tiles * plan.second.splits;
       const int shared = std::max(plan.second.shared_bytes, together ? du_shared : 0);
       const LineTile tile = together ? plan.du[0].tile : LineTile::kNarrowSmall;
-      chain.then([&](Stream q) { return second_stage_grad(plan.math, tile, both, shared, q); });
+      chain.then("second_stage_grad", [&](Stream q) { return second_stage_grad(plan.math, tile, both, shared, q); });
     }
     if (const HopperInputGradPlan& h = plan.hopper.input_grad; h.used) {
       const HopperInputGrad p = hopper_input_grad_params(plan, {du[0], du[1]}, workspace, t.dx);
-      chain.then([&](Stream q) { return hopper_input_grad(plan.math, h.outputs, p, h.blocks, h.shared_bytes, q); });
+      chain.then("hopper_input_grad",
+                 [&](Stream q) { return hopper_input_grad(plan.math, h.outputs, p, h.blocks, h.shared_bytes, q); });
     } else if (wanted.x) {
       LineConvParams p{};
       p.job[0] = line_conv_job(s, plan.dx, du, at(workspace, plan.dx_weights_at), t.dx);
-      chain.then([&](Stream q) { return line_conv(plan.math, plan.dx.tile, p, 1, plan.dx.shared_bytes, q); });
+      chain.then("line_conv", [&](Stream q) { return line_conv(plan.math, plan.dx.tile, p, 1, plan.dx.shared_bytes, q); });
     }
     if (first_weights) {
       const void* x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
       void* partial = at(workspace, plan.first_partial_at);
       const WeightGradParams p = weight_grad_params(s, plan.first, x, plan.source.pieces, {du[0], du[1]}, partial);
-      chain.then([&](Stream q) {
+      chain.then(plan.hopper.weight_grad.used ? "hopper_weight_grad" : "weight_grad", [&](Stream q) {
         const HopperWeightGradPlan& h = plan.hopper.weight_grad;
         if (h.used) return hopper_weight_grad(plan.math, hopper_weight_grad_params(plan, p), h.blocks, h.shared_bytes, q);
         return weight_grad(plan.math, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
       });
-      const StridedMap a = strided(t.x, plan.x_strides);
       if (wanted.w_l1) {
         const FinishTo to{t.dw_l1, s.k1, s.c * s.k1, true};
-        end.weight[end.weights++] = finish_job(s, plan.first, 0, partial, a, strided(du[0], mid_strides[0]), s.m_l, to);
+        end.weight[end.weights++] = finish_job(plan.first, 0, partial, s.m_l, to);
       }
       if (wanted.w_r1) {
         const FinishTo to{t.dw_r1, s.k3, s.c * s.k3, true};
-        end.weight[end.weights++] = finish_job(s, plan.first, 1, partial, a, strided(du[1], mid_strides[1]), s.m_r, to);
+        end.weight[end.weights++] = finish_job(plan.first, 1, partial, s.m_r, to);
       }
     }
     if (second_weights) {
       if (!narrow) {
-        chain.then([&](Stream q) {
+        chain.then("weight_grad", [&](Stream q) {
           return weight_grad(plan.math, true, plan.second.column_blocks, both.dw, plan.second.shared_bytes, q);
         });
       }
-      const StridedMap a = strided(dy, dy_strides);
       if (wanted.w_l2) {
         const FinishTo to{t.dw_l2, s.m_l * s.k2, s.k2, false};
-        end.weight[end.weights++] = finish_job(s, plan.second, 0, second_partial, a, strided(t.u_l, mid_strides[0]), s.m_l, to);
+        end.weight[end.weights++] = finish_job(plan.second, 0, second_partial, s.m_l, to);
       }
       if (wanted.w_r2) {
         const FinishTo to{t.dw_r2, s.m_r * s.k4, s.k4, false};
-        end.weight[end.weights++] = finish_job(s, plan.second, 1, second_partial, a, strided(t.u_r, mid_strides[1]), s.m_r, to);
+        end.weight[end.weights++] = finish_job(plan.second, 1, second_partial, s.m_r, to);
       }
     }
   } else {
@@ -379,20 +380,20 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
     for (int i = 0; i < 2 && needs_du; ++i) {
       DirectConv d = direct_conv_params(s, du[i], padded_strides(s, padded(mid[i])), mid[i], padded(mid[i]));
       add_term(d, dy_map, second[i], second_k[i], 1 - i, nullptr);
-      chain.then([&](Stream q) { return direct_conv(plan.math, d, q); });
+      chain.then("direct_conv", [&](Stream q) { return direct_conv(plan.math, d, q); });
     }
     if (wanted.x) {
       DirectConv d = direct_conv_params(s, t.dx, plan.dx_strides, s.c, s.c);
       for (int i = 0; i < 2; ++i)
         add_term(d, strided(du[i], padded_strides(s, padded(mid[i]))), first[i], first_k[i], i, nullptr);
-      chain.then([&](Stream q) { return direct_conv(plan.math, d, q); });
+      chain.then("direct_conv", [&](Stream q) { return direct_conv(plan.math, d, q); });
     }
     direct_weight_grads(plan, t, dy, du, chain);
     PrepareParams of_du{};
     for (int i = 0; i < 2; ++i) {
       if (sums[1 + i]) of_du.map[of_du.maps++] = pack_map(s, du[i], mid_strides[i], mid[i], nullptr, sums[1 + i]);
     }
-    if (of_du.maps) chain.then([&](Stream q) { return prepare(plan.math, of_du, q); });
+    if (of_du.maps) chain.then("prepare", [&](Stream q) { return prepare(plan.math, of_du, q); });
   }
 
   void* const bias_gradients[3][2] = {
@@ -401,7 +402,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
     const auto& of = plan.sums[i];
     if (of.wanted) end.bias[end.biases++] = {sums[i], {bias_gradients[i][0], bias_gradients[i][1]}, of.channels, of.parts};
   }
-  if (end.weights || end.biases) chain.then([&](Stream q) { return finish(plan.math, end, q); });
+  if (end.weights || end.biases) chain.then("finish", [&](Stream q) { return finish(plan.math, end, q); });
   return chain.error();
 }
 

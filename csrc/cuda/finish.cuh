@@ -11,36 +11,11 @@
 #pragma once
 
 #include "block_sum.cuh"
-#include "direct.cuh"
 #include "jobs.cuh"
 #include "kernels.h"
 #include "tiles.h"
 
 namespace gcn::cuda {
-
-GCN_DEVICE bool is_finite(float x) {
-  constexpr float kLargest = 3.402823466e+38f;
-  return x <= kLargest && x >= -kLargest;
-}
-
-// One element of the gradient by its definition, without what lies outside the image. If no value of either map explains why
-// the products' sum was not finite, that sum stands.
-template <class E>
-GCN_DEVICE float sum_inside(const FinishWeightGrad& j, int a, int b, int tap, float products) {
-  const int shift_h = j.axis == 0 ? tap - j.kernel / 2 : 0, shift_w = j.axis == 1 ? tap - j.kernel / 2 : 0;
-  float sum = 0;
-  bool explained = false;
-  for (int64_t pixel = 0; pixel < int64_t(j.n) * j.h * j.w; ++pixel) {
-    const int w = int(pixel % j.w), h = int(pixel / j.w % j.h), other_w = w + shift_w, other_h = h + shift_h;
-    const int64_t n = pixel / j.w / j.h;
-    const float of_a = to_float(map_at<E>(j.a, n, h, w)[a * j.a.stride_c]);
-    explained = explained || !is_finite(of_a) || !is_finite(to_float(map_at<E>(j.b, n, h, w)[b * j.b.stride_c]));
-    if (other_h < 0 || other_h >= j.h || other_w < 0 || other_w >= j.w) continue;
-    sum += of_a * to_float(map_at<E>(j.b, n, other_h, other_w)[b * j.b.stride_c]);
-    if (sum != sum) return sum;  // and stays so
-  }
-  return explained ? sum : products;
-}
 
 constexpr int kAtOnce = 8;           // splits that a thread has on their way
 constexpr int kSumRow = kOctet + 1;  // floats of an octet in shared memory: neighbouring octets begin in different banks
@@ -82,8 +57,6 @@ GCN_DEVICE float4 sum_of_splits(const float4* of_first, int64_t to_next, int fir
   return sum;
 }
 
-// A value that is not finite has met zeros around the image, which is nan where a convolution has nothing: such sums are done
-// again.
 template <class E>
 GCN_DEVICE void finish_weight(const FinishWeightGrad& j, unsigned block, unsigned char* shared) {
   float* sums = reinterpret_cast<float*>(shared);  // [share][position][octet]
@@ -115,12 +88,11 @@ GCN_DEVICE void finish_weight(const FinishWeightGrad& j, unsigned block, unsigne
   const int at = tid & (positions - 1), first_b = int(octet) * kOctet;
   const unsigned position = first + at;
   if (position >= end) return;
-  const int a = int(position / kernel), tap = tap_at(position);
+  const int a = int(position / kernel);
   E* to = static_cast<E*>(j.out) + a * j.stride_a + position % kernel;
   for (int i = tid >> shape.log_positions; i < min(kOctet, j.channels_b - first_b); i += kThreads >> shape.log_positions) {
     float sum = 0;
     for (int share = 0; share < shares; ++share) sum += load_shared(sums + (share * positions + at) * kSumRow + i);
-    if (!is_finite(sum)) sum = sum_inside<E>(j, a, first_b + i, tap, sum);
     to[(first_b + i) * j.stride_b] = from_float<E>(sum);
   }
 }

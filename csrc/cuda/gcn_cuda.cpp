@@ -21,6 +21,7 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <sstream>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -42,21 +43,56 @@ void check_cuda(int error, const char* what) {
   check(false, what, ": ", cudaGetErrorString(cudaError_t(error)), " (CUDA error ", error, ")");
 }
 
+// Of a chain of launches.
+void check_launches(int error, const char* operation) {
+  if (error == cudaSuccess) return;
+  const FailedLaunch& f = failed_launch;
+  std::ostringstream what;
+  if (f.threads == 0) {  // it came to no launch, for want of a tensor map
+    what << operation << ": preparing the launch of " << f.kernel;
+    check_cuda(error, what.str().c_str());
+  }
+  what << operation << ": launching " << f.kernel << " (grid " << f.grid[0] << " x " << f.grid[1] << " x " << f.grid[2]
+       << " in clusters of " << f.cluster << ", " << f.threads << " threads, " << f.shared_bytes << " bytes of shared memory)";
+  check_cuda(error, what.str().c_str());
+}
+
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   check_cuda(cudaDeviceGetAttribute(&value, which, device), "gcn_kernels: properties of the GPU");
   return value;
 }
 
-// GCN_KERNELS_GENERATION asks for one: hopper for the kernels of sm_90a wherever they take the problem, portable for none of
-// them; auto, as if nothing had been asked.
-Generation asked_generation() {
-  const char* const asked = std::getenv("GCN_KERNELS_GENERATION");
-  if (!asked || !*asked || std::string(asked) == "auto") return Generation::kMeasured;
-  if (std::string(asked) == "portable") return Generation::kPortable;
-  check(std::string(asked) == "hopper", "GCN_KERNELS_GENERATION: expected auto, portable or hopper, got ", asked);
-  return Generation::kHopper;
-}
+// What the environment asks of plans, at every call, so that runs can be compared within one process.
+struct Asked {
+  const char *generation, *overrides;
+
+  static Asked now() { return {std::getenv("GCN_KERNELS_GENERATION"), std::getenv("GCN_KERNELS_PLAN")}; }
+  // Of all that a plan depends on; 0 where nothing is asked.
+  int64_t key() const {
+    uint64_t hash = 0;
+    for (const char* text : {generation, overrides}) {
+      for (; text && *text; ++text) hash = (hash ^ uint64_t(*text)) * 0x100000001b3u;
+      hash = hash ? hash ^ 0x5555 : 0;
+    }
+    return int64_t(hash);
+  }
+  void apply(Gpu& gpu) const {
+    gpu.generation = of_name(generation);
+    if (overrides) gpu.overrides = read_overrides(overrides);
+  }
+
+ private:
+  // hopper for the kernels of sm_90a wherever they take the problem, portable for none of them; auto, as if nothing had been
+  // asked.
+  static Generation of_name(const char* asked) {
+    const std::string name = asked ? asked : "";
+    if (name.empty() || name == "auto") return Generation::kMeasured;
+    if (name == "portable") return Generation::kPortable;
+    check(name == "hopper", "GCN_KERNELS_GENERATION: expected auto, portable or hopper, got ", name);
+    return Generation::kHopper;
+  }
+};
 
 // What plans have to know of a GPU; asked for once.
 const Gpu& properties(int device) {
@@ -72,7 +108,6 @@ const Gpu& properties(int device) {
   const bool is_9_0 =
       attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 && attribute(cudaDevAttrComputeCapabilityMinor, device) == 0;
   gpu.hopper = is_9_0 && hopper_built();
-  gpu.generation = asked_generation();
   if (gpu.hopper) gpu.clusters_of_two = hopper_clusters(2);
   return known.emplace(device, gpu).first->second;  // a map's elements stay where they are
 }
@@ -90,11 +125,18 @@ class Place {
     stream_ = static_cast<CUstream_st*>(stream);
   }
   int device() const { return device_; }
-  const Gpu& gpu() const { return properties(device_); }
+  // What plans are made for, with what is asked of them.
+  Gpu gpu() const {
+    Gpu gpu = properties(device_);
+    asked_.apply(gpu);
+    return gpu;
+  }
+  int64_t asked() const { return asked_.key(); }
   CUstream_st* stream() const { return stream_; }
 
  private:
   int device_;
+  Asked asked_ = Asked::now();
   DeviceGuard guard_;
   CUstream_st* stream_ = nullptr;
 };
@@ -204,7 +246,7 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
 
   const MapLayout x_layout = layout_of(x), y_layout = layout_of(y);
   static PlanCache<ForwardPlan> plans;
-  const PlanKey key = PlanKey().add(sizes).add({int64_t(math), place.device()}).add(x_layout).add(y_layout);
+  const PlanKey key = PlanKey().add(sizes).add({int64_t(math), place.device(), place.asked()}).add(x_layout).add(y_layout);
   const std::shared_ptr<const ForwardPlan> plan =
       plans.get(key, [&] { return plan_forward(sizes, math, x_layout, y_layout.strides, y_layout.aligned, place.gpu()); });
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
@@ -217,7 +259,7 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   t.b_l1 = data_or_null(bias_l1), t.b_l2 = data_or_null(bias_l2);
   t.b_r1 = data_or_null(bias_r1), t.b_r2 = data_or_null(bias_r2);
   t.y = y.mutable_data_ptr(), t.u_l = u_l.mutable_data_ptr(), t.u_r = u_r.mutable_data_ptr();
-  check_cuda(run_forward(*plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn");
+  check_launches(run_forward(*plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn");
   return {y, u_l, u_r};
 }
 
@@ -293,7 +335,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
   const MapLayout x_layout = layout_of(x);
   const Strides dy_strides = strides_of(dy);
   static PlanCache<BackwardPlan> plans;
-  const PlanKey key = PlanKey().add(sizes).add({int64_t(math), place.device(), wanted}).add(x_layout).add(dy_strides).add(dx);
+  const PlanKey key =
+      PlanKey().add(sizes).add({int64_t(math), place.device(), place.asked(), wanted}).add(x_layout).add(dy_strides).add(dx);
   const std::shared_ptr<const BackwardPlan> plan =
       plans.get(key, [&] { return plan_backward(sizes, math, x_layout, dy_strides, dx, gradients.wanted(), place.gpu()); });
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
@@ -308,7 +351,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
   t.dw_r1 = gradients.data(kWr1), t.dw_r2 = gradients.data(kWr2);
   t.db_l1 = gradients.data(kBl1), t.db_l2 = gradients.data(kBl2);
   t.db_r1 = gradients.data(kBr1), t.db_r2 = gradients.data(kBr2);
-  check_cuda(run_backward(*plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn_backward");
+  check_launches(run_backward(*plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn_backward");
   gradients.finish();
   return gradients.results();
 }

@@ -1,6 +1,7 @@
 // What the CUDA kernels would do with a problem, as JSON. Part of the library _C: a plan needs no GPU.
 #include <torch/csrc/stable/library.h>
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,7 @@ std::string plan(const std::vector<int64_t> s, const std::string math_name, bool
     gpu.hopper = true;
     gpu.generation = given[3] == 1 ? Generation::kHopper : Generation::kMeasured;
   }
+  if (const char* const overrides = std::getenv("GCN_KERNELS_PLAN")) gpu.overrides = read_overrides(overrides);
   const Sizes sizes{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10]};
   const Math math = math_named(math_name);
   const MapLayout x{dense(sizes.c, sizes.h, sizes.w, channels_last), true};

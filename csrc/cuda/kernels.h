@@ -8,6 +8,7 @@
 // left, `skipped` counts the taps left out in front.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 struct CUstream_st;  // what a cudaStream_t points to
@@ -184,8 +185,6 @@ struct FinishWeightGrad {
   int64_t stride_a, stride_b;
   int splits, channels_a, channels_b, blocks_per_row, first_block, taps, skipped, kernel;
   bool flip;
-  StridedMap a, b;  // what was multiplied
-  int axis, n, h, w;
 };
 
 struct FinishBiasGrad {
@@ -227,7 +226,16 @@ struct DirectWeightGrad {
 
 // --- launchers ------------------------------------------------------------------------------------------------------------
 
-// Each returns a cudaError_t as a number; 0 is success.
+// What was asked for by the launch of this thread that failed last.
+struct FailedLaunch {
+  const char* kernel;  // run_forward() and run_backward() know it
+  unsigned grid[3];
+  int threads, cluster;
+  size_t shared_bytes;
+};
+inline thread_local FailedLaunch failed_launch = {};
+
+// Each returns a cudaError_t as a number; 0 is success. Where it is another, `failed_launch` says more.
 struct Stream {
   CUstream_st* stream;
   bool dependent;  // start before the previous kernel has ended (programmatic dependent launch), as the kernels allow

@@ -50,7 +50,7 @@ inline cudaError_t grant_shared(const void* kernel, size_t bytes) {
 template <class... A>
 cudaError_t launch(void (*kernel)(A...), const Launch& how, typename NotDeduced<A>::type... arguments) {
   const cudaError_t error = grant_shared(reinterpret_cast<const void*>(kernel), how.shared_bytes);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return launched(how, error);
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -61,7 +61,7 @@ cudaError_t launch(void (*kernel)(A...), const Launch& how, typename NotDeduced<
   config.stream = how.stream;
   config.attrs = &overlap;
   config.numAttrs = how.dependent && has_dependent_launch() ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
+  return launched(how, cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 }  // namespace gcn::cuda

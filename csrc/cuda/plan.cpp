@@ -1,12 +1,41 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <array>
+#include <iterator>
 #include <limits>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
 
 #include "hopper/hopper_plan_rules.h"
 #include "plan_parts.h"
 
 namespace gcn::cuda {
+
+Overrides read_overrides(const std::string& text) {
+  Overrides o;
+  const std::pair<const char*, int*> known[] = {{"first_stage_sharing", &o.first_stage_sharing},
+                                                {"first_stage_splits", &o.first_stage_splits},
+                                                {"input_grad_cluster", &o.input_grad_cluster},
+                                                {"input_grad_channels", &o.input_grad_channels},
+                                                {"weight_grad_splits", &o.weight_grad_splits}};
+  std::string names;
+  for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);
+  std::istringstream parts(text);
+  for (std::string part; std::getline(parts, part, ',');) {
+    const size_t equals = part.find('=');
+    const std::string name = part.substr(0, equals), value = equals == std::string::npos ? "" : part.substr(equals + 1);
+    const auto found = std::find_if(std::begin(known), std::end(known), [&](const auto& k) { return name == k.first; });
+    const bool number = !value.empty() && value.size() < 6 && value.find_first_not_of("0123456789") == std::string::npos;
+    if (found == std::end(known) || !number) {
+      throw std::invalid_argument("GCN_KERNELS_PLAN: expected name=number,... with names among " + names + "; got " + part);
+    }
+    *found->second = std::stoi(value);
+  }
+  return o;
+}
+
 namespace {
 
 // Hands out places in the workspace.
@@ -35,11 +64,12 @@ SourcePlan copied_source(const Sizes& s, Math math) {
   return {true, true, pieces};
 }
 
+// Dimensions may have stride 0, and rows may overlap; but nothing lies in front of the first element.
 SourcePlan plan_source(const Sizes& s, Math math, const MapLayout& x) {
   const int64_t piece = piece_elements(math);
   // The stride of a dimension of one element says nothing.
   const Strides t{s.n > 1 ? x.strides.n : 0, s.c > 1 ? x.strides.c : 1, s.h > 1 ? x.strides.h : 0, s.w > 1 ? x.strides.w : 1};
-  const auto whole = [&](int64_t stride) { return stride % piece == 0; };
+  const auto whole = [&](int64_t stride) { return stride % piece == 0 && stride >= 0; };
   if (x.aligned && t.c == 1 && s.c % piece == 0 && whole(t.n) && whole(t.h) && (s.w == 1 || whole(t.w))) {
     const Strides pieces{t.n / piece, 0, t.h / piece, s.w == 1 ? 0 : t.w / piece};
     if (reaches(s, pieces)) return {false, true, pieces};
@@ -51,9 +81,22 @@ SourcePlan plan_source(const Sizes& s, Math math, const MapLayout& x) {
   return copied_source(s, math);
 }
 
+// Whether each element of a map in channels_last has a place of its own, as the maps that the copy engine is promised to take.
+bool lies_apart(const SourcePlan& source, const Sizes& s, Math math) {
+  std::array<std::pair<int64_t, int64_t>, 3> dimensions{{{source.pieces.w, s.w}, {source.pieces.h, s.h}, {source.pieces.n, s.n}}};
+  std::sort(dimensions.begin(), dimensions.end());
+  int64_t extent = ceil_div(s.c, piece_elements(math));
+  for (const auto& [stride, size] : dimensions) {
+    if (size == 1) continue;
+    if (stride < extent) return false;
+    extent += (size - 1) * stride;
+  }
+  return true;
+}
+
 // As the Hopper kernels take it: to copy a map costs far less than what they save.
-SourcePlan channels_last_source(const SourcePlan& source, const Sizes& s, Math math) {
-  return source.channels_last ? source : copied_source(s, math);
+SourcePlan hopper_source(const SourcePlan& source, const Sizes& s, Math math) {
+  return source.channels_last && lies_apart(source, s, math) ? source : copied_source(s, math);
 }
 
 size_t padded_map_bytes(const Sizes& s, int64_t channels, Math math) {
@@ -131,9 +174,9 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     return plan;
   }
   plan.tensor_cores = true;
-  if (wants_hopper(s, math, false, gpu)) {
+  if (wants_hopper(s, math, false, gpu, plan.hopper)) {
     HopperPlan& h = plan.hopper;
-    const SourcePlan source = channels_last_source(plan.source, s, math);
+    const SourcePlan source = hopper_source(plan.source, s, math);
     FirstStagePlan stage = plan_first_stage(s, math, source, gpu);
     add_reason(h, plan_hopper_first_stage(s, math, gpu, stage, h.first));
     if (h.first.used) plan.source = source, plan.first = stage;
@@ -241,10 +284,10 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   }
   plan.tensor_cores = true;
   HopperInputGradPlan& dx_hopper = plan.hopper.input_grad;
-  if (wants_hopper(s, math, true, gpu)) {
+  if (wants_hopper(s, math, true, gpu, plan.hopper)) {
     if (wanted.x) add_reason(plan.hopper, plan_hopper_input_grad(s, math, gpu, plan.dx, dx_hopper));
     if (first) {
-      const SourcePlan source = channels_last_source(plan.source, s, math);
+      const SourcePlan source = hopper_source(plan.source, s, math);
       add_reason(plan.hopper, plan_hopper_weight_grad(s, math, source, gpu, plan.first, plan.hopper.weight_grad));
       if (plan.hopper.weight_grad.used) plan.source = source;
     }

@@ -12,6 +12,15 @@
 
 namespace gcn::cuda {
 
+// What stands in for the plan's own choices, so that runs can be compared without building again; 0 leaves a choice to the plan.
+struct Overrides {
+  int first_stage_sharing = 0, first_stage_splits = 0;  // hopper: blocks of a cluster; splits of the channels
+  int input_grad_cluster = 0, input_grad_channels = 0;  // hopper: blocks of a cluster; channels of a block, 128 or 256
+  int weight_grad_splits = 0;                           // hopper: of the pixels
+};
+// Reads them from text such as "first_stage_sharing=2,input_grad_cluster=1". Throws std::invalid_argument.
+Overrides read_overrides(const std::string& text);
+
 // What the plan has to know of a GPU, and the ceilings that predictions are made with.
 struct Gpu {
   int multiprocessors = 132;
@@ -27,6 +36,7 @@ struct Gpu {
   // multiprocessors come in, which differ from one GPU to another: an H100 ran 66 of two blocks, but 30 of four and 15 of eight.
   int clusters_of_two = 66;
   Generation generation = Generation::kMeasured;  // asked for
+  Overrides overrides;
 };
 
 struct Sizes {

@@ -34,7 +34,7 @@ class PlanKey {
   };
 
  private:
-  std::array<int64_t, 28> numbers_{};
+  std::array<int64_t, 32> numbers_{};
   size_t count_ = 0;
 };
 

@@ -22,6 +22,11 @@
 // each other across the taps' axis, 8 at a time, so that a step has two positions along it: of 16 x 16 pixels at k = 15, 84 % of
 // the column blocks are left, of 32 x 32 92 %. From NCHW, where pieces lie along rows, only in the branch along columns.
 //
+// A value that is not finite must not meet the zeros around the map: there conv2d multiplies nothing, and here that is nan. Sums
+// that are not finite are rare, so a block looks at its sums when it has them all, and if one of them is not finite it starts
+// again, carefully: where only some of a step's pixels have a partner inside the map, it clears the others' on both sides. That
+// takes less than twice the first time, whatever the values are.
+//
 // Cost of a step of 16 pixels, 16-bit: 2 + 8 ldmatrix.x4 for up to 30 HMMA, in 130 instructions; 15 blocks of 8 columns are 15
 // taps of one octet, 87.5 % of the columns useful at M = 21. Loading a patch takes 330 instructions more, next to four steps.
 // Bound by the tensor cores; x is read from L2 once a group (6 times for k = 15, M = 21). Narrow: 2 + 6 ldmatrix for up to 18
@@ -107,6 +112,43 @@ struct WeightGradBlock {
     const int low = b.radius - last, high = first <= last ? length - first + b.radius : 0;
     return ballot(own_tap >= low && own_tap < high);
   }
+  // The same where the tap leads from every pixel of the step to another place in the map.
+  GCN_DEVICE uint32_t find_whole(Patch patch, int step) const {
+    const bool across = b.by_columns == (b.axis == 1);
+    const int length = b.axis == 0 ? p.h : p.w, first_pixel = step * kDepth<E>;
+    const int width = across ? ((kDepth<E> - 1) >> b.inner_log2) + 1 : b.axis == 0 ? p.patch_h : p.patch_w;
+    const int first = (b.axis == 0 ? patch.h : patch.w) + (across ? first_pixel >> b.inner_log2 : 0), last = first + width - 1;
+    return ballot(last < length && own_tap >= b.radius - first && own_tap < length - last + b.radius);
+  }
+
+  // Of the pixels of a step that a lane holds a part of, in each of the two registers of an operand: their places in their lines.
+  static constexpr int kHeld = 4 / int(sizeof(E));  // of a register
+  using Held = int[2][kHeld];
+  GCN_DEVICE void find_held(Held& held, Patch patch, int step) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        const int pixel = step * kDepth<E> + half * kDepth<E> / 2 + (lane & 3) * kHeld + i;
+        held[half][i] = b.axis == 0 ? patch.h + row_of(pixel) : patch.w + column_of(pixel);
+      }
+    }
+  }
+  // The bits of the two registers that belong to pixels from which the tap leads to another place in the map.
+  GCN_DEVICE void find_inside(uint32_t (&inside)[2], const Held& held, int tap) const {
+    const int length = b.axis == 0 ? p.h : p.w;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      inside[half] = 0;
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        const bool both = (held[half][i] < length) & (unsigned(held[half][i] + tap - b.radius) < unsigned(length));
+        if (both) inside[half] |= kHeld == 1 ? ~0u : 0xffffu << 16 * i;
+      }
+    }
+  }
+  GCN_DEVICE int tap_of(int column) const { return (first_block + min(column, columns - 1)) % b.taps; }
+
   GCN_DEVICE int find_own_tap() const {
     constexpr int kNever = 0x7fffffff;
     const int column = lane < kColumns ? kNarrow ? column_of(lane / 2, lane % 2) : lane : columns;
@@ -214,15 +256,34 @@ struct WeightGradBlock {
   // A pixel's place in the window, for tap 0.
   GCN_DEVICE int pixel_at(int pixel) const { return (row_of(pixel) * window_w + column_of(pixel)) * pixel_bytes; }
 
+  // The one that a lane names to ldmatrix in a narrow step of 16 bits.
+  GCN_DEVICE int narrow_pixel(int step) const { return pixel_at(step * kDepth<E> + (lane >> 4) * 8 + (lane & 7)); }
+
   // Which of a pair's column blocks a lane names to ldmatrix in 16 bits.
   GCN_DEVICE int pair_half() const { return kNarrow ? lane >> 3 & 1 : lane >> 4; }
 
   // Column block i, counted from the group's first, of the pair that is number j of this warp's.
   GCN_DEVICE int column_of(int j, int i) const { return 2 * (kNarrow ? j * kWarps + warp : j) + i; }
 
+  // sums += a b, of the pixels from which the tap of column block `column` leads to another place in the map.
+  GCN_DEVICE void careful_product(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&w)[2], const Held& held,
+                                  int column) const {
+    uint32_t in[2];
+    find_inside(in, held, tap_of(column));
+    mma(sums, {a[0] & in[0], a[1] & in[0], a[2] & in[1], a[3] & in[1]}, {w[0] & in[0], w[1] & in[1]}, M{});
+  }
+
   // `column_at`: where the lane's column blocks lie from there.
+  template <bool kCareful>
   GCN_DEVICE void multiply(Accumulators& acc, const unsigned char* stage, const int (&column_at)[kPlaces], int step,
-                           uint32_t wanted) const {
+                           uint32_t wanted, Patch patch) const {
+    uint32_t whole = 0;
+    Held held = {};
+    if constexpr (kCareful) whole = find_whole(patch, step), find_held(held, patch, step);
+    const auto product = [&](int i, int column, const uint32_t (&a)[4], const uint32_t (&w)[2]) {
+      if (!kCareful || whole >> column & 1) return mma(acc[i][column], a, w, M{});
+      careful_product(acc[i][column], a, w, held, column);
+    };
     const unsigned char* window = stage + kABytes;
     const int depth0 = step * kDepth<E>;
     uint32_t a[2][4];
@@ -247,14 +308,14 @@ struct WeightGradBlock {
           ldmatrix_x4_trans(w, window + pixel + column_at[j]);
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            mma(acc[i][2 * j], a[i], {w[0], w[1]}, M{});
-            mma(acc[i][2 * j + 1], a[i], {w[2], w[3]}, M{});
+            product(i, 2 * j, a[i], {w[0], w[1]});
+            product(i, 2 * j + 1, a[i], {w[2], w[3]});
           }
         } else {
           uint32_t w[2];
           ldmatrix_x2_trans(w, window + pixel + column_at[j]);
 #pragma unroll
-          for (int i = 0; i < 2; ++i) mma(acc[i][2 * j], a[i], w, M{});
+          for (int i = 0; i < 2; ++i) product(i, 2 * j, a[i], w);
         }
       }
     } else {
@@ -267,15 +328,31 @@ struct WeightGradBlock {
                          load_shared(reinterpret_cast<const uint32_t*>(column + high))};
         round_operand<M>(w);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) mma(acc[i][j], a[i], w, M{});
+        for (int i = 0; i < 2; ++i) product(i, j, a[i], w);
       }
     }
   }
 
   // Narrow: the pairs are the product's rows, the octets of dy its columns. Lanes hold the same numbers of either operand.
   // `pixel`: the window's place that the lane names in a step of 16 bits.
+  template <bool kCareful>
   GCN_DEVICE void multiply_narrow(Accumulators& acc, const unsigned char* stage, const int (&column_at)[kPlaces], int step,
-                                  int pixel, uint32_t wanted) const {
+                                  int pixel, uint32_t wanted, Patch patch) const {
+    uint32_t whole = 0;
+    Held held = {};
+    if constexpr (kCareful) whole = find_whole(patch, step), find_held(held, patch, step);
+    const auto product = [&](int j, int i, const uint32_t (&w)[4], const uint32_t (&a)[2]) {
+      if (!kCareful || (whole >> 2 * j & 3) == 3) return mma(acc[j][i], w, a, M{});
+      // The taps of a pair's halves differ, and what is cleared of dy must not count for the other half.
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t in[2];
+        find_inside(in, held, tap_of(column_of(j, half)));
+        float sums[4] = {acc[j][i][0], acc[j][i][1], acc[j][i][2], acc[j][i][3]};
+        mma(sums, {w[0] & in[0], w[1] & in[0], w[2] & in[1], w[3] & in[1]}, {a[0] & in[0], a[1] & in[1]}, M{});
+        acc[j][i][2 * half] = sums[2 * half], acc[j][i][2 * half + 1] = sums[2 * half + 1];
+      }
+    };
     const unsigned char* window = stage + kABytes;
     const int depth0 = step * kDepth<E>;
     constexpr int kPixelBytes = kRows * int(sizeof(E));
@@ -292,7 +369,7 @@ struct WeightGradBlock {
         uint32_t w[4];
         ldmatrix_x4_trans(w, window + pixel + column_at[j]);
 #pragma unroll
-        for (int i = 0; i < kOctets; ++i) mma(acc[j][i], w, a[i], M{});
+        for (int i = 0; i < kOctets; ++i) product(j, i, w, a[i]);
       }
     } else {
       const int low = depth0 + (lane & 3), high = low + 4, channel = (lane >> 2) * 4;
@@ -312,7 +389,7 @@ struct WeightGradBlock {
                          number(from_high + second)};
         round_operand<M>(w);
 #pragma unroll
-        for (int i = 0; i < kOctets; ++i) mma(acc[j][i], w, a[i], M{});
+        for (int i = 0; i < kOctets; ++i) product(j, i, w, a[i]);
       }
     }
   }
@@ -382,16 +459,69 @@ struct WeightGradBlock {
       }
     }
     // Narrow, 16-bit: the lanes of a pair's halves, and of the pixels', change places against B's usual ones, as A wants them.
-    constexpr int kUnrolled = kNarrow && sizeof(E) == 2 ? kSteps : 1;
     int pixels[kUnrolled];
 #pragma unroll
-    for (int step = 0; step < kUnrolled; ++step) pixels[step] = pixel_at(step * kDepth<E> + (lane >> 4) * 8 + (lane & 7));
+    for (int step = 0; step < kUnrolled; ++step) pixels[step] = narrow_pixel(step);
     const int64_t patches = int64_t(p.n) * p.patches_h * p.patches_w;
     const int first = int(patches * split / p.splits), last = int(patches * (split + 1) / p.splits);
-    Accumulators acc = {};
     wait_for_dependencies();
     __syncthreads();  // the places are there
+    Accumulators acc;
+    multiply_all<false>(acc, first, last, own, column_at, pixels);
+    if (any_of_block(!all_finite(acc))) multiply_all<true>(acc, first, last, own, column_at, pixels);
+    if constexpr (kNarrow) {
+      write_narrow(acc);
+    } else {
+      write(acc);
+    }
+  }
 
+  // nan and inf are all that is not zero when multiplied by zero.
+  static GCN_DEVICE bool all_finite(const Accumulators& acc) {
+    constexpr int kFragments = int(sizeof(Accumulators) / sizeof(acc[0]));
+    constexpr int kOfOne = int(sizeof(acc[0]) / sizeof(acc[0][0]));
+    float probe = 0;
+#pragma unroll
+    for (int i = 0; i < kFragments; ++i) {
+#pragma unroll
+      for (int j = 0; j < kOfOne; ++j) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) probe += acc[i][j][k] * 0.0f;
+      }
+    }
+    return probe == 0;
+  }
+
+  // Whether it holds for a thread of the block. Nothing else is in the stages any longer.
+  GCN_DEVICE bool any_of_block(bool mine) const {
+    uint32_t* of_warps = reinterpret_cast<uint32_t*>(shared);
+    const uint32_t of_warp = ballot(mine);
+    __syncthreads();
+    if (lane == 0) store_shared(of_warps + warp, of_warp);
+    __syncthreads();
+    uint32_t any = 0;
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) any |= load_shared(of_warps + i);
+    __syncthreads();
+    return any != 0;
+  }
+
+  // The pixels of one step of all patches that are unrolled: see run().
+  static constexpr int kUnrolled = kNarrow && sizeof(E) == 2 ? kSteps : 1;
+
+  template <bool kCareful>
+  GCN_DEVICE void multiply_all(Accumulators& acc, int first, int last, const OwnPlaces& own, const int (&column_at)[kPlaces],
+                               const int (&pixels)[kUnrolled]) const {
+    constexpr int kFragments = int(sizeof(Accumulators) / sizeof(acc[0]));
+    constexpr int kOfOne = int(sizeof(acc[0]) / sizeof(acc[0][0]));
+#pragma unroll
+    for (int i = 0; i < kFragments; ++i) {
+#pragma unroll
+      for (int j = 0; j < kOfOne; ++j) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) acc[i][j][k] = 0;
+      }
+    }
     Patch patch = patch_at(first), next = patch;
     int at = 0;  // the stage of `patch`
     const auto load = [&](bool any, int stage) {
@@ -409,29 +539,24 @@ struct WeightGradBlock {
       __syncthreads();
       load(i + 1 < last, stage_bytes - at);
       const unsigned char* stage = shared + at;
-      if constexpr (kUnrolled > 1) {
+      if constexpr (kUnrolled > 1 && !kCareful) {
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
-          multiply_narrow(acc, stage, column_at, step, pixels[step], find_wanted(patch, step));
+          multiply_narrow<false>(acc, stage, column_at, step, pixels[step], find_wanted(patch, step), patch);
         }
       } else {
 #pragma unroll 1
         for (int step = 0; step < kSteps; ++step) {
           const uint32_t wanted = find_wanted(patch, step);
           if constexpr (kNarrow) {
-            multiply_narrow(acc, stage, column_at, step, 0, wanted);
+            multiply_narrow<kCareful>(acc, stage, column_at, step, sizeof(E) == 2 ? narrow_pixel(step) : 0, wanted, patch);
           } else {
-            multiply(acc, stage, column_at, step, wanted);
+            multiply<kCareful>(acc, stage, column_at, step, wanted, patch);
           }
         }
       }
       advance(patch);
       at = stage_bytes - at;
-    }
-    if constexpr (kNarrow) {
-      write_narrow(acc);
-    } else {
-      write(acc);
     }
   }
 };

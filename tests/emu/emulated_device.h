@@ -44,6 +44,7 @@ void copy_async(void* shared, const void* global, bool valid) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async moves 4, 8 or 16 bytes");
   require_aligned(shared, BYTES, "the destination of copy_async");
   require_aligned(global, BYTES, "the source of copy_async");
+  ++::simt::operations;
   ::simt::running.shared->start_copy(shared, BYTES, "copy_async", ::simt::accessor());
   ::simt::PendingCopy copy{shared, BYTES, {}};
   if (valid) std::memcpy(copy.data.data(), global, BYTES);
@@ -85,6 +86,7 @@ template <class T>
 T load_shared(const T* p) {
   static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
   require_aligned(p, sizeof(T), "the address of load_shared");
+  ++::simt::operations;
   ::simt::running.shared->read(p, sizeof(T), "load_shared", ::simt::accessor());
   return *p;
 }
@@ -93,6 +95,7 @@ template <class T>
 void store_shared(T* p, T value) {
   static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
   require_aligned(p, sizeof(T), "the address of store_shared");
+  ++::simt::operations;
   ::simt::running.shared->write(p, sizeof(T), "store_shared", ::simt::accessor());
   *p = value;
 }
@@ -158,10 +161,15 @@ inline uint32_t bits_of(float x) { return ::simt::bit_cast<uint32_t>(x); }
 inline float float_of(uint32_t bits) { return ::simt::bit_cast<float>(bits); }
 inline uint32_t round_to_tf32(uint32_t bits) { return ::simt::round_to_tf32(bits); }
 
-inline float to_float(Half x) { return ::simt::widen(x); }
-inline float to_float(BFloat16 x) { return ::simt::widen(x); }
-inline float to_float(float x) { return x; }
-inline double to_float(double x) { return x; }
+template <class T>
+auto to_float(T x) {
+  ++::simt::operations;
+  if constexpr (sizeof(T) == 2) {
+    return ::simt::widen(x);
+  } else {
+    return x;
+  }
+}
 
 template <class T>
 T from_float(Accumulator<T> x) {

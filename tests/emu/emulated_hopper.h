@@ -171,6 +171,7 @@ inline cudaError_t encode(const TensorShape& shape, TensorMap* map) {
 
 template <class... A>
 cudaError_t launch_cluster(void (*kernel)(A...), const Launch& how, int blocks, std::type_identity_t<A>... arguments) {
+  if (is_refused(reinterpret_cast<const void*>(kernel))) return launched(how, cudaErrorInvalidConfiguration, blocks);
   const auto chosen = ::simt::in_place_of(kernel);
   ::simt::run_clusters({reinterpret_cast<const void*>(chosen),
                         [&] { chosen(arguments...); },

@@ -12,6 +12,7 @@ from hopper_problems import (
 )
 from mutations import Mutation, _of
 from problems import EmulatedCase
+from special_cases import SPECIAL, SpecialCase
 
 ITEMS = EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1")
 LONG = EmulatedCase(LONG_LINES, "half", "channels_last", "hopper-1")
@@ -319,4 +320,30 @@ INPUT_GRAD = _of(
     ("phase", "start += 2 * plane", "start += plane", "the second phase starts at the second octet", INPUT),
 )
 
-MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *PRODUCTS, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD)
+#: Values that are not finite, at the borders of x.
+SPECIAL_X = SpecialCase(SPECIAL, "half", "channels_last", "hopper", ("w_l1", "w_r1"), "x")
+NOT_FINITE = _of(
+    "hopper/hopper_weight_grad.cuh",
+    ("not-again", "return any != 0;", "return false;", "inf has met the zeros around the map", SPECIAL_X),
+    (
+        "units-not-permuted",
+        "unit = (2 * warp + tile % 2) ^ (lane % 8);",
+        "unit = 2 * warp + tile % 2;",
+        "channels in another order than the copy engine has them",
+        SPECIAL_X,
+    ),
+    ("second-position", "inside(position + 1)", "inside(position)", "a step's second position as its first", SPECIAL_X),
+    ("same-partner", "w[t + 1] & high", "w[t] & high", "both positions meet the first one's partner", SPECIAL_X),
+    (
+        "kept",
+        "          ring.let_go(ring.slot, lane);\n          return",
+        "          return",
+        "stages are never free again",
+        SPECIAL_X,
+    ),
+)
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *(*FIRST_STAGE, *PRODUCTS, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD),
+    *NOT_FINITE,
+)

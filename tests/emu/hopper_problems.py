@@ -1,7 +1,7 @@
 """Problems for the Hopper kernels in emulation."""
 
 from cases import Case, square
-from problems import EmulatedCase
+from problems import EmulatedCase, wild
 
 #: Short lines, of which parts are left out of the products; one item to each warpgroup.
 SHORT_LINES = Case("short-lines", n=1, c=72, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
@@ -52,6 +52,10 @@ BACKWARD = (
     EmulatedCase(WIDE, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(THREE_TILES, "half", "channels_last", "hopper", wanted=("w_r1",)),
 )
+
+#: Two maps whose elements may share memory. The copy engine takes none of them; x is copied first.
+VIEWED = Case("viewed", n=2, c=24, h=10, w=12, mid_l=5, mid_r=9, out=6, k=(9, 3, 9, 3))
+VIEWS = tuple(wild("hopper", "half", VIEWED))
 
 #: What a GPU is checked on.
 CASES = tuple(dict.fromkeys(problem.case for problem in (*FORWARD, *BACKWARD)))

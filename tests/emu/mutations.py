@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cases import Case, square
 from faults import Fault
 from problems import CROP, EIGHTS, MANY_OUTPUTS, MANY_PIXELS, EmulatedCase
+from special_cases import SPECIAL, SpecialCase
 
 #: Lines that fill tiles, several groups of middle channels.
 WHOLE_LINES = Case("whole-lines", n=1, c=32, h=16, w=16, mid_l=21, mid_r=21, out=5, k=square(15))
@@ -538,5 +539,50 @@ SANITIZED = [
     )
 ]
 
+#: Values that are not finite, at the borders of x and of dy.
+SPECIAL_X = SpecialCase(SPECIAL, "half", "channels_last", where="x")
+SPECIAL_DY = SpecialCase(SPECIAL, "half", "channels_last", where="dy")
+NOT_FINITE = _of(
+    "weight_grad.cuh",
+    ("not-again", "any_of_block(!all_finite(acc))", "any_of_block(false)", "inf has met the zeros around the map", SPECIAL_X),
+    (
+        "first-sums-stay",
+        "for (int k = 0; k < 4; ++k) acc[i][j][k] = 0;",
+        "for (int k = 0; k < 4; ++k) acc[i][j][k] = kCareful ? acc[i][j][k] : 0;",
+        "the second time adds to nan",
+        SPECIAL_X,
+    ),
+    (
+        "a-not-cleared",
+        "mma(sums, {a[0] & in[0], a[1] & in[0], a[2] & in[1], a[3] & in[1]}, {w[0] & in[0], w[1] & in[1]}, M{});",
+        "mma(sums, a, {w[0] & in[0], w[1] & in[1]}, M{});",
+        "x keeps what has no partner",
+        SPECIAL_X,
+    ),
+    ("half-a-register", "0xffffu << 16 * i", "0xffffu", "the second pixel of a register never counts", SPECIAL_X),
+    (
+        "whole-too-early",
+        "own_tap >= b.radius - first && own_tap < length - last",
+        "own_tap >= b.radius - last && own_tap < length - last",
+        "a step counts as whole whose first pixels have no partner",
+        SPECIAL_X,
+    ),
+    ("tap-of-a-half", "tap_of(column_of(j, half))", "tap_of(column_of(j, 0))", "both halves of a pair as the first", SPECIAL_DY),
+)
+
+SOURCES_OF_X = _of(
+    "plan.cpp",
+    (
+        "negative-strides",
+        "stride % piece == 0 && stride >= 0;",
+        "stride % piece == 0;",
+        "offsets that kernels count in 32 bits without a sign",
+        EmulatedCase(EIGHTS, "half", "reversed"),
+    ),
+)
+
 BACKWARD = (*WEIGHT_GRAD, *SECOND_STAGE_GRAD, *FINISH, *BLOCK_SUM)
-MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *BACKWARD, *DIRECT, *SANITIZED)
+MUTATIONS = (
+    *(*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *BACKWARD, *DIRECT, *SANITIZED),
+    *(*NOT_FINITE, *SOURCES_OF_X),
+)

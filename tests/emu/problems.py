@@ -3,16 +3,19 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
 import rule
 import torch
 import torch.nn.functional as F
-from cases import CASES, SMALL, Case, make, square
-from operator_run import Array, Problem
+import wild_layouts
+from cases import CASES, SMALL, Block, Case, make, square
+from operator_run import Array, Problem, settled
 from torch import Tensor
+
+from gcn_kernels import reference
 
 DTYPES = {
     "half": torch.float16,
@@ -57,14 +60,17 @@ class EmulatedCase:
             parts.append("+".join(self.wanted))
         return "-".join(parts)
 
+    def block(self) -> Block:
+        return _block(self.case, self.math, self.layout)
+
     def problem(self) -> Problem:
-        block = make(self.case, DTYPES[self.math])
+        block = self.block()
         arrays = {name: as_array(t) for name, t in {**block.named, "dy": block.dy}.items()}
         return Problem(self.math, arrays, self.layout, GPUS[self.gpu], self.wanted)
 
     def expected(self) -> tuple[dict[str, Array], dict[str, float]]:
         """Values in float64 and allowed errors."""
-        expected = _expected(self.case, self.math)
+        expected = _expected(self.case, self.math, self.layout if self.layout in wild_layouts.LAYOUTS else "nchw")
         return {name: t.numpy() for name, t in expected.values.items()}, expected.allowed
 
 
@@ -73,11 +79,24 @@ def as_array(t: Tensor) -> Array:
     return t.view(torch.int16).numpy().view(np.uint16) if t.element_size() == 2 else t.numpy()
 
 
+def _block(case: Case, math: str, layout: str) -> Block:
+    """The case's tensors; where elements of a layout share memory, with values that it can hold."""
+    block = make(case, DTYPES[math])
+    if layout not in wild_layouts.LAYOUTS:
+        return block
+
+    def held(t: Tensor) -> Tensor:
+        a = settled(as_array(t), layout)
+        return torch.from_numpy(a.view(np.int16) if a.itemsize == 2 else a).view(t.dtype)
+
+    return replace(block, x=held(block.x), dy=held(block.dy))
+
+
 @cache
-def _expected(case: Case, math: str) -> rule.Expected:
-    if math != "tf32":
+def _expected(case: Case, math: str, layout: str) -> rule.Expected:
+    if math != "tf32" and layout not in wild_layouts.LAYOUTS:
         return rule.expect_case(case, DTYPES[math])
-    return rule.expect(make(case, torch.float32), own=tf32_gcn)
+    return rule.expect(_block(case, math, layout), own=tf32_gcn if math == "tf32" else reference.gcn)
 
 
 def tf32_gcn(x: Tensor, *parameters: Tensor | None) -> Tensor:
@@ -225,4 +244,20 @@ def _single_gradients() -> list[EmulatedCase]:
     return [EmulatedCase(SMALL, "half", "nchw", wanted=(name,)) for name in make(SMALL).named]
 
 
-PROBLEMS = (*_small_cases(), *_everything_about_one(), *_plan_branches(), *_far_apart(), *_single_gradients())
+#: One row of one map: strides of dimensions with one element say nothing.
+LONE_ROW = Case("lone-row", n=1, c=24, h=1, w=19, mid_l=5, mid_r=9, out=6, k=(3, 5, 15, 3))
+
+
+def wild(gpu: str, math: str, case: Case) -> list[EmulatedCase]:
+    """Maps whose elements share memory, run backwards, or have any stride where there is one element."""
+    return [EmulatedCase(LONE_ROW if layout == "lone" else case, math, layout, gpu) for layout in wild_layouts.LAYOUTS]
+
+
+PROBLEMS = (
+    *_small_cases(),
+    *_everything_about_one(),
+    *_plan_branches(),
+    *_far_apart(),
+    *_single_gradients(),
+    *wild("h100", "half", EIGHTS),
+)

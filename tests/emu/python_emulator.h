@@ -50,10 +50,13 @@ inline void choose_fault(int fault) {
   if (!known) throw std::invalid_argument("fault " + std::to_string(fault) + " is not planted in this module");
   simt::chosen_fault = fault;
 }
+// Of all launches since the last time.
+inline uint64_t take_operations() { return std::exchange(simt::operations, 0); }
 
 inline void bind_emulator(pybind11::module_& m) {
   pybind11::register_exception<simt::Bug>(m, "EmulatorBug", PyExc_RuntimeError);
   m.def("set_schedule", &set_schedule, pybind11::arg("order"), pybind11::arg("seed") = 0);
   m.def("take_launched", &take_launched);
   m.def("choose_fault", &choose_fault);
+  m.def("take_operations", &take_operations);
 }

@@ -5,7 +5,7 @@ from types import ModuleType
 import emulator
 import numpy as np
 import pytest
-from hopper_problems import BACKWARD, FORWARD, THREE_TILES
+from hopper_problems import BACKWARD, FORWARD, THREE_TILES, VIEWS
 from operator_run import facts, failures, run
 from problems import EmulatedCase
 from suites import in_suites
@@ -18,9 +18,9 @@ def module() -> ModuleType:
     return emulator.OPERATOR.load()
 
 
-CASES = (*FORWARD, *(c for c in BACKWARD if c not in FORWARD))
+CASES = (*FORWARD, *(c for c in BACKWARD if c not in FORWARD), *VIEWS)
 #: Every arithmetic and kernel: by whole lines and overhanging tiles, with and without clusters.
-EVERY_DAY = (FORWARD[0], FORWARD[1], FORWARD[2], BACKWARD[0], BACKWARD[2])
+EVERY_DAY = (FORWARD[0], FORWARD[1], FORWARD[2], BACKWARD[0], BACKWARD[2], *VIEWS[2:3])
 
 
 @pytest.mark.parametrize("case", in_suites(CASES, everyday=lambda case: case in EVERY_DAY), ids=str)
@@ -61,6 +61,8 @@ BRANCHES = {
 def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None:
     of_forward = [facts(module, case.problem()) for case in FORWARD]
     assert all(any("hopper first_stage" in fact for fact in facts_of_one) for facts_of_one in of_forward)
+    of_views = [facts(module, case.problem()) for case in VIEWS]
+    assert all(any(f"hopper {kernel}" in fact for fact in of_one) for of_one in of_views for kernel in ("first_stage", "weight"))
     reached = set().union(*of_forward, *(facts(module, case.problem()) for case in BACKWARD))
     assert not BRANCHES - reached
     assert not {fact for fact in reached - BRANCHES if "hopper" in fact}, "a branch that the list does not know"

@@ -1,11 +1,19 @@
 """nan and inf in the emulated operator: the tests of the backends (test_non_finite.py), on fewer problems."""
 
+from collections.abc import Sequence
+from types import ModuleType
+
 import emulator
 import pytest
 import test_non_finite
 import torch
 from cases import Case
 from emulated_operator import EmulatedOperator
+from operator_run import arguments, failures
+from operator_run import run as run_operator
+from problems import EmulatedCase
+from special_cases import SPECIAL as SPECIAL_SIZES
+from special_cases import SpecialCase
 from suites import in_suites
 from test_non_finite import CASES, SPECIAL
 
@@ -55,3 +63,49 @@ def test_backward(case: Case, place: str, dtype: torch.dtype, where: str, run: E
 @pytest.mark.parametrize("name", ["b_l1", "b_l2", "b_r1", "b_r2"])
 def test_special_biases(name: str, run: EmulatedOperator) -> None:
     test_non_finite.test_special_biases(name, run)
+
+
+RUNS = (
+    ("half", "nchw", "h100"),
+    ("bfloat16", "channels_last", "h100"),
+    ("tf32", "channels_last", "h100"),
+    ("float", "nchw", "h100"),
+    ("half", "channels_last", "hopper"),
+)
+
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    return emulator.OPERATOR.load()
+
+
+@pytest.mark.parametrize("where", ["x", "dy"])
+@pytest.mark.parametrize("how", RUNS, ids="-".join)
+def test_only_partners_inside_the_map_count(how: tuple[str, str, str], where: str, module: ModuleType) -> None:
+    """Weight gradients are exact where four convolutions may or may not multiply with their padding."""
+    case = SpecialCase(SPECIAL_SIZES, *how, where=where)
+    assert not failures(run_operator(module, case.problem()), *case.expected())
+
+
+def operations_of_backward(module: ModuleType, case: EmulatedCase) -> int:
+    of_run = arguments(module, case.problem())
+    module.forward(*of_run.forward)
+    module.take_operations()
+    module.backward(*of_run.backward)
+    return int(module.take_operations())
+
+
+#: Gradients of everything; of the weights alone; and of the second weights alone, which is where the bound is tightest.
+WANTED: tuple[Sequence[str] | None, ...] = (None, ("w_l1", "w_r1", "w_l2", "w_r2"), ("w_l2", "w_r2"))
+
+
+@pytest.mark.parametrize("wanted", WANTED, ids=["all", "weights", "second-weights"])
+@pytest.mark.parametrize("gpu", ["h100", "hopper"])
+def test_backward_costs_at_most_twice_a_finite_one(gpu: str, wanted: tuple[str, ...] | None, module: ModuleType) -> None:
+    """Counted in what threads ask of the device layer, products among it; whatever the pattern."""
+    finite = EmulatedCase(SPECIAL_SIZES, "half", "channels_last", gpu, wanted)
+    most = 2 * operations_of_backward(module, finite)
+    for where in ("x", "dy"):
+        for pattern in ("one", "border", "all", "nan"):
+            case = SpecialCase(*(getattr(finite, name) for name in ("case", "math", "layout", "gpu", "wanted")), where, pattern)
+            assert operations_of_backward(module, case) <= most, str(case)

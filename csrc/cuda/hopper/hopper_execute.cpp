@@ -6,7 +6,7 @@
 
 namespace gcn::cuda {
 
-// Of a dimension of one element, whose own stride says nothing, any stride will do.
+// The plan has seen to it that only dimensions of one element have stride 0; of those any stride will do but none.
 uint64_t stride_bytes(int64_t pieces) { return uint64_t(std::max<int64_t>(pieces, 1)) * kPieceBytes; }
 
 HopperFirstStage hopper_first_stage_params(const ForwardPlan& plan, const FirstStageParams& stage) {

@@ -11,11 +11,14 @@ inline cudaError_t encode(const TensorShape& shape, CUtensorMap* map) {
       CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
                    const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
   static void* const found = [] {
-    constexpr unsigned kSince = 12000;  // the version of CUDA that has it
+    constexpr const char* kName = "cuTensorMapEncodeTiled";  // since CUDA 12.0
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult status;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, kSince, cudaEnableDefault, &status);
+#if CUDART_VERSION >= 12050
+    const cudaError_t error = cudaGetDriverEntryPointByVersion(kName, &entry, 12000, cudaEnableDefault, &status);
+#else
+    const cudaError_t error = cudaGetDriverEntryPoint(kName, &entry, cudaEnableDefault, &status);
+#endif
     return error == cudaSuccess && status == cudaDriverEntryPointSuccess ? entry : nullptr;
   }();
   if (!found) return cudaErrorNotSupported;
@@ -47,7 +50,7 @@ inline cudaLaunchAttribute cluster_of(int blocks) {
 template <class... A>
 cudaError_t launch_cluster(void (*kernel)(A...), const Launch& how, int blocks, typename NotDeduced<A>::type... arguments) {
   const cudaError_t error = grant_shared(reinterpret_cast<const void*>(kernel), how.shared_bytes);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) return launched(how, error, blocks);
   cudaLaunchAttribute attributes[2] = {cluster_of(blocks)};
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
@@ -58,7 +61,7 @@ cudaError_t launch_cluster(void (*kernel)(A...), const Launch& how, int blocks, 
   config.stream = how.stream;
   config.attrs = attributes;
   config.numAttrs = how.dependent ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
+  return launched(how, cudaLaunchKernelEx(&config, kernel, arguments...), blocks);
 }
 
 // Clusters of a kernel that the current GPU runs side by side; 0 if it does not say.

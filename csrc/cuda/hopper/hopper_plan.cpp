@@ -4,24 +4,28 @@
 #include <algorithm>
 
 #include "../tiles.h"
+#include "hopper_measured.h"
 #include "hopper_plan_rules.h"
 
 namespace gcn::cuda {
 namespace {
 
-bool measured_faster(const Sizes& s, bool backward) {
-  return std::any_of(kMeasuredFaster.begin(), kMeasuredFaster.end(), [&](const MeasuredFaster& m) {
-    const int64_t pixels = s.n * s.h * s.w;
+const MeasuredFaster* measured_faster(const Sizes& s, bool backward) {
+  const int64_t pixels = s.n * s.h * s.w;
+  const auto found = std::find_if(kMeasuredFaster.begin(), kMeasuredFaster.end(), [&](const MeasuredFaster& m) {
     return m.backward == backward && s.c >= m.channels_from && s.c <= m.channels_to && pixels >= m.pixels_from &&
            pixels <= m.pixels_to;
   });
+  return found == kMeasuredFaster.end() ? nullptr : &*found;
 }
 
 }  // namespace
 
-bool wants_hopper(const Sizes& s, Math math, bool backward, const Gpu& gpu) {
+bool wants_hopper(const Sizes& s, Math math, bool backward, const Gpu& gpu, HopperPlan& plan) {
   if (gpu.generation != Generation::kMeasured) return gpu.generation == Generation::kHopper;
-  return gpu.hopper && element_bytes(math) == 2 && measured_faster(s, backward);
+  const MeasuredFaster* const found = gpu.hopper && element_bytes(math) == 2 ? measured_faster(s, backward) : nullptr;
+  if (found) plan.measured_sources = found->sources;
+  return found != nullptr;
 }
 
 void add_reason(HopperPlan& plan, const std::string& why) {

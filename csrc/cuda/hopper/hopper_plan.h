@@ -1,7 +1,6 @@
 // What plans say of the Hopper kernels. See plan.h.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -36,20 +35,8 @@ struct HopperPlan {
   HopperWeightGradPlan weight_grad;
   HopperInputGradPlan input_grad;
   std::string why_portable;  // where Hopper kernels were asked for and not all are used
+  // Where a measurement has chosen them: the state of the sources that it was made on.
+  std::string measured_sources;
 };
-
-// Problems in 16 bits on which a GPU has shown the Hopper kernels right and faster; only there are they used unasked. `pixels`
-// are those of all maps of a batch. Each line names the run under benchmarks/results that says so.
-struct MeasuredFaster {
-  int64_t channels_from, channels_to;
-  int64_t pixels_from, pixels_to;
-  bool backward;
-  const char* run;
-};
-constexpr std::array<MeasuredFaster, 3> kMeasuredFaster{{
-    {256, 2048, 1 << 14, 1 << 20, false, "h100"},
-    {2048, 2048, 1 << 12, 1 << 14, false, "h100"},
-    {256, 2048, 1 << 8, 1 << 20, true, "h100"},
-}};
 
 }  // namespace gcn::cuda

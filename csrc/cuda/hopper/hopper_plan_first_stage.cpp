@@ -185,8 +185,9 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const Gpu& gpu, F
       return "the bundles of eight lines have too many pixels";
     lines.tiles = int(tiles(s, lines, trial));
     for (trial.sharing = 1; trial.sharing <= 2; ++trial.sharing) {
-      if (clusters_side_by_side(trial.sharing, gpu) == 0) continue;
+      if (clusters_side_by_side(trial.sharing, gpu) == 0 || !allowed(gpu.overrides.first_stage_sharing, trial.sharing)) continue;
       for (int splits = 1; splits <= std::min(kSplitsMost, lines.k_blocks); ++splits) {
+        if (!allowed(gpu.overrides.first_stage_splits, splits)) continue;
         const double floats = partial_floats(lines, splits);
         const double completing = 8 * floats / gpu.l2 + (floats > 0 ? gpu.dependent_launch : 0);
         const double seconds = first_stage_clocks(s, math, lines, trial, gpu, splits) / gpu.clock + completing;
@@ -194,7 +195,8 @@ std::string plan_hopper_first_stage(const Sizes& s, Math math, const Gpu& gpu, F
       }
     }
   }
-  if (best == std::numeric_limits<double>::infinity()) return "the first stage's windows do not fit shared memory";
+  if (best == std::numeric_limits<double>::infinity())
+    return "the first stage's windows do not fit shared memory, or overrides leave nothing";
   f = lines;
   for (Branch& b : f.branch) {
     b.slots = f.splits;

@@ -64,6 +64,7 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
   if (l.out.c != 1 || !l.vector) return "the input gradient is written as channels_last, in whole pieces of 16 bytes";
   double quickest = std::numeric_limits<double>::infinity();
   for (int outputs : {256, 128}) {
+    if (!allowed(gpu.overrides.input_grad_channels, outputs)) continue;
     HopperInputGradPlan trial;
     size_input_grad(s, l, outputs, trial);
     trial.stages = kHopperStagesMost;
@@ -74,12 +75,13 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
     trial.shared_bytes = bytes();
     if (trial.shared_bytes > gpu.shared_per_block || trial.window_h[0] > kBoxMost || trial.window_w[1] > kBoxMost) continue;
     for (trial.cluster = 1; trial.cluster <= 2; ++trial.cluster) {
-      if (clusters_side_by_side(trial.cluster, gpu) == 0) continue;
+      if (clusters_side_by_side(trial.cluster, gpu) == 0 || !allowed(gpu.overrides.input_grad_cluster, trial.cluster)) continue;
       const double clocks = input_grad_clocks(s, trial, gpu);
       if (clocks < quickest) quickest = clocks, h = trial;
     }
   }
-  if (quickest == std::numeric_limits<double>::infinity()) return "the input gradient's windows do not fit shared memory twice";
+  if (quickest == std::numeric_limits<double>::infinity())
+    return "the input gradient's windows do not fit shared memory twice, or overrides leave nothing";
   h.blocks = h.cluster * int(std::min(clusters_side_by_side(h.cluster, gpu), units(s, h)));
   h.used = true;
   return "";

@@ -14,13 +14,16 @@ constexpr const char* kNotHere = "the kernels of sm_90a are not in this build, o
 // The share of its nominal rate that wgmma is taken to reach under load: cost.h's 16-bit rate is 60 % of what it reaches.
 inline double wgmma_fma_per_clock(const Gpu& gpu) { return gpu.fma_16bit / 0.6; }
 
+// Whether a choice of the plan's is left to it, or is the one asked for.
+inline bool allowed(int asked, int64_t choice) { return asked == 0 || asked == choice; }
+
 // How many clusters of one or two blocks run side by side, each block alone on its multiprocessor.
 inline int64_t clusters_side_by_side(int blocks, const Gpu& gpu) {
   return blocks == 1 ? gpu.multiprocessors : std::min(gpu.multiprocessors / 2, gpu.clusters_of_two);
 }
 
-// Asked for, or measured to be faster.
-bool wants_hopper(const Sizes&, Math, bool backward, const Gpu&);
+// Asked for, or measured to be faster, which the plan then says.
+bool wants_hopper(const Sizes&, Math, bool backward, const Gpu&, HopperPlan&);
 
 // Changes the plan of the first stage to one that the Hopper kernel runs; or returns why that is not possible.
 std::string plan_hopper_first_stage(const Sizes&, Math, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);

@@ -74,10 +74,12 @@ std::string plan_hopper_weight_grad(const Sizes& s, Math math, const SourcePlan&
   constexpr int64_t kSplitsMax = 64;
   double quickest = std::numeric_limits<double>::infinity();
   for (int splits = 1; splits <= std::min(kSplitsMax, s.n * g.patches_h * g.patches_w); ++splits) {
+    if (!allowed(gpu.overrides.weight_grad_splits, splits)) continue;
     const double partial = double(splits) * g.channels * g.blocks_per_row * kOctet * 4;
     const double seconds = weight_grad_clocks(s, g, gpu, splits) / gpu.clock + 2 * partial / gpu.l2;
     if (seconds < quickest) quickest = seconds, g.splits = splits;
   }
+  if (quickest == std::numeric_limits<double>::infinity()) return "overrides leave no splits of the weight gradients";
   g.partial_bytes = size_t(g.splits) * size_t(g.channels) * g.blocks_per_row * kOctet * 4;
   h.blocks = int(std::min<int64_t>(gpu.multiprocessors, units(g, g.splits)));
   h.used = true;

@@ -3,6 +3,10 @@
 
 #include <cuda.h>
 
+#ifdef GCN_DEBUG_BARRIERS
+#include <cstdio>
+#endif
+
 namespace gcn::cuda {
 
 using TensorMap = CUtensorMap;
@@ -35,6 +39,40 @@ GCN_DEVICE void barrier_expect(Barrier* b, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
 }
 
+// A wait that nothing ends stops the GPU for everybody. Built with GCN_DEBUG_BARRIERS, which GCN_KERNELS_DEBUG_BARRIERS=1 in the
+// environment of a build sets, it ends after two seconds with a message and a trap.
+#ifdef GCN_DEBUG_BARRIERS
+GCN_DEVICE uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+GCN_DEVICE bool barrier_ended(Barrier* b, uint32_t parity) {
+  uint32_t ended;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(ended)
+      : "r"(shared_address(b)), "r"(parity)
+      : "memory");
+  return ended != 0;
+}
+
+GCN_DEVICE void barrier_wait(Barrier* b, uint32_t parity) {
+  constexpr uint64_t kLongest = 2000000000;
+  const uint64_t start = nanoseconds();
+  while (!barrier_ended(b, parity)) {
+    if (nanoseconds() - start < kLongest) continue;
+    printf("gcn_kernels: nothing has ended phase %u of the mbarrier at shared address %u within two seconds: block %u, warp %u\n",
+           parity, shared_address(b), blockIdx.x, threadIdx.x / 32);
+    __trap();
+  }
+}
+#else
 GCN_DEVICE void barrier_wait(Barrier* b, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -48,6 +86,7 @@ GCN_DEVICE void barrier_wait(Barrier* b, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
+#endif
 
 GCN_DEVICE void copy_bulk(void* to, const void* from, uint32_t bytes, Barrier* b) {
   asm volatile(

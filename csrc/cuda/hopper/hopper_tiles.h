@@ -64,7 +64,7 @@ constexpr int kWindowLong = kPatchSide + kStripTaps - 1;  // pixels of a window 
 constexpr int kWindowBytes = kWindowLong * kPatchSide * 16;
 constexpr int kWeightGradStageBytes = (2 * 8192 + kStripOctets * kWindowBytes + 1023) / 1024 * 1024;
 constexpr int hopper_weight_grad_shared_bytes(int stages) {
-  return kSwizzleAlignment + stages * (kWeightGradStageBytes + 2 * 8) + 8;
+  return kSwizzleAlignment + stages * (kWeightGradStageBytes + 2 * 8) + 8 + 8 * 4;
 }
 
 // --- input gradient: 16 x 8 pixels, 64 of them to each multiplying warpgroup, and 128 or 256 channels of x

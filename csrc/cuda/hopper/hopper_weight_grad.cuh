@@ -19,6 +19,10 @@
 // Skipped: products of the last taps of a strip where they lead behind the end of the lines; of lines of 16, 10 % of them, of 32
 // 5 %.
 //
+// A value that is not finite must not meet the zeros around the map: there conv2d multiplies nothing, and here that is nan. If
+// one of a block's sums is not finite, the block does its units again by mma.sync on the same stages, which leaves out what has
+// no partner inside the map: at half the rate, and whatever the values are.
+//
 // Pipeline: up to eight stages; one product group stays in flight while the next is issued. Warpgroup 2 starts half a ring behind
 // warpgroup 1: while one writes its sums, which takes as long as two patches, the other has the tensor cores.
 //
@@ -48,6 +52,7 @@ struct HopperWeightGradBlock {
   unsigned char* stages;
   Ring ring;
   const Lag lag;
+  uint32_t* not_finite;  // of each warp that multiplies, whether one of its sums is not
 
   GCN_DEVICE const WeightGradParams& p() const { return arguments.p.grad; }
 
@@ -166,11 +171,52 @@ struct HopperWeightGradBlock {
     }
   }
 
-  GCN_DEVICE void write(const float (&acc)[kStripOctets][kHalf], const Unit& u, int side, int warp, int lane) const {
+  // The same for sums with values that are not finite. Sums stand in the registers in which wgmma has them; each warp has 16
+  // channels.
+  GCN_DEVICE void multiply_carefully(float (&acc)[kStripOctets][kHalf], const Unit& u, int side, const Patch& at, int warp,
+                                     int lane) const {
+    const WeightGradBranch& b = p().branch[u.axis];
+    const int length = u.axis == 0 ? p().h : p().w, tile = lane / 8;
+    const unsigned char *x = stage() + side * kXBytes, *du = stage() + 2 * kXBytes;
+#pragma unroll 1
+    for (int step = 0; step < kSteps; ++step) {
+      // Rows of either operand are eight lines at one position. Of x, the units of eight channels are permuted.
+      uint32_t a[4];
+      const int row = step * 16 + tile / 2 * 8 + lane % 8, unit = (2 * warp + tile % 2) ^ (lane % 8);
+      ldmatrix_x4_trans(a, x + row * 128 + unit * kPieceBytes);
+      const int position = at.position + 2 * step;
+#pragma unroll
+      for (int o = 0; o < kStripOctets; ++o) {
+        constexpr int kLoaded = 4;  // positions of the window at a time
+        uint32_t w[kStripTaps + 1];
+        const unsigned char* from = du + o * kWindowBytes + 2 * step * int(kRowBytes) + lane * kPieceBytes;
+#pragma unroll
+        for (int i = 0; i < kStripTaps + 1; i += kLoaded) {
+          uint32_t rows[kLoaded];
+          ldmatrix_x4_trans(rows, from + i * int(kRowBytes));
+#pragma unroll
+          for (int k = 0; k < kLoaded; ++k) w[i + k] = rows[k];
+        }
+#pragma unroll
+        for (int t = 0; t < kStripTaps; ++t) {
+          const auto inside = [&](int i) {
+            return i < length && unsigned(i + u.first_tap + t - b.radius) < unsigned(length) ? ~0u : 0u;
+          };
+          const uint32_t low = inside(position), high = inside(position + 1);
+          auto& sums = reinterpret_cast<float (&)[4]>(acc[o][4 * t]);
+          if (low | high) mma(sums, {a[0] & low, a[1] & low, a[2] & high, a[3] & high}, {w[t] & low, w[t + 1] & high}, M{});
+        }
+      }
+    }
+  }
+
+  // nan and inf are all that is not zero when multiplied by zero.
+  GCN_DEVICE bool write(const float (&acc)[kStripOctets][kHalf], const Unit& u, int side, int warp, int lane) const {
     const WeightGradBranch& b = p().branch[u.axis];
     const int octets_left = octets(u), taps_left = b.taps - u.first_tap;
     const int channel = u.first_channel + side * kSideChannels + warp * 16 + c_row(lane, 0);
     const int64_t row = int64_t(p().blocks_per_row) * kOctet, octet = int64_t(b.taps) * kOctet;
+    float probe = 0;
     float* to = p().partial + (int64_t(u.split) * p().channels + channel) * row +
                 int64_t(b.first_block + u.first_octet * b.taps + u.first_tap) * kOctet + c_column(lane, 0);
 #pragma unroll
@@ -182,18 +228,23 @@ struct HopperWeightGradBlock {
 #pragma unroll
         for (int t = 0; t < kStripTaps; ++t) {
           if (t < taps) {
+            probe += (acc[o][4 * t + 2 * half] + acc[o][4 * t + 2 * half + 1]) * 0.0f;
             *reinterpret_cast<float2*>(of_octet + int64_t(t) * kOctet) =
                 make_float2(acc[o][4 * t + 2 * half], acc[o][4 * t + 2 * half + 1]);
           }
         }
       }
     }
+    return probe == 0;
   }
 
-  GCN_DEVICE void multiply_all(int side) {
+  // Returns whether all sums of this thread are finite.
+  template <bool kCareful>
+  GCN_DEVICE bool multiply_all(int side) {
     const int thread = int(threadIdx.x) % kGroupSize, lane = thread % 32;
+    bool finite = true;
     int taken = 0;  // stages
-    lag.wait(side);
+    if (!kCareful) lag.wait(side);
     for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
       const Unit u = unit_at(i);
       const WeightGradBranch& b = p().branch[u.axis];
@@ -203,6 +254,11 @@ struct HopperWeightGradBlock {
       const int behind = length + b.radius - u.first_tap;
       for_each_patch(u, [&](const Patch& at) {
         ring.wait_until_full();
+        if constexpr (kCareful) {
+          multiply_carefully(acc, u, side, at, thread / 32, lane);
+          ring.let_go(ring.slot, lane);
+          return ring.next();
+        }
         multiply(acc, side, behind - at.position);
         wgmma_wait<kSteps>();
         if (before >= 0) ring.let_go(before, lane);
@@ -210,13 +266,25 @@ struct HopperWeightGradBlock {
         ring.next();
         lag.count(taken, side, lane);
       });
-      wgmma_wait<0>();
+      if constexpr (!kCareful) {
+        wgmma_wait<0>();
 #pragma unroll
-      for (int o = 0; o < kStripOctets; ++o) wgmma_results(acc[o]);
-      ring.let_go(before, lane);
-      write(acc, u, side, thread / 32, lane);
+        for (int o = 0; o < kStripOctets; ++o) wgmma_results(acc[o]);
+        ring.let_go(before, lane);
+      }
+      finite &= write(acc, u, side, thread / 32, lane);
     }
-    lag.end(taken, side, lane);
+    if (!kCareful) lag.end(taken, side, lane);
+    return finite;
+  }
+
+  // All threads of the block come here when their units are done.
+  GCN_DEVICE bool again() const {
+    group_barrier(1, kHopperThreads);
+    uint32_t any = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * kWarps; ++i) any |= load_shared(not_finite + i);
+    return any != 0;
   }
 
   GCN_DEVICE void run() {
@@ -231,9 +299,13 @@ struct HopperWeightGradBlock {
     if (warpgroup == 0) {
       registers_give_up<kRegistersCopying>();
       if (threadIdx.x == 0) copy_all();
+      if (again() && threadIdx.x == 0) copy_all();
     } else {
       registers_take<kRegistersMultiplying>();
-      multiply_all(warpgroup - 1);
+      const int warp = of_first_lane(int(threadIdx.x) / 32);
+      const uint32_t bad = ballot(!multiply_all<false>(warpgroup - 1));
+      if (threadIdx.x % 32 == 0) store_shared(not_finite + warp - kWarps, bad);
+      if (again()) multiply_all<true>(warpgroup - 1);
     }
   }
 };
@@ -245,7 +317,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_weight_grad_kernel(G
   unsigned char* stages = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
   const int count = arguments.p.stages;
   Barrier* barriers = reinterpret_cast<Barrier*>(stages + count * kWeightGradStageBytes);
-  HopperWeightGradBlock<M>{arguments, stages, Ring{barriers, barriers + count, count}, Lag{barriers + 2 * count, count / 2}}
+  uint32_t* not_finite = reinterpret_cast<uint32_t*>(barriers + 2 * count + 1);
+  HopperWeightGradBlock<M>{arguments, stages, Ring{barriers, barriers + count, count}, Lag{barriers + 2 * count, count / 2},
+                           not_finite}
       .run();
 }
 

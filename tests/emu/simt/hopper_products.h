@@ -109,6 +109,7 @@ inline void issue_product(const PendingProduct& p) {
   ClusterThread& me = cluster_machine().me();
   if (!me.fenced) report("wgmma without wgmma_fence() since the registers were last waited for");
   me.open.push_back(p);
+  operations += static_cast<uint64_t>(p.width / 8);
 }
 
 inline void fence_products() { cluster_machine().me().fenced = true; }

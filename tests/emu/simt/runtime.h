@@ -102,6 +102,9 @@ struct Running {
 // One access instead of a call: the emulator is one library that never runs short of static thread-local memory.
 __attribute__((tls_model("initial-exec"))) inline thread_local Running running;
 __attribute__((tls_model("initial-exec"))) inline thread_local Schedule schedule;
+// What threads have asked of the device layer, a matrix product of a warp counting once for each of its lanes: a measure of a
+// launch's work that depends on nothing but the kernels.
+__attribute__((tls_model("initial-exec"))) inline thread_local uint64_t operations = 0;
 
 // Stops the running thread until the scheduler finds it in State::kRunnable again.
 void stop(State state, const char* waits_at);

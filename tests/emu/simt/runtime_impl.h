@@ -298,6 +298,7 @@ template <class Operands, class Compute>
 void warp_instruction(const char* name, Operands& operands, Compute compute) {
   Warp& warp = *running.warp;
   Thread& me = *running.thread;
+  ++operations;
   if (warp.arrived == 0) warp.instruction = name;
   if (warp.instruction != name && std::strcmp(warp.instruction, name) != 0)
     report(std::string("lanes of a warp diverge: some are at ") + warp.instruction + ", others at " + name);

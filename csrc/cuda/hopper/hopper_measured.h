@@ -1,0 +1,25 @@
+// Where GPUs have shown the Hopper kernels faster: results, which the state of the sources does not depend on.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace gcn::cuda {
+
+// Problems in 16 bits on which a GPU has shown the Hopper kernels right and faster; only there are they used unasked. `pixels`
+// are those of all maps of a batch. Each line names the run under benchmarks/results that says so, and the state of the sources
+// it was made on, as csrc/build/cuda_sources.py tells it; gcn_kernels.info says where that is not the state of a build.
+struct MeasuredFaster {
+  int64_t channels_from, channels_to;
+  int64_t pixels_from, pixels_to;
+  bool backward;
+  const char* run;
+  const char* sources;
+};
+constexpr std::array<MeasuredFaster, 3> kMeasuredFaster{{
+    {256, 2048, 1 << 14, 1 << 20, false, "h100", "c8f073f91542"},
+    {2048, 2048, 1 << 12, 1 << 14, false, "h100", "c8f073f91542"},
+    {256, 2048, 1 << 8, 1 << 20, true, "h100", "c8f073f91542"},
+}};
+
+}  // namespace gcn::cuda
