@@ -279,7 +279,7 @@ class FakeCuda:
 def cuda_clock(monkeypatch: pytest.MonkeyPatch, fake: FakeCuda, graphs: str = "auto") -> clock.CudaClock:
     monkeypatch.setattr(clock, "_cuda", fake)
     cuda = clock.CudaClock(CPU, graphs)
-    monkeypatch.setattr(cuda, "_flush", SimpleNamespace(zero_=lambda: fake.log.append("flush")))
+    monkeypatch.setattr(cuda, "_flush", lambda: fake.log.append("flush"))
     return cuda
 
 

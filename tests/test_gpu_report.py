@@ -1,21 +1,25 @@
 """benchmarks/gpu_report.py and its parts, on a machine without a GPU: what is skipped is said, what fails stops nothing."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from cases import SMALL
+from cases import SMALL, Case
 
 import gcn_kernels
 
 pytest.importorskip("gpureport", reason="needs the folder benchmarks")
 from gcnbench import plot
 from gcnbench.problems import PRESETS, Map
-from gpureport import agenda, correctness, kernels, steps, summary, timing
+from gcnbench.variants import Call, Variant
+from gpureport import agenda, correctness, kernels, measured, parts, steps, summary, timing
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
 
@@ -31,13 +35,25 @@ def test_without_a_gpu_everything_else_is_skipped_with_its_reason(tmp_path: Path
     done = run(SCRIPT, "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {step["name"]: step for step in json.loads((out / "report.json").read_text())["steps"]}
-    assert found.keys() == {step.name for step in agenda.steps(out, agenda.SECONDS, None)}
+    assert found.keys() == {step.name for part in agenda.parts(out, None).values() for step in part}
     assert found["info"]["status"] == "passed"
     assert "backend cuda" in (out / "logs" / "info.log").read_text()
     for name, step in found.items():
         assert name == "info" or (step["status"] == "skipped" and step["reason"])
     written = (out / "README.md").read_text()
     assert all(name in written for name in found) and "Not checked." in written
+    with tarfile.open(tmp_path / "report.tar.gz") as archive:
+        assert {"report/report.json", "report/logs/info.log"} <= set(archive.getnames())
+    # Again, and one part alone: what has passed is not run again.
+    log = (out / "logs" / "info.log").stat().st_mtime_ns
+    again = run(SCRIPT, "--out", out, "--part", "A", cwd=tmp_path)
+    assert again.returncode == 0 and "info" not in again.stdout.split("part A")[0]
+    assert (out / "logs" / "info.log").stat().st_mtime_ns == log
+    # But not where the library is another.
+    content = json.loads((out / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps(content | {"sources": "0123456789ab"}))
+    refused = run(SCRIPT, "--out", out, "--part", "A", cwd=tmp_path)
+    assert refused.returncode == 2 and "take another folder" in refused.stderr
 
 
 def test_a_full_folder_is_not_written_to(tmp_path: Path) -> None:
@@ -56,7 +72,7 @@ def a_step(code: str, **options: object) -> steps.Step:
         (a_step("raise SystemExit(4)"), 60, "failed", "exit status 4"),
         (a_step("import time; print('begun', flush=True); time.sleep(60)", seconds=4.0), 60, "timed out", "4 s"),
         (a_step("pass", why_not="no such tool"), 60, "skipped", "no such tool"),
-        (a_step("pass"), 1, "skipped", "used up"),
+        (a_step("pass"), 1, "skipped", "dropped"),
         (steps.Step("trial", "a trial", ["/no/such/program"], 30.0), 60, "failed", "does not start"),
     ],
     ids=["passes", "fails", "hangs", "skipped", "late", "absent"],
@@ -74,15 +90,94 @@ def test_long_logs_lose_their_middle(tmp_path: Path) -> None:
     assert len(log) < 1.1 * steps.LOG_BYTES and log.startswith("first") and log.endswith("last\n") and "shortened" in log
 
 
-def test_steps_fit_into_nine_minutes() -> None:
-    assert agenda.SECONDS < 540
-    assert sum(step.seconds for step in agenda.steps(Path(), agenda.SECONDS, None)) <= 1.1 * agenda.SECONDS
+class SimulatedSteps:
+    """Steps that take the time they are given or need, on a clock of their own."""
+
+    def __init__(self, share: float, startup: float) -> None:
+        self.now, self.share, self.startup = 0.0, share, startup
+        self.ran: list[str] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def do(self, step: steps.Step, left: float) -> steps.Outcome:
+        limit = min(step.seconds, left)
+        if limit < step.least:
+            return steps.Outcome(step.name, step.what, "skipped", f"dropped: {left:.0f} s were left", 0.0, "")
+        self.now += min(self.startup + self.share * step.seconds, limit)  # one that hangs is stopped
+        self.ran.append(step.name)
+        return steps.Outcome(step.name, step.what, "passed", "", 0.0, "")
+
+
+@pytest.mark.parametrize("part", ["A", "B", "C"])
+@pytest.mark.parametrize(("share", "startup"), [(0.1, 1.0), (0.5, 5.0), (1.0, 0.0), (9.0, 0.0)])
+def test_a_part_keeps_to_its_time(part: str, share: float, startup: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the steps take; what is dropped is behind what is done, and the next run does it."""
+    monkeypatch.setattr(agenda, "_no_hopper", lambda: None)
+    chosen = [replace(step, why_not=None) for step in agenda.parts(Path(), None)[part]]
+    simulated = SimulatedSteps(share, startup)
+    outcomes: dict[str, steps.Outcome] = {}
+    parts.run(chosen, outcomes, parts.Budget(200.0, 0.0, simulated.clock), simulated.do, lambda _: None)
+    assert simulated.now <= 200.0 - parts.PACKING_SECONDS
+    assert outcomes.keys() == {step.name for step in chosen}
+    assert simulated.ran[0] == chosen[0].name
+    dropped = {name for name, outcome in outcomes.items() if outcome.status == "skipped"}
+    assert bool(dropped) == (len(simulated.ran) < len(chosen))
+    first = list(simulated.ran)
+    simulated.ran, simulated.now, simulated.share = [], 0.0, 0.0
+    parts.run(chosen, outcomes, parts.Budget(200.0, 0.0, simulated.clock), simulated.do, lambda _: None)
+    assert set(simulated.ran) == dropped and not set(first) & set(simulated.ran)
+
+
+def test_a_step_that_would_have_too_little_is_dropped_and_says_so(tmp_path: Path) -> None:
+    outcome = steps.run(a_step("pass", least=20.0), tmp_path, {}, 12.0)
+    assert outcome.status == "skipped" and "dropped: it needs 20 s" in outcome.reason and "12 s were left" in outcome.reason
+
+
+def test_lines_of_the_table_from_a_benchmark() -> None:
+    def rows(channels: int, height: int, batch: int, fwd: float, fwdbwd: float, slower: str = "") -> list[dict[str, object]]:
+        sizes = {"channels": channels, "height": height, "width": height, "batch": batch, "kind": "fused", "status": "ok"}
+        found = []
+        for generation, factor in (("portable", 1.0), ("hopper", 0.5)):
+            for layout in measured.LAYOUTS:
+                for mode, ms in (("fwd", fwd), ("fwdbwd", fwdbwd)):
+                    worse = 4.0 if (generation, layout, mode) == ("hopper", slower, "fwd") else 1.0
+                    backend = f"fused cuda {generation} {layout}"
+                    found.append(sizes | {"backend": backend, "mode": mode, "ms": ms * factor * worse})
+        return found
+
+    benchmark = [*rows(256, 128, 16, 1.0, 9.0), *rows(256, 128, 1, 0.1, 0.9), *rows(2048, 16, 16, 1.0, 9.0, "NCHW")]
+    benchmark.append({"kind": "fused", "status": "ok", "backend": "fused triton NCHW", "ms": 1.0})
+    assert [line.split("//")[0].strip() for line in measured.lines(benchmark, "run", "abc")] == [
+        '{256, 256, 16384, 262144, false, "run", "abc"},',
+        '{256, 256, 16384, 262144, true, "run", "abc"},',
+        '{2048, 2048, 4096, 4096, true, "run", "abc"},',
+    ]
+
+
+def test_a_variant_of_a_generation_asks_for_it_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(timing.GENERATION, raising=False)
+    seen = []
+
+    def prepare(inputs: object, mode: str) -> Call:
+        def call() -> tuple[torch.Tensor, ...]:
+            seen.append(os.environ.get(timing.GENERATION))
+            return ()
+
+        return call
+
+    variant = timing.of_generation(Variant("fused cuda channels_last", True, "channels_last", prepare), "hopper")
+    assert variant.name == "fused cuda hopper channels_last"
+    variant.prepare(None, "fwd")()  # type: ignore[arg-type]
+    monkeypatch.setenv(timing.GENERATION, "portable")
+    variant.prepare(None, "fwd")()  # type: ignore[arg-type]
+    assert seen == ["hopper", "hopper"] and os.environ[timing.GENERATION] == "portable"
 
 
 def test_correctness_program_checks_a_backend_by_the_rule(tmp_path: Path) -> None:
     """On the CPU, where the same program, problems and rule apply; there is time for a few problems only."""
     out = tmp_path / "correctness.jsonl"
-    options = ["--out", out, "--seconds", 10, "--device", "cpu", "--backends", "cpu", "cuda"]
+    options = ["--out", out, "--seconds", 10, "--device", "cpu", "--backends", "cpu", "cuda", "--sets", "tests"]
     environment = agenda.environment(built_in_place=False)
     done = run("-m", "gpureport.correctness", *options, cwd=tmp_path, env={**os.environ, **environment})
     rows = correctness.read(out)
@@ -92,13 +187,26 @@ def test_correctness_program_checks_a_backend_by_the_rule(tmp_path: Path) -> Non
     assert all(row["error"] <= row["allowed"] for row in rows if row["backend"] == "cpu")
 
 
-def test_hopper_kernels_have_problems_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_checked_and_in_which_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(agenda.TESTS / "emu")
+    monkeypatch.setenv("GCN_KERNELS_GENERATION", "portable")
     everywhere = correctness.problems()
     monkeypatch.setenv("GCN_KERNELS_GENERATION", "hopper")
-    asked_for = correctness.problems()
-    assert {case.w for math, case in asked_for if math == "bfloat16"} >= {8, 16, 24, 32, 72, 99}
-    assert set(everywhere) < set(asked_for) and asked_for[0] not in everywhere
+    asked_for = correctness.problems(["bfloat16"])
+    assert {trial.case.w for trial in asked_for} >= {8, 16, 24, 32, 72, 99}
+    assert len(asked_for) > len([trial for trial in everywhere if trial.math == "bfloat16"])
+    assert [trial.case.name for trial in asked_for[:8]] == [f"res-{i}-batch{n}" for n in (16, 1) for i in (2, 3, 4, 5)]
+    views = importlib.import_module("wild_layouts").TORCH_LAYOUTS
+    assert {trial.layouts for trial in asked_for[8:14]} == {(layout,) for layout in views}
+
+
+@pytest.mark.parametrize("layout", ["expanded-n", "expanded-w", "overlapping", "lone"])
+def test_views_are_checked_by_the_rule(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU: the values are those that the view has, and every backend is held to them."""
+    monkeypatch.syspath_prepend(agenda.TESTS / "emu")
+    case = Case("view", n=1 if layout == "lone" else 2, c=8, h=1 if layout == "lone" else 5, w=6, k=(3, 3, 3, 3))
+    (row,) = correctness.rows_of(correctness.Trial("float32", case, (layout,)), "cpu", ["cpu"])
+    assert row["status"] == "passed" and row["layout"] == layout
 
 
 @pytest.mark.parametrize("math", correctness.MATHS)

@@ -5,9 +5,10 @@ minute of the machine, or what the previous variant left in a cache, falls on al
 
 CPU: wall-clock of one call; caches are as the other variants left them.
 
-GPU: CUDA events around one call, after a buffer of several times the L2 cache has been overwritten, so that every call
-starts cold. The work queued by the overwriting also hides most of the launch latency. Where calls are so short that
-launching would be timed rather than computing, every call is captured in a CUDA graph once and its replay is timed.
+GPU: CUDA events around one call, after a buffer of several times the L2 cache has been read, so that every call starts with
+a cold L2, which has nothing to write back either. The work queued by the reading also hides most of the launch latency.
+Where calls are so short that launching would be timed rather than computing, every call is captured in a CUDA graph once and
+its replay is timed.
 """
 
 import gc
@@ -59,12 +60,13 @@ class CudaClock:
 
     def __init__(self, device: torch.device, graphs: str = "auto") -> None:
         cache = int(_cuda.get_device_properties(device).L2_cache_size)
-        self._flush = torch.empty(max(4 * cache, 1 << 26), dtype=torch.uint8, device=device)
+        lines, total = torch.zeros(max(4 * cache, 1 << 26) // 4, device=device), torch.zeros((), device=device)
+        self._flush: Callable[[], object] = lambda: torch.sum(lines, 0, out=total)
         self._graphs = graphs
 
     def measure(self, call: Call) -> float:
         start, stop = _cuda.Event(enable_timing=True), _cuda.Event(enable_timing=True)
-        self._flush.zero_()
+        self._flush()
         start.record()
         results = call()
         stop.record()

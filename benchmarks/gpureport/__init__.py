@@ -2,7 +2,9 @@
 
 ==================  =============================================================================
 ``steps``           one step: a program of its own with a time limit and a log; what became of it
-``agenda``          all steps, the most valuable first, and what each needs
+``agenda``          the steps of each part, the most valuable first, and what each needs
+``parts``           a part within its time: what is dropped, what is not run again, the archive
+``measured``        lines for the table of problems in which the kernels of sm_90a are faster
 ``correctness``     program: every problem of the tests against float64, going on after a crash
 ``timing``          program: the benchmark of the paper's maps, saved after every map
 ``kernels``         program: the time of every kernel against its floor and its prediction

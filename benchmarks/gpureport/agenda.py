@@ -1,10 +1,12 @@
-"""All steps of the report, the most valuable first, with what each needs and may take."""
+"""The steps of every part of the report, the most valuable first, with what each needs and may take."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ TESTS = ROOT / "tests"
 #: Files of the tests whose cases on a GPU say most; all of them together are pytest -m gpu.
 GPU_TESTS = (
     "test_cuda_stream.py",
+    "test_cuda_first_call.py",
     "test_registration.py",
     "test_determinism.py",
     "test_strides.py",
@@ -31,8 +34,8 @@ GPU_TESTS = (
 )
 #: How the names of the kernels begin.
 OURS = "prepare|first_stage|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper"
-#: Seconds that all steps together take at most, and with them their limits below.
-SECONDS = 525.0
+#: Whose kernels: those of every GPU, and those of sm_90a wherever they take a problem.
+GENERATIONS = ("hopper", "portable")
 
 
 def environment(*, built_in_place: bool) -> dict[str, str]:
@@ -41,13 +44,31 @@ def environment(*, built_in_place: bool) -> dict[str, str]:
     return {"PYTHONPATH": ":".join(map(str, folders)), "PYTHONUNBUFFERED": "1"}
 
 
-def no_kernels(seen: Mapping[str, str]) -> str | None:
-    """Why the CUDA kernels cannot run in the programs of the steps, which see ``environment()``."""
-    code = "from gcn_kernels import backends; print(backends.why_not('cuda', 'cuda') or '')"
+@dataclass(frozen=True)
+class Installed:
+    """What the programs of the steps would run.
+
+    Attributes:
+        why_not: the CUDA kernels cannot run, or None.
+        sources: state of the CUDA sources that the library is built from.
+    """
+
+    why_not: str | None
+    sources: str
+
+
+def installed(seen: Mapping[str, str]) -> Installed:
+    """Ask a program that sees ``environment()``."""
+    code = (
+        "import json; from gcn_kernels import backends; from gcn_kernels._library import LIBRARIES; "
+        "print(json.dumps([backends.why_not('cuda', 'cuda'), str(LIBRARIES.build.get('cuda_sources', 'unknown'))]))"
+    )
     # Not in the current folder, whose sources Python would import.
     options: dict[str, Any] = {"cwd": TESTS, "env": {**os.environ, **seen}}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
-    return (found.stdout.strip() or None) if found.returncode == 0 else f"gcn_kernels cannot be imported: {found.stderr[-500:]}"
+    if found.returncode:
+        return Installed(f"gcn_kernels cannot be imported: {found.stderr[-500:]}", "unknown")
+    return Installed(*json.loads(found.stdout.splitlines()[-1]))
 
 
 def _no_calibration() -> str | None:
@@ -70,56 +91,81 @@ def build_step() -> Step:
     return Step("build", "compile for the GPUs in this machine", command, 300.0, folder=ROOT)
 
 
-def steps(out: Path, seconds: float, why_not: str | None) -> list[Step]:
-    """All steps after the build, in order, together within about ``seconds``.
+def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
+    """The steps of every part, in order. Together the limits of a part may be more than its time; see ``parts.run``.
+
+    A is whether the kernels are right; B how fast they are, beside each other and the baselines in one process; C what the
+    tools say of them, and the tests.
 
     Args:
         out: folder of the results.
-        seconds: for all steps.
         why_not: the CUDA kernels cannot run, or None.
     """
-    scale = seconds / SECONDS
     running = [b for b in ("cuda", "triton") if b in backends.BACKENDS]
 
     def module(name: str, *arguments: object) -> list[str]:
         return [sys.executable, "-m", f"gpureport.{name}", *map(str, arguments)]
 
-    def kernels(name: str, what: str, limit: float, command: list[str], tool: str | None = None) -> Step:
-        missing = f"{tool} is not installed" if tool is not None and shutil.which(tool) is None else None
-        return Step(name, what, command, limit * scale, why_not or missing)
+    def step(name: str, what: str, limit: float, command: list[str], *, least: float = 8, missing: str | None = None) -> Step:
+        return Step(name, what, command, limit, why_not or missing, least=least)
 
-    def benchmark(dtype: str, what: str, limit: float, *more: str) -> Step:
+    def of(generation: str, name: str, what: str, limit: float, command: list[str], tool: str | None = None) -> Step:
+        missing = _no_hopper() if generation == "hopper" else None
+        if tool is not None and shutil.which(tool) is None:
+            missing = f"{tool} is not installed"
+        asked_for = ["env", f"GCN_KERNELS_GENERATION={generation}", *command]
+        return step(f"{name}-{generation}", f"{what}, {generation} kernels", limit, asked_for, missing=missing)
+
+    def correctness(generation: str, limit: float, name: str, *more: object, backend: str = "cuda") -> Step:
+        file = out / f"{name}-{generation}.jsonl"
         # Programs stop by themselves a little before they would be stopped.
-        options = ["--out", out / f"benchmark-{dtype}.json", "--seconds", 0.8 * limit * scale, "--dtype", dtype]
-        return kernels(f"benchmark-{dtype}", what, limit, module("timing", *options, "--backends", *running, *more))
+        command = module("correctness", "--out", file, "--seconds", 0.85 * limit, "--backends", backend, *more)
+        return of(generation, name, "results against float64, twice", limit, command)
 
-    def hopper(name: str, what: str, limit: float, command: list[str]) -> Step:
-        asked_for = ["env", "GCN_KERNELS_GENERATION=hopper", *command]
-        return Step(f"hopper-{name}", what, asked_for, limit * scale, why_not or _no_hopper())
+    def benchmark(dtype: str, limit: float, *more: object) -> Step:
+        options = ["--out", out / f"benchmark-{dtype}.json", "--seconds", 0.8 * limit, "--dtype", dtype, "--graphs", "on"]
+        options += ["--generations", *(g for g in GENERATIONS if g == "portable" or _no_hopper() is None)]
+        command = module("timing", *options, "--backends", *running, "--no-compile", *more)
+        return step(f"benchmark-{dtype}", f"paper's maps, {dtype}, by replays of CUDA graphs", limit, command, least=20)
 
-    def sanitizer(tool: str, what: str) -> Step:
-        command = ["compute-sanitizer", "--error-exitcode", "9", "--tool", tool]
-        return kernels(tool, what, 40, [*command, *module("exercise")], command[0])
-
-    correctness = ["--out", out / "correctness.jsonl", "--seconds", 90 * scale, "--backends", *running]
-    correctness_hopper = ["--out", out / "hopper-correctness.jsonl", "--seconds", 25 * scale, "--backends", "cuda"]
+    first = ("--sets", "paper", "views", "--math", "bfloat16", "float16", "tf32")
+    rest = ("--sets", "tests")
     calibration = [sys.executable, str(TESTS / "emu" / "calibration.py"), "--out", str(out / "calibration")]
     files = [str(TESTS / name) for name in GPU_TESTS if (TESTS / name).is_file()]
     pytest = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
-    pytest += ["-m", "gpu", "-q", "-rf", "--maxfail=50", "--tb=short", "-p", "no:cacheprovider"]
-    ncu = ["ncu", "--set", "basic", "--csv", "--log-file", str(out / "ncu.csv"), "-k", f"regex:^({OURS})"]
-    return [
-        Step("info", "what is installed", [sys.executable, "-m", "gcn_kernels.info"], 20 * scale),
-        kernels("correctness", "every problem of the tests against float64", 95, module("correctness", *correctness)),
-        Step("calibration", "wrappers of the device layer with fixed inputs", calibration, 35 * scale, _no_calibration()),
-        benchmark("bfloat16", "paper's maps, bfloat16", 115),
-        kernels("kernels", "every kernel against its floor", 30, module("kernels", "--out", out / "kernels.json")),
-        hopper("correctness", "the kernels of sm_90a, asked for", 30, module("correctness", *correctness_hopper)),
-        hopper("kernels", "the same against their floors", 30, module("kernels", "--out", out / "hopper-kernels.json")),
-        kernels("tests", "tests that need a GPU", 40, [*pytest, *files]),
-        benchmark("float32", "paper's maps, tf32", 50, "--no-compile"),
-        sanitizer("memcheck", "accesses out of bounds"),
-        sanitizer("racecheck", "races in shared memory"),
-        kernels("ncu", "profile of every kernel", 30, [*ncu, *module("exercise", "--paper")], "ncu"),
-        Step("plots", "pictures", module("summary", "--plots", out), 15 * scale, why_not or plot.missing()),
-    ]
+    pytest += ["-m", "gpu", "-q", "-rf", "--maxfail=50", "--tb=short", "-p", "no:cacheprovider", *files]
+    sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
+
+    def profile(generation: str) -> Step:
+        ncu = ["ncu", "--set", "basic", "--section", "MemoryWorkloadAnalysis", "--clock-control", "none", "--csv"]
+        ncu += ["--log-file", str(out / f"ncu-{generation}.csv"), "-k", f"regex:^({OURS})", *module("exercise", "--paper")]
+        return of(generation, "ncu", "profile of the kernels at batch 16", 40, ncu, "ncu")
+
+    def sanitized(generation: str, tool: str, what: str) -> Step:
+        command = [*sanitizer, tool, *module("exercise")]
+        return of(generation, tool, what, 30, command, sanitizer[0])
+
+    return {
+        "A": [
+            Step("info", "what is installed", [sys.executable, "-m", "gcn_kernels.info"], 20),
+            *(correctness(generation, 55, "correctness", *first) for generation in GENERATIONS),
+            Step("calibration", "wrappers of the device layer with fixed inputs", calibration, 30, _no_calibration(), least=8),
+            *(correctness(generation, 30, "tests-correctness", *rest) for generation in GENERATIONS),
+            correctness("portable", 20, "triton-correctness", *first, backend="triton"),
+        ],
+        "B": [
+            benchmark("bfloat16", 110),
+            *(
+                of(g, "kernels", "every kernel against its floor", 35, module("kernels", "--out", out / f"kernels-{g}.json"))
+                for g in GENERATIONS
+            ),
+            benchmark("float32", 40),
+            Step("plots", "pictures", module("summary", "--plots", out), 15, why_not or plot.missing(), least=5),
+        ],
+        "C": [
+            *(profile(generation) for generation in GENERATIONS),
+            *(sanitized(generation, "memcheck", "accesses out of bounds") for generation in GENERATIONS),
+            *(of(generation, "tests", "tests that need a GPU", 35, pytest) for generation in GENERATIONS),
+            *(sanitized(generation, "racecheck", "races in shared memory") for generation in GENERATIONS),
+        ],
+    }

@@ -1,11 +1,11 @@
-"""Program: every problem of tests/cases.py on the GPU, forward and all gradients, against float64.
+"""Program: problems on the GPU, forward and all gradients, against float64, and run twice: no bit may differ.
 
-Where the environment variable GCN_KERNELS_GENERATION asks for the kernels of sm_90a, the problems of their own tests come
-first. The rule is that of tests/rule.py: at most twice the error of PyTorch's own four convolutions, which are measured on
-the same GPU at the same precision; in tf32, which PyTorch may use but need not, of convolutions of rounded factors. One
-line of JSON per problem. A kernel that crashes leaves its process without a GPU, and one that waits for ever never gives it
-back, so the work is done by a second process; where that dies or stands still, the problem is recorded and another goes on
-behind it.
+The problems are the paper's four maps at batch 16 and 1; maps whose elements share memory; those of tests/cases.py, and, where
+the environment variable GCN_KERNELS_GENERATION asks for the kernels of sm_90a, those of their own tests. The rule is that of
+tests/rule.py: at most twice the error of PyTorch's own four convolutions, which are measured on the same GPU at the same
+precision; in tf32, which PyTorch may use but need not, of convolutions of rounded factors. One line of JSON per problem. A
+kernel that crashes leaves its process without a GPU, and one that waits for ever never gives it back, so the work is done by a
+second process; where that dies or stands still, the problem is recorded and another goes on behind it.
 """
 
 import argparse
@@ -15,11 +15,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from gcnbench.problems import PRESETS
 from gcnbench.variants import first_line
 
 import gcn_kernels
@@ -39,35 +41,86 @@ CRASHED = 3
 STANDSTILL_SECONDS = 20.0
 
 
-def problems(maths: Sequence[str] = tuple(MATHS)) -> list[tuple[str, Any]]:
-    """Every arithmetic asked for with every case of the tests."""
-    modules = ["hopper_problems"] if os.environ.get("GCN_KERNELS_GENERATION") == "hopper" else []
-    found: list[Any] = [importlib.import_module(name) for name in (*modules, "cases")]
-    return [(math, case) for math in maths for module in found for case in module.CASES]
+@dataclass(frozen=True)
+class Trial:
+    """A case of tests/cases.py in an arithmetic, and the layouts that have the same values."""
+
+    math: str
+    case: Any
+    layouts: tuple[str, ...]
 
 
-def rows_of(math: str, case: Any, device: str, names: list[str]) -> Iterator[dict[str, object]]:
-    """Run one problem in both layouts on every backend.
+#: What is checked, the most valuable first: maps of the paper, maps whose elements share memory, the tests' own problems.
+SETS = ("paper", "views", "tests")
+
+
+def problems(maths: Sequence[str] = tuple(MATHS), sets: Sequence[str] = SETS) -> list[Trial]:
+    """Every set with every arithmetic asked for."""
+    cases: Any = importlib.import_module("cases")
+    hopper: Any = importlib.import_module("hopper_problems")
+    both = tuple(cases.LAYOUTS)
+    trials: dict[str, Callable[[str], list[Trial]]] = {
+        "paper": lambda math: [Trial(math, case, both) for case in _paper(cases.Case)],
+        "views": lambda math: [Trial(math, case, (layout,)) for case, layout in _views(cases.Case)],
+        "tests": lambda math: [Trial(math, case, both) for case in (*_hopper_cases(hopper), *cases.CASES)],
+    }
+    return [trial for name in sets for math in maths for trial in trials[name](math)]
+
+
+def _paper(make_case: Any) -> list[Any]:
+    sizes = [(batch, m) for batch in (16, 1) for m in PRESETS["paper"]]
+    k = (15, 15, 15, 15)
+    return [make_case(f"{m.name}-batch{n}", n, m.channels, m.height, m.width, m.mid, m.mid, m.out, k) for n, m in sizes]
+
+
+def _views(make_case: Any) -> list[tuple[Any, str]]:
+    """As many channels as the classes of problems have in which the kernels of sm_90a run unasked."""
+    layouts: Any = importlib.import_module("wild_layouts")
+    k = (15, 15, 15, 15)
+    two, lone = make_case("views", 2, 256, 32, 24, 21, 21, 21, k), make_case("lone-row", 1, 256, 1, 200, 21, 21, 21, k)
+    return [(lone if layout == "lone" else two, layout) for layout in layouts.TORCH_LAYOUTS]
+
+
+def _hopper_cases(module: Any) -> tuple[Any, ...]:
+    return tuple(module.CASES) if os.environ.get("GCN_KERNELS_GENERATION") == "hopper" else ()
+
+
+def _laid_out(block: Any, layout: str) -> Any:
+    """The block's maps in a layout; where elements share memory, with other values."""
+    if layout in importlib.import_module("cases").LAYOUTS:
+        return block.in_layout(layout)
+    strides_of = importlib.import_module("wild_layouts").strides_of
+
+    def view(t: torch.Tensor) -> torch.Tensor:
+        strides, offset, size = strides_of(layout, t.shape)
+        return t.flatten()[torch.arange(size, device=t.device) % t.numel()].as_strided(t.shape, strides, offset)
+
+    return replace(block, x=view(block.x), dy=view(block.dy))
+
+
+def rows_of(trial: Trial, device: str, names: list[str]) -> Iterator[dict[str, object]]:
+    """Run one problem in its layouts on every backend, twice.
 
     Yields:
         The error and the allowed error of the worst result, or what went wrong.
     """
     cases: Any = importlib.import_module("cases")
     rule: Any = importlib.import_module("rule")
-    dtype, tf32 = MATHS[math]
+    dtype, tf32 = MATHS[trial.math]
     # Convolutions and matrix products alike, by the switch that sets all of PyTorch's finer ones.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    block = cases.make(case, dtype).to(device)
+    block = _laid_out(cases.make(trial.case, dtype).to(device), trial.layouts[0])
     own = importlib.import_module("problems").tf32_gcn if tf32 else gcn_kernels.reference.gcn
     expected = rule.expect(block, device, own)
     for backend in names:
-        for layout in cases.LAYOUTS:
-            row: dict[str, object] = {"math": math, "case": case.name, "layout": layout, "backend": backend}
+        for layout in trial.layouts:
+            row: dict[str, object] = {"math": trial.math, "case": trial.case.name, "layout": layout, "backend": backend}
             if (reason := backends.why_not(backend, device)) is not None:
                 yield row | {"status": "skipped", "reason": reason}
                 continue
             try:
-                results = rule.evaluate(_operator(backend), block.in_layout(layout))
+                run, given = _operator(backend), _laid_out(block, layout) if len(trial.layouts) > 1 else block
+                results, again = rule.evaluate(run, given), rule.evaluate(run, given)
                 found = {name: rule.error(t, expected.values[name]) for name, t in results.items()}
             except torch.AcceleratorError:
                 raise
@@ -79,6 +132,8 @@ def rows_of(math: str, case: Any, device: str, names: list[str]) -> Iterator[dic
             shares = {name: _share(error, expected.allowed[name]) for name, error in found.items()}
             worst = max(shares, key=lambda name: shares[name])
             broken = [_describe(name, results[name], expected) for name, share in shares.items() if share > 1]
+            changed = [name for name, t in results.items() if not torch.equal(t, again[name])]
+            broken += [f"{', '.join(changed)}: other bits in a second run"] if changed else []
             yield row | {
                 "status": "failed" if broken else "passed",
                 "worst": worst,
@@ -108,7 +163,7 @@ def _share(error: float, allowed: float) -> float:
     return error / allowed if allowed and error == error else float("inf")
 
 
-def work(out: Path, first: int, deadline: float, device: str, names: list[str], maths: list[str]) -> int:
+def work(out: Path, first: int, deadline: float, device: str, names: list[str], trials: Sequence[Trial]) -> int:
     """Do the problems from number ``first`` on, adding lines to ``out``."""
     with out.open("a") as file:
 
@@ -116,18 +171,19 @@ def work(out: Path, first: int, deadline: float, device: str, names: list[str], 
             file.write(json.dumps(line) + "\n")
             file.flush()
 
-        for number, (math, case) in enumerate(problems(maths)[first:], first):
+        for number, trial in enumerate(trials[first:], first):
+            about = {"number": number, "math": trial.math, "case": trial.case.name}
             if time.time() > deadline:
                 write({"number": number, "status": "not reached"})
                 return 0
-            write({"number": number, "status": "started", "math": math, "case": case.name})
+            write(about | {"status": "started"})
             try:
-                for row in rows_of(math, case, device, names):
+                for row in rows_of(trial, device, names):
                     if device == "cuda":
                         torch.cuda.synchronize()
                     write({"number": number, **row})
             except torch.AcceleratorError as error:
-                write({"number": number, "math": math, "case": case.name, "status": "crashed", "reason": first_line(error)})
+                write(about | {"status": "crashed", "reason": first_line(error)})
                 return CRASHED
     return 0
 
@@ -165,16 +221,17 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--backends", nargs="+", default=["cuda"])
     parser.add_argument("--math", nargs="+", choices=MATHS, default=list(MATHS), help="default: all")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="default: all")
     parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.first is not None:
-        return work(given.out, given.first, given.deadline, given.device, given.backends, given.math)
+        return work(given.out, given.first, given.deadline, given.device, given.backends, problems(given.math, given.sets))
 
     given.out.write_text("")
     deadline, first = time.time() + given.seconds, 0
     options = ["--out", given.out, "--seconds", given.seconds, "--device", given.device, "--deadline", deadline]
-    options += ["--backends", *given.backends, "--math", *given.math]
+    options += ["--backends", *given.backends, "--math", *given.math, "--sets", *given.sets]
     for _ in range(MOST_CRASHES):
         command = [sys.executable, "-m", "gpureport.correctness", *options, "--first", first]
         if _run_watched([str(part) for part in command], given.out) == 0:

@@ -24,6 +24,7 @@ class Step:
         command: the program and its arguments.
         seconds: its time limit.
         why_not: the reason not to run it, or None.
+        least: seconds without which it is not worth starting.
         folder: where it runs; that of the logs by default, so that no source tree shadows the installed package.
     """
 
@@ -32,6 +33,7 @@ class Step:
     command: Sequence[str]
     seconds: float
     why_not: str | None = None
+    least: float = LEAST_SECONDS
     folder: Path | None = None
 
 
@@ -58,8 +60,8 @@ def run(step: Step, logs: Path, environment: Mapping[str, str], seconds_left: fl
     """
     limit = min(step.seconds, seconds_left)
     reason = step.why_not
-    if reason is None and limit < LEAST_SECONDS:
-        reason = "the time of the report was used up"
+    if reason is None and limit < step.least:
+        reason = f"dropped: it needs {step.least:.0f} s, and of the part's time {max(seconds_left, 0):.0f} s were left"
     if reason is not None:
         return Outcome(step.name, step.what, "skipped", reason, 0.0, "")
     log = logs / f"{step.name}.log"

@@ -12,7 +12,7 @@ from typing import Any
 from gcnbench import plot
 from gcnbench.report import FLOOR, Row
 
-from gpureport import correctness
+from gpureport import correctness, measured
 from gpureport.steps import Outcome
 
 DTYPES = ("bfloat16", "float32")
@@ -20,35 +20,40 @@ DTYPES = ("bfloat16", "float32")
 MOST_FAILURES = 40
 
 
-def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome]) -> None:
+def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome], sources: str = "unknown") -> None:
     """Write ``report.json``, CSV files and ``README.md`` from whatever files the steps have left in ``out``."""
-    checked = correctness.read(out / "correctness.jsonl")
+    checked = {path.stem: correctness.read(path) for path in sorted(out.glob("*correctness*.jsonl"))}
     benchmarks = {dtype: _load(out / f"benchmark-{dtype}.json") for dtype in DTYPES}
-    kernels = _load(out / "kernels.json") or []
-    content = {"machine": dict(machine), "steps": [vars(outcome) for outcome in outcomes]}
-    (out / "report.json").write_text(json.dumps(content, indent=1) + "\n")
-    _write_csv(out / "correctness.csv", checked)
-    _write_csv(out / "kernels.csv", kernels)
+    kernels = {path.stem.removeprefix("kernels-"): _load(path) for path in sorted(out.glob("kernels-*.json"))}
+    content = {"machine": dict(machine), "sources": sources, "steps": [vars(outcome) for outcome in outcomes]}
+    partial = out / "report.json.partial"
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(out / "report.json")
+    _write_csv(out / "correctness.csv", [{"run": name, **row} for name, rows in checked.items() for row in rows])
+    _write_csv(out / "kernels.csv", [{"generation": name, **row} for name, rows in kernels.items() for row in rows])
     plain = ("errors", "times_ms")
     rows = [row for benchmark in benchmarks.values() if benchmark for row in benchmark["rows"]]
     _write_csv(out / "benchmark.csv", [{k: v for k, v in row.items() if k not in plain} for row in rows])
+    faster = measured.lines((benchmarks["bfloat16"] or {}).get("rows", []), out.name, sources)
+    if benchmarks["bfloat16"]:
+        (out / "measured-faster.txt").write_text("".join(f"{line}\n" for line in faster))
     parts = [
         "# GPU report",
-        *_machine(machine),
+        *_machine({**machine, "state of the CUDA sources": sources}),
         "## Steps",
         *_table(
             ("step", "what", "result", "seconds", "why"),
             [(o.name, o.what, o.status, f"{o.seconds:.0f}", o.reason) for o in outcomes],
         ),
         "## Correctness",
-        *_correctness(checked),
+        *([] if checked else ["", "Not checked.", ""]),
+        *(line for name, rows in checked.items() for line in ("", f"### {name}", *_correctness(rows))),
         "## Speed",
         *_speed(benchmarks),
+        "## Lines for kMeasuredFaster",
+        *(["", "```", *faster, "```", ""] if faster else ["", "None.", ""]),
         "## Kernels against their floors",
-        *_kernels(kernels),
-        "## The kernels of sm_90a, asked for",
-        *_correctness(correctness.read(out / "hopper-correctness.jsonl")),
-        *_kernels(_load(out / "hopper-kernels.json") or []),
+        *(line for name, rows in kernels.items() for line in ("", f"### {name}", *_kernels(rows or []))),
     ]
     (out / "README.md").write_text("\n".join(parts) + "\n")
 
