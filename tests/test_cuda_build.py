@@ -16,16 +16,16 @@ if not SCRIPT.is_file():
 KNOWN = [(7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1)]
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cuda_build", SCRIPT)
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["cuda_build"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-cuda_build = load()
+cuda_build = load("cuda_build")
 
 
 @pytest.mark.parametrize(
@@ -139,3 +139,25 @@ def test_a_number_of_jobs_that_is_none_is_an_error(jobs: str) -> None:
     done = subprocess.run(command, cwd=setup.parent, env={**os.environ, "MAX_JOBS": jobs}, capture_output=True, text=True)
     assert done.returncode != 0
     assert f"MAX_JOBS: expected a whole number of at least 1, got '{jobs}'" in done.stderr
+
+
+@pytest.mark.parametrize("asked", ["", "0", "1"])
+def test_waits_that_end_are_built_where_they_are_asked_for(asked: str) -> None:
+    toolkit = cuda_build.Toolkit(Path("nvcc"), "13.0", Path("include"), Path("lib"))
+    build = cuda_build.CudaBuild(
+        toolkit, ("9.0",), cuda_build._is_on({"GCN_KERNELS_DEBUG_BARRIERS": asked}, "GCN_KERNELS_DEBUG_BARRIERS")
+    )
+    assert ("-DGCN_DEBUG_BARRIERS" in build.hopper_command("kernel.cu", "kernel.o")) == (asked == "1")
+
+
+def test_the_state_of_sources_is_that_of_the_code(tmp_path: Path) -> None:
+    """Comments, white space and results of measurements do not count; names and code do."""
+    sources = load("cuda_sources")
+    (tmp_path / "kernel.cu").write_text("int x = 1;  // one\n")
+    first = sources.state(tmp_path)
+    (tmp_path / "kernel.cu").write_text("// another\nint  x = 1;\n")
+    (tmp_path / "hopper_measured.h").write_text("a table")
+    (tmp_path / "notes.md").write_text("notes")
+    assert sources.state(tmp_path) == first
+    (tmp_path / "kernel.cu").write_text("int x = 2;")
+    assert sources.state(tmp_path) != first

@@ -1,6 +1,7 @@
 """The CUDA library without a GPU: what it registers, when it is said to run, what its operators return, what is planned."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -158,6 +159,45 @@ def test_plan_depends_on_the_gpu_and_the_precision() -> None:
 def test_plan_refuses(arguments: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         info.plan(64, 5, (9, 17), **arguments)
+
+
+def hopper_plan(**options: Any) -> dict[str, Any]:
+    return info.plan(256, 21, (128, 128), batch=16, channels_last=True, generation="hopper", **options)
+
+
+def test_overrides_take_the_place_of_the_plans_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blocks(kernel: str, *, backward: bool) -> int:
+        plan = hopper_plan(backward=backward)
+        return next(int(launch["blocks"]) for launch in plan["launches"] if launch["kernel"].split()[0] == kernel)
+
+    def workspace() -> int:
+        return int(hopper_plan()["workspace_bytes"])
+
+    unasked = workspace()
+    monkeypatch.setenv("GCN_KERNELS_PLAN", "first_stage_sharing=2,first_stage_splits=2")
+    assert workspace() > unasked  # split sums stand there
+    assert blocks("hopper_first_stage", backward=False) % 2 == 0
+    monkeypatch.setenv("GCN_KERNELS_PLAN", "weight_grad_splits=3,input_grad_cluster=1")
+    assert hopper_plan(backward=True)["first_weight_grad"]["splits"] == 3
+    monkeypatch.setenv("GCN_KERNELS_PLAN", "input_grad_channels=64")
+    assert "overrides leave nothing" in hopper_plan(backward=True)["why_portable"]
+
+
+@pytest.mark.parametrize("text", ["sharing=2", "first_stage_sharing", "first_stage_sharing=", "first_stage_sharing=-1", "a,b"])
+def test_overrides_that_are_none_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCN_KERNELS_PLAN", text)
+    with pytest.raises(RuntimeError, match=r"GCN_KERNELS_PLAN: expected name=number.*first_stage_sharing, first_stage_splits"):
+        hopper_plan()
+
+
+def test_what_measured_sources_are_and_whether_they_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table says on which code it was measured, and info that this is another, or the same."""
+    measured = info.plan(256, 21, (128, 128), batch=16, channels_last=True, generation="auto")["measured_sources"]
+    assert re.fullmatch("[0-9a-f]{12}", measured)
+    assert "measured_sources" not in hopper_plan()
+    for state, says in (("0123456789ab", "has changed since (now 0123456789ab)"), (measured, "measurement of this code")):
+        monkeypatch.setitem(LIBRARIES.build, "cuda_sources", state)
+        assert says in info.describe()["sm_90a kernels"]
 
 
 def test_plan_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

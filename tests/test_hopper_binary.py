@@ -48,3 +48,14 @@ def test_wgmma_on_what_the_copy_engine_brought() -> None:
         assert count["UTMALDG"] and count["USETMAXREG"] == 2, f"{kernel}: {count}"
         assert count["UBLKCP"] or kernel.name == "hopper_weight_grad_kernel", f"{kernel}: no bulk copies of weights"
         assert not count["HMMA"] and not count["LDL"] and not count["STL"], f"{kernel}: {count}"
+
+
+def test_waits_that_end_say_where(folder: Path) -> None:
+    """As PTX, which takes no time: built for it, a wait reads the clock, prints and traps; else it does none of this."""
+    source = SOURCES / "hopper" / "instances" / "hopper_weight_grad_half.cu"
+    for flags, expected in (([], False), (["-DGCN_DEBUG_BARRIERS"], True)):
+        text = folder / "waits.ptx"
+        command = ["nvcc", "-std=c++17", "-arch=sm_90a", "-O3", "-ptx", *flags, str(source), "-o", str(text)]
+        subprocess.run(command, check=True, capture_output=True)
+        listing = text.read_text()
+        assert ("%globaltimer" in listing and "vprintf" in listing and "trap;" in listing) == expected

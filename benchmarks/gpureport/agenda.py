@@ -60,7 +60,7 @@ class Installed:
 def installed(seen: Mapping[str, str]) -> Installed:
     """Ask a program that sees ``environment()``."""
     code = (
-        "import json; from gcn_kernels import backends; from gcn_kernels._library import LIBRARIES; "
+        "import json; from gcn_kernels import backends; from gcn_kernels.core.library import LIBRARIES; "
         "print(json.dumps([backends.why_not('cuda', 'cuda'), str(LIBRARIES.build.get('cuda_sources', 'unknown'))]))"
     )
     # Not in the current folder, whose sources Python would import.

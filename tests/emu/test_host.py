@@ -136,6 +136,28 @@ def test_tf32_is_used_only_where_it_is_allowed() -> None:
     assert errors[0] < 1e-5 < 1e-4 < errors[1]
 
 
+def test_a_failed_launch_names_its_kernel_and_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = make(SMALL, torch.bfloat16)
+    monkeypatch.setenv("GCN_EMULATOR_REFUSES", "line_conv_kernel")
+    says = r"gcn_kernels::gcn: launching line_conv \(grid \d+ x \d+ x \d+ in clusters of 1, \d+ threads, \d+ bytes"
+    with pytest.raises(RuntimeError, match=says):
+        run(block)
+    monkeypatch.delenv("GCN_EMULATOR_REFUSES")
+    check(results(run(block)), expect_case(SMALL, torch.bfloat16))
+
+
+def test_the_environment_is_asked_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = make(SMALL, torch.bfloat16)
+    run(block)
+    monkeypatch.setenv("GCN_KERNELS_PLAN", "first_stage_sharing=two")
+    with pytest.raises(RuntimeError, match=r"GCN_KERNELS_PLAN: expected name=number.*first_stage_sharing=two"):
+        run(block)
+    monkeypatch.setenv("GCN_KERNELS_PLAN", "")
+    monkeypatch.setenv("GCN_KERNELS_GENERATION", "newest")
+    with pytest.raises(RuntimeError, match="GCN_KERNELS_GENERATION: expected auto, portable or hopper, got newest"):
+        run(block)
+
+
 def test_refusals() -> None:
     block = make(SMALL)
     call = operators().gcn
