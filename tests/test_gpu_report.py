@@ -196,7 +196,7 @@ def test_what_is_checked_and_in_which_order(monkeypatch: pytest.MonkeyPatch) -> 
     assert {trial.case.w for trial in asked_for} >= {8, 16, 24, 32, 72, 99}
     assert len(asked_for) > len([trial for trial in everywhere if trial.math == "bfloat16"])
     assert [trial.case.name for trial in asked_for[:8]] == [f"res-{i}-batch{n}" for n in (16, 1) for i in (2, 3, 4, 5)]
-    views = importlib.import_module("wild_layouts").TORCH_LAYOUTS
+    views = importlib.import_module("wild_layouts").LAYOUTS
     assert {trial.layouts for trial in asked_for[8:14]} == {(layout,) for layout in views}
 
 

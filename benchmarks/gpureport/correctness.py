@@ -78,7 +78,7 @@ def _views(make_case: Any) -> list[tuple[Any, str]]:
     layouts: Any = importlib.import_module("wild_layouts")
     k = (15, 15, 15, 15)
     two, lone = make_case("views", 2, 256, 32, 24, 21, 21, 21, k), make_case("lone-row", 1, 256, 1, 200, 21, 21, 21, k)
-    return [(lone if layout == "lone" else two, layout) for layout in layouts.TORCH_LAYOUTS]
+    return [(lone if layout == "lone" else two, layout) for layout in layouts.LAYOUTS]
 
 
 def _hopper_cases(module: Any) -> tuple[Any, ...]:
@@ -92,8 +92,8 @@ def _laid_out(block: Any, layout: str) -> Any:
     strides_of = importlib.import_module("wild_layouts").strides_of
 
     def view(t: torch.Tensor) -> torch.Tensor:
-        strides, offset, size = strides_of(layout, t.shape)
-        return t.flatten()[torch.arange(size, device=t.device) % t.numel()].as_strided(t.shape, strides, offset)
+        strides, size = strides_of(layout, t.shape)
+        return t.flatten()[torch.arange(size, device=t.device) % t.numel()].as_strided(t.shape, strides)
 
     return replace(block, x=view(block.x), dy=view(block.dy))
 

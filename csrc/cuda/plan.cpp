@@ -64,12 +64,12 @@ SourcePlan copied_source(const Sizes& s, Math math) {
   return {true, true, pieces};
 }
 
-// Dimensions may have stride 0, and rows may overlap; but nothing lies in front of the first element.
+// Dimensions may have stride 0, and rows may overlap; PyTorch has no negative strides.
 SourcePlan plan_source(const Sizes& s, Math math, const MapLayout& x) {
   const int64_t piece = piece_elements(math);
   // The stride of a dimension of one element says nothing.
   const Strides t{s.n > 1 ? x.strides.n : 0, s.c > 1 ? x.strides.c : 1, s.h > 1 ? x.strides.h : 0, s.w > 1 ? x.strides.w : 1};
-  const auto whole = [&](int64_t stride) { return stride % piece == 0 && stride >= 0; };
+  const auto whole = [&](int64_t stride) { return stride % piece == 0; };
   if (x.aligned && t.c == 1 && s.c % piece == 0 && whole(t.n) && whole(t.h) && (s.w == 1 || whole(t.w))) {
     const Strides pieces{t.n / piece, 0, t.h / piece, s.w == 1 ? 0 : t.w / piece};
     if (reaches(s, pieces)) return {false, true, pieces};

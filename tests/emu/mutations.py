@@ -570,19 +570,8 @@ NOT_FINITE = _of(
     ("tap-of-a-half", "tap_of(column_of(j, half))", "tap_of(column_of(j, 0))", "both halves of a pair as the first", SPECIAL_DY),
 )
 
-SOURCES_OF_X = _of(
-    "plan.cpp",
-    (
-        "negative-strides",
-        "stride % piece == 0 && stride >= 0;",
-        "stride % piece == 0;",
-        "offsets that kernels count in 32 bits without a sign",
-        EmulatedCase(EIGHTS, "half", "reversed"),
-    ),
-)
-
 BACKWARD = (*WEIGHT_GRAD, *SECOND_STAGE_GRAD, *FINISH, *BLOCK_SUM)
 MUTATIONS = (
     *(*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *BACKWARD, *DIRECT, *SANITIZED),
-    *(*NOT_FINITE, *SOURCES_OF_X),
+    *NOT_FINITE,
 )

@@ -249,7 +249,7 @@ LONE_ROW = Case("lone-row", n=1, c=24, h=1, w=19, mid_l=5, mid_r=9, out=6, k=(3,
 
 
 def wild(gpu: str, math: str, case: Case) -> list[EmulatedCase]:
-    """Maps whose elements share memory, run backwards, or have any stride where there is one element."""
+    """Maps whose elements share memory, or have any stride where there is one element."""
     return [EmulatedCase(LONE_ROW if layout == "lone" else case, math, layout, gpu) for layout in wild_layouts.LAYOUTS]
 
 

@@ -1,4 +1,4 @@
-"""Strides of maps that are views of something smaller: expanded, overlapping, back to front, or of one element with any stride.
+"""Strides of maps that are views of something smaller: expanded, overlapping, or of one element with any stride.
 
 Elements of such a map share memory, so a map's values follow from the memory: what is written to one element shows in others.
 """
@@ -7,20 +7,18 @@ from collections.abc import Sequence
 
 Strides = tuple[int, int, int, int]
 
-#: Layouts of [N, C, H, W] that PyTorch's tensors can have. "lone": any strides where a dimension has one element.
-TORCH_LAYOUTS = ("expanded-n", "expanded-c", "expanded-h", "expanded-w", "overlapping", "lone")
-#: And with a negative stride, which arrays of other libraries can have.
-LAYOUTS = (*TORCH_LAYOUTS, "reversed")
+#: Layouts of [N, C, H, W]. "lone": any strides where a dimension has one element.
+LAYOUTS = ("expanded-n", "expanded-c", "expanded-h", "expanded-w", "overlapping", "lone")
 
 
-def strides_of(layout: str, shape: Sequence[int]) -> tuple[Strides, int, int]:
-    """The strides of a map, where its first element stands, and how many elements the memory has.
+def strides_of(layout: str, shape: Sequence[int]) -> tuple[Strides, int]:
+    """The strides of a map, and how many elements the memory has.
 
     All but "expanded-c" have a pixel's channels side by side, as channels_last has.
 
     Example:
         >>> strides_of("expanded-h", (2, 8, 4, 5))
-        ((40, 1, 0, 8), 0, 80)
+        ((40, 1, 0, 8), 80)
     """
     _, c, h, w = shape
     dense = {"n": h * w * c, "c": 1, "h": w * c, "w": c}
@@ -33,14 +31,10 @@ def strides_of(layout: str, shape: Sequence[int]) -> tuple[Strides, int, int]:
         strides = (n_, c_, h_, w_)
     elif layout == "overlapping":  # every row begins in the middle of the one before it
         strides = (h * w * c, 1, w // 2 * c, c)
-    elif layout == "reversed":  # rows from the bottom up
-        strides = (h * w * c, 1, -w * c, c)
     elif layout == "lone":
         wild = (1 << 42, 5, 7, 3)
         n_, c_, h_, w_ = (any_ if size == 1 else own for any_, size, own in zip(wild, shape, dense.values(), strict=True))
         strides = (n_, c_, h_, w_)
     else:
         raise ValueError(f"{layout}: expected one of {', '.join(LAYOUTS)}")
-    reach = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
-    offset = -sum(step for step in reach if step < 0)
-    return strides, offset, offset + sum(step for step in reach if step > 0) + 1
+    return strides, 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
