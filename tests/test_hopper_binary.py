@@ -1,6 +1,9 @@
 """What nvcc makes of the Hopper kernels: no spills, products by wgmma, copies by the copy engine, and registers that the roles of
 a block can hand each other. Needs nvcc, and no GPU."""
 
+import subprocess
+from pathlib import Path
+
 import cuda_binary
 import pytest
 from cuda_binary import SOURCES, compiled_hopper
@@ -47,14 +50,16 @@ def test_wgmma_on_what_the_copy_engine_brought() -> None:
         assert count["HGMMA"] and count["HGMMA"] % products[kernel.name] == 0, f"{kernel}: {count['HGMMA']}"
         assert count["UTMALDG"] and count["USETMAXREG"] == 2, f"{kernel}: {count}"
         assert count["UBLKCP"] or kernel.name == "hopper_weight_grad_kernel", f"{kernel}: no bulk copies of weights"
-        assert not count["HMMA"] and not count["LDL"] and not count["STL"], f"{kernel}: {count}"
+        # Sums with values that are not finite are done again without wgmma.
+        assert bool(count["HMMA"]) == (kernel.name == "hopper_weight_grad_kernel"), f"{kernel}: {count}"
+        assert not count["LDL"] and not count["STL"], f"{kernel}: {count}"
 
 
-def test_waits_that_end_say_where(folder: Path) -> None:
+def test_waits_that_end_say_where(tmp_path: Path) -> None:
     """As PTX, which takes no time: built for it, a wait reads the clock, prints and traps; else it does none of this."""
     source = SOURCES / "hopper" / "instances" / "hopper_weight_grad_half.cu"
     for flags, expected in (([], False), (["-DGCN_DEBUG_BARRIERS"], True)):
-        text = folder / "waits.ptx"
+        text = tmp_path / "waits.ptx"
         command = ["nvcc", "-std=c++17", "-arch=sm_90a", "-O3", "-ptx", *flags, str(source), "-o", str(text)]
         subprocess.run(command, check=True, capture_output=True)
         listing = text.read_text()
