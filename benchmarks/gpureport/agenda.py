@@ -147,7 +147,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
 
     return {
         "A": [
-            Step("info", "what is installed", [sys.executable, "-m", "gcn_kernels.info"], 20),
+            Step("info", "what is installed", [sys.executable, "-m", "gcn_kernels.info"], 60),
             *(correctness(generation, 55, "correctness", *first) for generation in GENERATIONS),
             Step("calibration", "wrappers of the device layer with fixed inputs", calibration, 30, _no_calibration(), least=8),
             *(correctness(generation, 30, "tests-correctness", *rest) for generation in GENERATIONS),
