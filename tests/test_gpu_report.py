@@ -212,10 +212,10 @@ def test_views_are_checked_by_the_rule(layout: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("math", correctness.MATHS)
 def test_every_arithmetic_has_its_rule(math: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(agenda.TESTS / "emu")
-    rows = list(correctness.rows_of(math, SMALL, "cpu", ["cpu"]))
+    rows = list(correctness.rows_of(correctness.Trial(math, SMALL, ("nchw", "channels_last")), "cpu", ["cpu"]))
     assert len(rows) == 2 and {row["status"] for row in rows} == {"passed"}
     monkeypatch.setattr(correctness, "_operator", lambda _: lambda x, *others: gcn_kernels.reference.gcn(1.1 * x, *others))
-    rows = list(correctness.rows_of(math, SMALL, "cpu", ["cpu"]))
+    rows = list(correctness.rows_of(correctness.Trial(math, SMALL, ("nchw", "channels_last")), "cpu", ["cpu"]))
     assert all(row["status"] == "failed" and row["share_of_allowed"] > 1 for row in rows)
 
 
