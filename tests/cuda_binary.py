@@ -42,7 +42,8 @@ def nvdisasm() -> str | None:
 
 @dataclass
 class Kernel:
-    """One compiled kernel. ``loop`` counts the instructions of the innermost loop with the most products in it."""
+    """One compiled kernel. ``loop`` counts the instructions of the innermost loop with the most products in it; of the weight
+    gradient's two, of the one with the larger share of products: the other, for values that are not finite, makes masks for each."""
 
     symbol: str
     registers: int = 0
@@ -154,7 +155,8 @@ def _read_listing(listing: str, kernels: dict[str, Kernel]) -> None:
         lines = body.splitlines()
         kernels[symbol].instructions = _count(lines)
         loops = [_count(lines[first : last + 1]) for first, last in _innermost_loops(lines)]
-        kernels[symbol].loop = max(loops, key=lambda loop: loop["HMMA"], default=Counter())
+        two = kernels[symbol].name == "weight_grad_kernel"
+        kernels[symbol].loop = max(loops, key=lambda loop: loop["HMMA"] / (loop.total() if two else 1), default=Counter())
 
 
 def _count(lines: list[str]) -> Counter[str]:

@@ -279,7 +279,7 @@ struct WeightGradBlock {
                            uint32_t wanted, Patch patch) const {
     uint32_t whole = 0;
     Held held = {};
-    if constexpr (kCareful) whole = find_whole(patch, step), find_held(held, patch, step);
+    if constexpr (kCareful && sizeof(E) == 2) whole = find_whole(patch, step), find_held(held, patch, step);
     const auto product = [&](int i, int column, const uint32_t (&a)[4], const uint32_t (&w)[2]) {
       if (!kCareful || whole >> column & 1) return mma(acc[i][column], a, w, M{});
       careful_product(acc[i][column], a, w, held, column);
@@ -320,6 +320,9 @@ struct WeightGradBlock {
       }
     } else {
       const int low = pixel_at(depth0 + (lane & 3)), high = pixel_at(depth0 + 4 + (lane & 3)), channel = (lane >> 2) * 4;
+      if constexpr (kCareful) {
+        return multiply_carefully(acc, window + channel + low, window + channel + high, a, step, wanted, patch);
+      }
 #pragma unroll
       for (int j = 0; j < kColumnBlocks; ++j) {
         if (!(wanted >> j & 1)) continue;
@@ -328,8 +331,35 @@ struct WeightGradBlock {
                          load_shared(reinterpret_cast<const uint32_t*>(column + high))};
         round_operand<M>(w);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) product(i, j, a[i], w);
+        for (int i = 0; i < 2; ++i) mma(acc[i][j], a[i], w, M{});
       }
+    }
+  }
+
+  // The end of a careful step in 32 bits, where registers are scarce: what belongs to a column block follows from the one before,
+  // and nothing is kept from step to step. `low`, `high`: the lane's pixels in the window, in its channel of the first octet.
+  GCN_DEVICE void multiply_carefully(Accumulators& acc, const unsigned char* low, const unsigned char* high,
+                                     const uint32_t (&a)[2][4], int step, uint32_t wanted, Patch patch) const {
+    Held held;
+    find_held(held, patch, step);
+    const int tap_bytes = (b.axis == 0 ? window_w : 1) * pixel_bytes;
+    int tap = broadcast(-first_column), at = tap * tap_bytes;  // broadcast, so that it isn't computed ahead of the steps
+#pragma unroll
+    for (int j = 0; j < kColumnBlocks; ++j) {
+      if (wanted >> j & 1) {
+        uint32_t w[2] = {load_shared(reinterpret_cast<const uint32_t*>(low + at)),
+                         load_shared(reinterpret_cast<const uint32_t*>(high + at))};
+        round_operand<M>(w);
+        uint32_t in[2];
+        find_inside(in, held, tap);
+        w[0] &= in[0], w[1] &= in[1];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          mma(acc[i][j], {a[i][0] & in[0], a[i][1] & in[0], a[i][2] & in[1], a[i][3] & in[1]}, w, M{});
+        }
+      }
+      at += tap_bytes;
+      if (++tap == b.taps) tap = 0, at += kOctetBytes - b.taps * tap_bytes;
     }
   }
 
@@ -435,6 +465,8 @@ struct WeightGradBlock {
     }
   }
 
+  GCN_DEVICE int first_patch(int of_split) const { return int(int64_t(p.n) * p.patches_h * p.patches_w * of_split / p.splits); }
+
   GCN_DEVICE void run() {
     find_block();
     write_places();
@@ -462,13 +494,15 @@ struct WeightGradBlock {
     int pixels[kUnrolled];
 #pragma unroll
     for (int step = 0; step < kUnrolled; ++step) pixels[step] = narrow_pixel(step);
-    const int64_t patches = int64_t(p.n) * p.patches_h * p.patches_w;
-    const int first = int(patches * split / p.splits), last = int(patches * (split + 1) / p.splits);
     wait_for_dependencies();
     __syncthreads();  // the places are there
     Accumulators acc;
-    multiply_all<false>(acc, first, last, own, column_at, pixels);
-    if (any_of_block(!all_finite(acc))) multiply_all<true>(acc, first, last, own, column_at, pixels);
+    multiply_all<false>(acc, first_patch(split), first_patch(split + 1), own, column_at, pixels);
+    if (any_of_block(!all_finite(acc))) {
+      // Found anew, and behind a broadcast, so that no registers are taken for it the first time.
+      const int again = broadcast(split);
+      multiply_all<true>(acc, first_patch(again), first_patch(again + 1), own, column_at, pixels);
+    }
     if constexpr (kNarrow) {
       write_narrow(acc);
     } else {

@@ -177,25 +177,25 @@ struct HopperWeightGradBlock {
                                      int lane) const {
     const WeightGradBranch& b = p().branch[u.axis];
     const int length = u.axis == 0 ? p().h : p().w, tile = lane / 8;
-    const unsigned char *x = stage() + side * kXBytes, *du = stage() + 2 * kXBytes;
+    const unsigned char *rows = stage() + side * kXBytes, *window = stage() + 2 * kXBytes;
 #pragma unroll 1
     for (int step = 0; step < kSteps; ++step) {
       // Rows of either operand are eight lines at one position. Of x, the units of eight channels are permuted.
       uint32_t a[4];
       const int row = step * 16 + tile / 2 * 8 + lane % 8, unit = (2 * warp + tile % 2) ^ (lane % 8);
-      ldmatrix_x4_trans(a, x + row * 128 + unit * kPieceBytes);
+      ldmatrix_x4_trans(a, rows + row * 128 + unit * kPieceBytes);
       const int position = at.position + 2 * step;
 #pragma unroll
       for (int o = 0; o < kStripOctets; ++o) {
         constexpr int kLoaded = 4;  // positions of the window at a time
         uint32_t w[kStripTaps + 1];
-        const unsigned char* from = du + o * kWindowBytes + 2 * step * int(kRowBytes) + lane * kPieceBytes;
+        const unsigned char* from = window + o * kWindowBytes + 2 * step * int(kRowBytes) + lane * kPieceBytes;
 #pragma unroll
         for (int i = 0; i < kStripTaps + 1; i += kLoaded) {
-          uint32_t rows[kLoaded];
-          ldmatrix_x4_trans(rows, from + i * int(kRowBytes));
+          uint32_t loaded[kLoaded];
+          ldmatrix_x4_trans(loaded, from + i * int(kRowBytes));
 #pragma unroll
-          for (int k = 0; k < kLoaded; ++k) w[i + k] = rows[k];
+          for (int k = 0; k < kLoaded; ++k) w[i + k] = loaded[k];
         }
 #pragma unroll
         for (int t = 0; t < kStripTaps; ++t) {
@@ -203,7 +203,7 @@ struct HopperWeightGradBlock {
             return i < length && unsigned(i + u.first_tap + t - b.radius) < unsigned(length) ? ~0u : 0u;
           };
           const uint32_t low = inside(position), high = inside(position + 1);
-          auto& sums = reinterpret_cast<float (&)[4]>(acc[o][4 * t]);
+          auto& sums = reinterpret_cast<float (&)[kStripTaps][4]>(acc[o])[t];
           if (low | high) mma(sums, {a[0] & low, a[1] & low, a[2] & high, a[3] & high}, {w[t] & low, w[t + 1] & high}, M{});
         }
       }
