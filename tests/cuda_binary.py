@@ -43,7 +43,7 @@ def nvdisasm() -> str | None:
 @dataclass
 class Kernel:
     """One compiled kernel. ``loop`` counts the instructions of the innermost loop with the most products in it; of the weight
-    gradient's two, of the one with the larger share of products: the other, for values that are not finite, makes masks for each."""
+    gradient's two, of the one with the larger share of products: the other, for values that are not finite, masks each."""
 
     symbol: str
     registers: int = 0

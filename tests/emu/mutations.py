@@ -454,8 +454,8 @@ WEIGHT_GRAD = _of(
     ),
     (
         "split-end",
-        "last = int(patches * (split + 1) / p.splits)",
-        "last = int(patches * (split + 1) / p.splits) - (split + 1 < p.splits)",
+        "multiply_all<false>(acc, first_patch(split), first_patch(split + 1), own",
+        "multiply_all<false>(acc, first_patch(split), first_patch(split + 1) - (split + 1 < p.splits), own",
         "splits leave a patch out",
         SPLIT,
     ),
