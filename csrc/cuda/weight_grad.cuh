@@ -45,6 +45,14 @@
 
 namespace gcn::cuda {
 
+// Whether the narrow careful pass in 32 bits finds its column blocks anew in every step rather than keep them: the compiler
+// spills one kernel of sm_90 if it keeps them, and some of sm_80 if it does not.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+constexpr bool kColumnsAnew = true;
+#else
+constexpr bool kColumnsAnew = false;
+#endif
+
 template <class M, bool kNarrow, bool kChannelsLast, int kColumnBlocks>
 struct WeightGradBlock {
   using E = Element<M>;
@@ -465,6 +473,24 @@ struct WeightGradBlock {
     }
   }
 
+  // Where the lane's column blocks lie from the window's start.
+  GCN_DEVICE void find_columns(int (&column_at)[kPlaces]) const {
+    const int tap_bytes = (b.axis == 0 ? window_w : 1) * pixel_bytes;
+    // Column blocks past the last are computed, if at all, from the last one's data and never written.
+    int octet = 0, tap = 0, before = 0;
+#pragma unroll
+    for (int j = 0; j < kPlaces; ++j) {
+      const int column = min(sizeof(E) == 2 ? column_of(j, pair_half()) : column_of(j / 2, j % 2), columns - 1);
+      if (j == 0) {
+        octet = (first_block + column) / b.taps, tap = (first_block + column) % b.taps;
+      } else {
+        for (tap += column - before; tap >= b.taps; tap -= b.taps) ++octet;
+      }
+      before = column;
+      column_at[j] = (octet - first_octet) * kOctetBytes + tap * tap_bytes;
+    }
+  }
+
   GCN_DEVICE int first_patch(int of_split) const { return int(int64_t(p.n) * p.patches_h * p.patches_w * of_split / p.splits); }
 
   GCN_DEVICE void run() {
@@ -474,22 +500,7 @@ struct WeightGradBlock {
     OwnPlaces own{};
     if constexpr (kNarrow) find_own_places(own);
     int column_at[kPlaces];
-    const int tap_bytes = (b.axis == 0 ? window_w : 1) * pixel_bytes;
-    {
-      // Column blocks past the last are computed, if at all, from the last one's data and never written.
-      int octet = 0, tap = 0, before = 0;
-#pragma unroll
-      for (int j = 0; j < kPlaces; ++j) {
-        const int column = min(sizeof(E) == 2 ? column_of(j, pair_half()) : column_of(j / 2, j % 2), columns - 1);
-        if (j == 0) {
-          octet = (first_block + column) / b.taps, tap = (first_block + column) % b.taps;
-        } else {
-          for (tap += column - before; tap >= b.taps; tap -= b.taps) ++octet;
-        }
-        before = column;
-        column_at[j] = (octet - first_octet) * kOctetBytes + tap * tap_bytes;
-      }
-    }
+    find_columns(column_at);
     // Narrow, 16-bit: the lanes of a pair's halves, and of the pixels', change places against B's usual ones, as A wants them.
     int pixels[kUnrolled];
 #pragma unroll
@@ -582,7 +593,11 @@ struct WeightGradBlock {
 #pragma unroll 1
         for (int step = 0; step < kSteps; ++step) {
           const uint32_t wanted = find_wanted(patch, step);
-          if constexpr (kNarrow) {
+          if constexpr (kNarrow && kCareful && sizeof(E) == 4 && kColumnsAnew) {
+            int anew[kPlaces];
+            find_columns(anew);
+            multiply_narrow<true>(acc, stage, anew, step, 0, wanted, patch);
+          } else if constexpr (kNarrow) {
             multiply_narrow<kCareful>(acc, stage, column_at, step, sizeof(E) == 2 ? narrow_pixel(step) : 0, wanted, patch);
           } else {
             multiply<kCareful>(acc, stage, column_at, step, wanted, patch);
