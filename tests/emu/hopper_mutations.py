@@ -334,13 +334,6 @@ NOT_FINITE = _of(
     ),
     ("second-position", "inside(position + 1)", "inside(position)", "a step's second position as its first", SPECIAL_X),
     ("same-partner", "w[t + 1] & high", "w[t] & high", "both positions meet the first one's partner", SPECIAL_X),
-    (
-        "kept",
-        "          ring.let_go(ring.slot, lane);\n          return",
-        "          return",
-        "stages are never free again",
-        SPECIAL_X,
-    ),
 )
 
 MUTATIONS: tuple[Mutation, ...] = (
