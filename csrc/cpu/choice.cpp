@@ -61,9 +61,8 @@ const ForwardChoice& choose_forward(const Problem& p, bool spectra_cached) {
 
 const BackwardChoice& choose_backward(const Problem& p) {
   return remembered<BackwardChoice>(key_of(p, 0), [&] {
-    const Wanted all((1 << kGradients) - 1);
     const BackwardPlans plans = plan_backward(p);
-    return BackwardChoice{plans, {direct_backward_ns(p, all), fft_backward_ns(p, plans, all)}};
+    return BackwardChoice{plans, {direct_backward_ns(p), fft_backward_ns(p, plans)}};
   });
 }
 

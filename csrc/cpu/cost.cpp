@@ -134,6 +134,9 @@ double spectra_bytes(const LinePlans& plans) {
   return static_cast<double>(plans.l1.spectra_bytes + plans.l2.spectra_bytes + plans.r1.spectra_bytes + plans.r2.spectra_bytes);
 }
 
+// A backward pass goes over the map once for its gradient, and over half of it for each of the two first weights.
+constexpr double kPasses = 2;
+
 }  // namespace
 
 double torch_forward_ns(const Problem& p, bool channels_last) {
@@ -152,19 +155,16 @@ double direct_forward_ns(const Problem& p) {
          cost.start * started(static_cast<int64_t>(n.pixels * n.weight)) + cost.call;
 }
 
-double direct_backward_ns(const Problem& p, const Wanted& wanted) {
+double direct_backward_ns(const Problem& p) {
   const DirectBackward& cost = kDirectBackward[row_of(p.dtype)];
   const Counts n(p);
   const int64_t left = p.k1 * p.m_l, right = p.k3 * p.m_r;
-  const bool du_l = wanted.any(kX, kWl1, kBl1), du_r = wanted.any(kX, kWr1, kBr1);
-  const int64_t middle_taps = wanted(kX) * (left + right) + wanted(kWl1) * left + wanted(kWr1) * right;
-  const int64_t out_taps = p.o * (du_l * p.k2 + du_r * p.k4 + wanted(kWl2) * p.k2 + wanted(kWr2) * p.k4);
-  const int64_t multiply_adds = p.c * middle_taps + p.o * (du_l * p.k2 * p.m_l + du_r * p.k4 * p.m_r +
-                                                           wanted(kWl2) * p.k2 * p.m_l + wanted(kWr2) * p.k4 * p.m_r);
-  const double passes = wanted(kX) + 0.5 * (wanted(kWl1) + wanted(kWr1));  // over the map
+  // Every convolution has a gradient of its input and one of its weight.
+  const int64_t middle_taps = 2 * (left + right), out_taps = 2 * p.o * (p.k2 + p.k4);
+  const int64_t multiply_adds = p.c * middle_taps + 2 * p.o * (p.k2 * p.m_l + p.k4 * p.m_r);
   return cost.multiply_add * n.pixels * static_cast<double>(multiply_adds) +
          n.pixels * (cost.middle_tap * static_cast<double>(middle_taps) + cost.out_tap * static_cast<double>(out_taps)) +
-         cost.in * n.in * passes + cost.middle * n.middle + cost.out * n.out + cost.weight * n.weight +
+         cost.in * n.in * kPasses + cost.middle * n.middle + cost.out * n.out + cost.weight * n.weight +
          cost.start * started(p.pixels() * multiply_adds) + cost.call;
 }
 
@@ -176,18 +176,12 @@ double fft_forward_ns(const Problem& p, const LinePlans& plans, bool spectra_cac
          cost.weight * n.weight + cost.call + (spectra_cached ? 0 : kPrepareNsPerByte * spectra_bytes(plans));
 }
 
-double fft_backward_ns(const Problem& p, const BackwardPlans& plans, const Wanted& wanted) {
+double fft_backward_ns(const Problem& p, const BackwardPlans& plans) {
   if (!plans.possible()) return kImpossible;
   const FftBackward& cost = kFftBackward[row_of(p.dtype)];
   const Counts n(p);
-  const bool du_l = wanted.any(kX, kWl1, kBl1), du_r = wanted.any(kX, kWr1, kBr1);
-  const LinePlans &in = plans.input, &weight = plans.weight;
-  const double passes = wanted(kX) + 0.5 * (wanted(kWl1) + wanted(kWr1));  // over the map
-  return cost.planned_input *
-             (wanted(kX) * (in.l1.nanoseconds + in.r1.nanoseconds) + du_l * in.l2.nanoseconds + du_r * in.r2.nanoseconds) +
-         cost.planned_weight * (wanted(kWl1) * weight.l1.nanoseconds + wanted(kWr1) * weight.r1.nanoseconds +
-                                wanted(kWl2) * weight.l2.nanoseconds + wanted(kWr2) * weight.r2.nanoseconds) +
-         cost.spectra_byte * spectra_bytes(in) + cost.in * n.in * passes + cost.middle * n.middle + cost.out * n.out +
+  return cost.planned_input * plans.input.nanoseconds() + cost.planned_weight * plans.weight.nanoseconds() +
+         cost.spectra_byte * spectra_bytes(plans.input) + cost.in * n.in * kPasses + cost.middle * n.middle + cost.out * n.out +
          cost.weight * n.weight + cost.call;
 }
 

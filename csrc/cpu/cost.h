@@ -14,16 +14,15 @@
 
 namespace gcn::cpu {
 
-// The four convolutions with the map and the weights in NCHW or channels_last.
+// Backward: all nine gradients. PyTorch's: the four convolutions with the map and the weights in NCHW or channels_last.
 double torch_forward_ns(const Problem& p, bool channels_last);
-// All nine gradients.
 double torch_backward_ns(const Problem& p, bool channels_last);
 
 double direct_forward_ns(const Problem& p);
-double direct_backward_ns(const Problem& p, const Wanted& wanted);
+double direct_backward_ns(const Problem& p);
 
 // Infinite where the frequency domain cannot do the problem.
 double fft_forward_ns(const Problem& p, const LinePlans& plans, bool spectra_cached);
-double fft_backward_ns(const Problem& p, const BackwardPlans& plans, const Wanted& wanted);
+double fft_backward_ns(const Problem& p, const BackwardPlans& plans);
 
 }  // namespace gcn::cpu

@@ -11,6 +11,7 @@
 #include "bias_gradient.h"
 #include "fft/engine.h"
 #include "gcn.h"
+#include "image.h"
 #include "parallel.h"
 #include "spare_memory.h"
 #include "spectra_cache.h"
@@ -23,20 +24,6 @@ fft::Parallel torch_pool() {
             for_each_unit(count, [&](int64_t i) { unit(arg, i); });
           },
           nullptr};
-}
-
-fft::DType engine_dtype(ScalarType dtype) {
-  return dtype == ScalarType::BFloat16 ? fft::DType::kBFloat16
-         : dtype == ScalarType::Half   ? fft::DType::kFloat16
-                                       : fft::DType::kFloat32;
-}
-fft::Image output_image(const Tensor& t) {
-  const Map m = output_map(t);
-  return {m.data, engine_dtype(m.dtype), m.sn, m.sc, m.sh, m.sw};
-}
-fft::ConstImage input_image(const Tensor& t) {
-  const Map m = input_map(t);
-  return {m.data, engine_dtype(m.dtype), m.sn, m.sc, m.sh, m.sw};
 }
 
 enum class Direction { kForward, kInputGradient };

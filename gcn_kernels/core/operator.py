@@ -31,12 +31,12 @@ class Operator:
         backward_schema: of the backward operator.
         results: names for the results of the forward operator, the first of which is y.
         definition: y from the tensors of the forward operator, in their order, and then the options in ``definition_options``.
-        fake: the forward operator for tensors without data: takes what it takes and gives empty results of the right shapes.
+        fake: the forward operator for tensors without data: takes what it takes and gives empty results of the right shapes;
+            None where Python declares the operators, and their shapes with them, rather than the library ``_C``.
         vectors: for every tensor that may be missing, be it optional or not among what the backward operator takes: the tensor
             and the dimension of it that tell its length. Lists go element by element.
         definition_options: names of the options that the definition needs, passed by their names.
         backends: which of ``"cpu"``, ``"cuda"``, ``"triton"`` have kernels for it, besides the definition.
-        compiled: whether the library ``_C`` declares the two operators, rather than Python.
 
     Example:
         >>> from gcn_kernels.gcn.spec import GCN
@@ -48,11 +48,10 @@ class Operator:
     backward_schema: str
     results: tuple[str, ...]
     definition: Callable[..., Tensor]
-    fake: Callable[..., tuple[Tensor, ...] | Tensor]
+    fake: Callable[..., tuple[Tensor, ...] | Tensor] | None = None
     vectors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     definition_options: tuple[str, ...] = ()
     backends: tuple[str, ...] = ("cpu", "cuda", "triton")
-    compiled: bool = True
 
     #: Name of the forward operator, without its namespace, and of the backward operator.
     name: str = field(init=False)
@@ -86,7 +85,7 @@ class Operator:
 
     def register(self) -> None:
         """Attach shapes (fake kernels) and both derivatives to the two operators, which have been declared."""
-        if self.compiled:  # operators declared in Python come with their shapes
+        if self.fake is not None:
             torch.library.register_fake(f"gcn_kernels::{self.name}", self.fake)
             torch.library.register_fake(f"gcn_kernels::{self.backward_name}", self.backward_fake)
         torch.library.register_autograd(f"gcn_kernels::{self.name}", self._backward, setup_context=self._save)

@@ -72,8 +72,6 @@ TRITON_GCN = Operator(
     backward_schema=f"gcn_kernels::triton_gcn_backward({_BACKWARD}, bool allow_tf32) -> {_GRADIENTS}",
     results=("y", "u_l", "u_r"),
     definition=reference.gcn,
-    fake=_fake,
     vectors=_VECTORS,
     backends=("triton",),
-    compiled=False,
 )

@@ -4,6 +4,7 @@ A step keeps everything that its value depends on: what it reads, the modes it w
 tensor, by which a change behind its back is noticed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -55,7 +56,7 @@ class Counter(Protocol):
     fused: int
 
 
-class Step:
+class Step(ABC):
     """One call that waits: a function of ``source`` and of parameters, with no effect but its result.
 
     Attributes:
@@ -82,9 +83,9 @@ class Step:
         source = self.source if isinstance(self.source, Tensor) else self.source.value()
         return (source,)
 
+    @abstractmethod
     def function(self, *inputs: Any) -> Tensor:
         """The step itself, of :attr:`inputs`."""
-        raise NotImplementedError
 
     @property
     def x(self) -> Tensor:

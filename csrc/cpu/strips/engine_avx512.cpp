@@ -1,5 +1,4 @@
-// The engine with vectors of 16 floats. All standard headers come before the target pragma: nothing of theirs may be compiled for
-// this instruction set, since the linker would share it with code that runs elsewhere.
+// The engine with vectors of 16 floats. Standard headers come first: see for_avx512.inl.
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -9,22 +8,9 @@
 #include "engine.h"
 
 #if GCN_FFT_HAVE_X86
-#include <immintrin.h>
-
-#define GCN_FFT_ISA avx512
-#define GCN_FFT_VECTOR_BYTES 64
 #define GCN_STRIPS_MAX_TAPS 11
 #define GCN_STRIPS_POSITIONS 16
 #define GCN_STRIPS_ENGINE kAvx512Engine
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
-#include "engine_isa.inl"
-#pragma clang attribute pop
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
-#include "engine_isa.inl"
-#pragma GCC pop_options
-#endif
+#define GCN_FFT_SOURCE "../strips/engine_isa.inl"
+#include "../fft/for_avx512.inl"
 #endif

@@ -1,5 +1,4 @@
-// The kernels with vectors of 16 floats. All standard headers come before the target pragma: nothing of theirs
-// may be compiled for this instruction set, since the linker would share it with code that runs elsewhere.
+// The kernels with vectors of 16 floats. Standard headers come first: see for_avx512.inl.
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -7,20 +6,7 @@
 #include "kernels.h"
 
 #if GCN_FFT_HAVE_X86
-#include <immintrin.h>
-
-#define GCN_FFT_ISA avx512
-#define GCN_FFT_VECTOR_BYTES 64
 #define GCN_UPSAMPLE_KERNELS kAvx512Kernels
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), apply_to = function)
-#include "kernels_isa.inl"
-#pragma clang attribute pop
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
-#include "kernels_isa.inl"
-#pragma GCC pop_options
-#endif
+#define GCN_FFT_SOURCE "../upsample/kernels_isa.inl"
+#include "../fft/for_avx512.inl"
 #endif

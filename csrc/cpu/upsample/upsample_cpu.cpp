@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../map.h"
+#include "../image.h"
 #include "../parallel.h"
 #include "../spare_memory.h"
 #include "kernels.h"
@@ -26,20 +26,6 @@ constexpr int64_t kForwardColumns = 256, kBackwardColumns = 128;
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, bool channels_last = false) {
   return torch::stable::empty({sizes.begin(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
                               channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
-fft::DType kernel_dtype(ScalarType dtype) {
-  return dtype == ScalarType::BFloat16 ? fft::DType::kBFloat16
-         : dtype == ScalarType::Half   ? fft::DType::kFloat16
-                                       : fft::DType::kFloat32;
-}
-fft::Image output_image(const Tensor& t) {
-  const Map m = output_map(t);
-  return {m.data, kernel_dtype(m.dtype), m.sn, m.sc, m.sh, m.sw};
-}
-fft::ConstImage input_image(const Tensor& t) {
-  const Map m = input_map(t);
-  return {m.data, kernel_dtype(m.dtype), m.sn, m.sc, m.sh, m.sw};
 }
 
 const Kernels* kernels() {
