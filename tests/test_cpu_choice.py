@@ -105,6 +105,17 @@ def test_gradients_of_some_arguments_only(frozen: tuple[str, ...]) -> None:
             torch.testing.assert_close(t.grad, expected[name], rtol=1e-4, atol=1e-4)
 
 
+def test_what_is_remembered_of_inference_is_not_taken_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same shapes, first without a gradient and then with one, and the other way round."""
+    monkeypatch.setattr(choice, "_remembered", {})
+    monkeypatch.setattr(choice, "prefers_torch", lambda x, weights, training: not training)
+    block = make(WIDE, torch.float32)
+    leaves = [t if t is None else t.detach().requires_grad_() for t in block.arguments]
+    for _ in range(2):
+        assert calls(block.arguments) == (0, 4)
+        assert calls(leaves) == (1, 0)
+
+
 def test_one_image_without_a_batch() -> None:
     x, *rest = make(WIDE, torch.float32).arguments
     with torch.no_grad():

@@ -186,11 +186,13 @@ def test_a_compiled_training_step(make: type[Block]) -> None:
 @pytest.mark.usefixtures("fresh_compiler")
 def test_forwards_under_compile() -> None:
     """Contexts, changes in place and everything else that a trace can hold."""
-    for forward in (no_grad, in_place_on_the_input, branch_in_place, sum_in_place, sum_by_method, added_twice, with_a_factor):
+    whole = (no_grad, no_grad_around_one_branch, in_place_on_the_input, in_place_on_the_input_after_the_sum, branch_in_place)
+    for forward in (*whole, sum_in_place, sum_by_method, added_twice, with_a_factor):
         plain, model = pair(type("Own", (Block,), {"forward": forward, "__module__": __name__}))
         for m, run in ((plain, plain), (model, torch.compile(model, backend="aot_eager"))):
-            y = run(X)
-            m.seen = [y.detach()]
+            found = run(X)
+            y, *others = found if isinstance(found, tuple) else (found,)
+            m.seen = [y.detach(), *others]
             if y.requires_grad:
                 y.square().sum().backward()
                 m.seen += [p.grad for p in m.parameters() if p.grad is not None]
@@ -222,11 +224,25 @@ def inference(m: Any, x: Tensor) -> Any:
     return left.clone() + m.right(x)
 
 
+def no_grad_around_one_branch(m: Any, x: Tensor) -> Any:
+    with torch.no_grad():
+        left = m.left(x)
+    return left + m.right(x)
+
+
 def in_place_on_the_input(m: Any, x: Tensor) -> Any:
     x = x * 1
     left = m.left(x)
     x.relu_()
     return left.detach() + m.right(x).detach()
+
+
+def in_place_on_the_input_after_the_sum(m: Any, x: Tensor) -> Any:
+    x = x.detach() * 1
+    left = m.left(x)
+    y = F.relu(left + m.right(x))
+    x.mul_(2)
+    return y.detach(), left.detach()
 
 
 def in_place_on_a_weight(m: Any, x: Tensor) -> Any:
@@ -349,9 +365,11 @@ def shared_convolution(m: Any, x: Tensor) -> Any:
 FORWARDS = [
     no_grad,
     no_grad_around_the_branches,
+    no_grad_around_one_branch,
     autocast,
     inference,
     in_place_on_the_input,
+    in_place_on_the_input_after_the_sum,
     in_place_on_a_weight,
     weight_replaced,
     custom_function,

@@ -123,7 +123,6 @@ class Operator:
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         everything = (*inputs, output) if len(self.results) == 1 else (*inputs, *output)
-        ctx.empty_lists = [isinstance(t, (list, tuple)) and not t for t in inputs[: len(self.tensors)]]
         ctx.mark_non_differentiable(*everything[len(inputs) + 1 :])
         ctx.set_materialize_grads(False)
         values = [everything[place] for place in self._saved_places]
@@ -152,8 +151,7 @@ class Operator:
         return [g if need else None for g, need in zip(found, needed, strict=True)]
 
     def _backward(self, ctx: Any, dy: Tensor | None, *_: None) -> tuple[Any, ...]:
-        # Autograd answers for an empty list as it does for a tensor.
-        needs = [[] if empty else need for need, empty in zip(ctx.needs_input_grad, ctx.empty_lists, strict=False)]
+        needs = ctx.needs_input_grad[: len(self.tensors)]
         gradients = iter(self._gradients(ctx, dy, _flatten(needs)))
         return (*_like(needs, gradients), *(None for _ in self.options))
 
