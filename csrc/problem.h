@@ -18,7 +18,7 @@
 #include <optional>
 #include <vector>
 
-#include "checks.h"
+#include "dtype.h"
 
 namespace gcn {
 
@@ -89,8 +89,7 @@ inline void check_bias(const char* name, const std::optional<Tensor>& b, const T
 inline Problem make_problem(const Tensor& x, const Weights& w) {
   check(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
   const ScalarType dtype = x.scalar_type();
-  check(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-        "x: expected float32, float64, bfloat16 or float16");
+  check_dtype(dtype);
   const int64_t c = x.size(1);
   check_weight("w_l1", w.l1, x, c, 2);
   check_weight("w_r1", w.r1, x, c, 3);

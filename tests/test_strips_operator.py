@@ -62,6 +62,8 @@ def test_operator_refuses_what_the_python_side_would_not_send() -> None:
         "channels": (x[:, 1:], weights, biases, lengths, dilations, biased),
         "dtype": (x, [w.double() for w in weights], biases, lengths, dilations, biased),
         "even k": (x, [w[:, :, 1:] if w.shape[2] > 1 else w for w in weights], biases, lengths, dilations, biased),
+        "integers": (x.to(torch.int8), [w.to(torch.int8) for w in weights], biases, lengths, dilations, biased),
+        "huge lengths": (x, weights, biases, [2**63 - 1, 2**63 - 1], dilations, biased),
         "lengths": (x, weights, biases, [1], dilations, biased),
         "no steps": (x, weights, biases, [*lengths, 0], dilations, biased),
         "dilations": (x, weights, biases, lengths, dilations[1:], biased),

@@ -10,7 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../../checks.h"
+#include "../../dtype.h"
 #include "../map.h"
 #include "../parallel.h"
 #include "engine.h"
@@ -29,16 +29,14 @@ Form read_form(const Tensor& x, const std::vector<Tensor>& weights, const std::v
                const Ints& dilations, const Ints& biased, bool stem, bool skip) {
   check(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
   check(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, "x: expected C, H and W of at least 1, only the batch may be empty");
-  const ScalarType dtype = x.scalar_type();
-  check(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-        "x: expected float32, float64, bfloat16 or float16");
+  check_dtype(x.scalar_type());
   Form form{{}, lengths, stem, skip};
+  const int64_t count = static_cast<int64_t>(weights.size());
   int64_t steps = stem;
   for (const int64_t length : lengths) {
-    check(length > 0, "lengths: expected at least one step in every branch");
+    check(length > 0 && length <= count, "lengths: expected from 1 to ", count, " steps in every branch");
     steps += length;
   }
-  const int64_t count = static_cast<int64_t>(weights.size());
   check(!lengths.empty() && steps == count && static_cast<int64_t>(dilations.size()) == 2 * count &&
             static_cast<int64_t>(biased.size()) == count,
         "expected lengths, dilations and biased for ", count, " weights");

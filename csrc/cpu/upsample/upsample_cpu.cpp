@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../../dtype.h"
 #include "../image.h"
 #include "../parallel.h"
 #include "../spare_memory.h"
@@ -51,19 +52,19 @@ void with_arithmetic(ScalarType dtype, const F& f) {
 // Users meet the checks of gcn_kernels/upsample/functional.py, which explain themselves; the ones here only keep a direct call of
 // the registered operators from reading out of bounds.
 Sizes sizes_of(const Tensor& x, const Tensor& weight) {
-  STD_TORCH_CHECK(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) == 4 && weight.size(3) == 4,
-                  "weight: expected [C, O, 4, 4] with the channels C = ", x.size(1), " of x");
-  STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type() && weight.device() == x.device(),
-                  "weight: expected the dtype and device of x");
+  check(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
+  check_dtype(x.scalar_type());
+  check(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) == 4 && weight.size(3) == 4,
+        "weight: expected [C, O, 4, 4] with the channels C = ", x.size(1), " of x");
+  check(weight.scalar_type() == x.scalar_type() && weight.device() == x.device(), "weight: expected the dtype and device of x");
   return {x.size(0), x.size(1), weight.size(1), x.size(2), x.size(3)};
 }
 
 Tensor upsample(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last) {
   const Sizes s = sizes_of(x, weight);
-  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == s.o && bias->scalar_type() == x.scalar_type() &&
-                            bias->device() == x.device()),
-                  "bias: expected [", s.o, "] with the dtype and device of x");
+  check(!bias ||
+            (bias->dim() == 1 && bias->size(0) == s.o && bias->scalar_type() == x.scalar_type() && bias->device() == x.device()),
+        "bias: expected [", s.o, "] with the dtype and device of x");
   const Tensor y = new_tensor(x, {s.n, s.o, 2 * s.h, 2 * s.w}, channels_last);
   if (y.numel() == 0) return y;
   if (is_plain(x)) {
@@ -122,9 +123,9 @@ void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const T
 
 std::tuple<Tensor, Tensor, Tensor> upsample_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, int64_t wanted) {
   const Sizes s = sizes_of(x, weight);
-  STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == s.n && dy.size(1) == s.o && dy.size(2) == 2 * s.h && dy.size(3) == 2 * s.w &&
-                      dy.scalar_type() == x.scalar_type() && dy.device() == x.device(),
-                  "dy: expected [N, O, 2H, 2W] in the dtype and on the device of x");
+  check(dy.dim() == 4 && dy.size(0) == s.n && dy.size(1) == s.o && dy.size(2) == 2 * s.h && dy.size(3) == 2 * s.w &&
+            dy.scalar_type() == x.scalar_type() && dy.device() == x.device(),
+        "dy: expected [N, O, 2H, 2W] in the dtype and on the device of x");
   const bool want_x = wanted & 1, want_w = wanted & 2, want_b = wanted & 4;
   const Tensor dx = want_x ? torch::stable::empty_like(x) : new_tensor(x, {0});
   const Tensor dw = want_w ? torch::stable::empty_like(weight) : new_tensor(x, {0});
