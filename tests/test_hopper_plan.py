@@ -63,6 +63,13 @@ def test_what_they_leave_to_the_portable_kernels_has_a_reason(changes: dict, say
     assert "first_stage" in kernels(plan)
 
 
+def test_pixels_that_are_no_whole_pieces_are_left_to_the_portable_kernels() -> None:
+    """12 channels are 24 bytes; that a row of 10 pixels is 240, a multiple of 16, does not help."""
+    plan = info.plan(12, 5, (13, 10), 7, channels_last=True, backward=True, generation="hopper")
+    assert "hopper_input_grad" not in kernels(plan)
+    assert "in whole pieces of 16 bytes" in plan["why_portable"]
+
+
 def test_names_of_generations() -> None:
     with pytest.raises(ValueError, match="expected portable, hopper, auto"):
         info.plan(64, 5, (9, 17), generation="ampere")

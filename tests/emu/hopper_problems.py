@@ -44,7 +44,10 @@ FORWARD = (
 
 #: So many channels of x that a block takes 256 of them.
 MANY = Case("many-channels", n=1, c=264, h=24, w=8, mid_l=7, mid_r=17, out=3, k=(5, 3, 9, 3))
+#: Rows of x are whole pieces of 16 bytes, pixels are not: its gradient is left to the portable kernel.
+HALF_AN_OCTET = Case("half-an-octet", n=1, c=12, h=9, w=10, mid_l=5, mid_r=3, out=6, k=square(5))
 BACKWARD = (
+    EmulatedCase(HALF_AN_OCTET, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",)),
     EmulatedCase(THREE_TILES, "bfloat16", "channels_last", "hopper-2"),
     EmulatedCase(OVERHANG, "half", "unaligned", "hopper"),

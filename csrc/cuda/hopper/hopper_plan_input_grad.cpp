@@ -61,7 +61,10 @@ void size_input_grad(const Sizes& s, const LineConvPlan& l, int outputs, HopperI
 std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, const LineConvPlan& l, HopperInputGradPlan& h) {
   if (!gpu.hopper) return kNotHere;
   if (math != Math::kHalf && math != Math::kBFloat16) return "the input gradient takes bfloat16 and float16";
-  if (l.out.c != 1 || !l.vector) return "the input gradient is written as channels_last, in whole pieces of 16 bytes";
+  // kRows has whole pieces, but not in every pixel.
+  if (l.order != LineOrder::kOutputs || !l.vector) {
+    return "the input gradient is written as channels_last, in whole pieces of 16 bytes";
+  }
   double quickest = std::numeric_limits<double>::infinity();
   for (int outputs : {256, 128}) {
     if (!allowed(gpu.overrides.input_grad_channels, outputs)) continue;
