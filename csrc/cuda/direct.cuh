@@ -42,10 +42,11 @@ __global__ void __launch_bounds__(kDirectThreads) direct_conv_kernel(GCN_PARAMS 
       const int64_t step = t.axis == 0 ? t.map.stride_h : t.map.stride_w;
       const E* here = map_at<E>(t.map, n, h, w);
       for (int input = 0; input < t.inputs; ++input) {
-        const E* weights = static_cast<const E*>(t.weights) + (o * t.stride_o + input * t.stride_i);
+        const auto& of = t.weights;
+        const E* weights = static_cast<const E*>(of.data) + (o * of.output_stride + input * of.input_stride);
         A of_input = 0;
         for (int tap = max(0, radius - at); tap < min(t.kernel, length - at + radius); ++tap) {
-          const E weight = weights[t.flip ? t.kernel - 1 - tap : tap];
+          const E weight = weights[(t.flip ? t.kernel - 1 - tap : tap) * of.tap_stride];
           of_input += A(to_float(here[input * t.map.stride_c + (tap - radius) * step])) * to_float(weight);
         }
         sum += of_input;
@@ -79,8 +80,9 @@ __global__ void __launch_bounds__(kDirectThreads) direct_weight_grad_kernel(GCN_
     }
     sum = sum_over_threads(sum, sums, kDirectThreads, 1);
     if (threadIdx.x == 0) {
-      const int64_t to = a * p.stride_a + b * p.stride_b + (p.flip ? p.kernel - 1 - tap : tap);
-      static_cast<E*>(p.out)[to] = from_float<E>(sum);
+      const auto& out = p.out;
+      const int64_t to = a * out.output_stride + b * out.input_stride + (p.flip ? p.kernel - 1 - tap : tap) * out.tap_stride;
+      static_cast<E*>(out.data)[to] = from_float<E>(sum);
     }
   }
 }

@@ -43,8 +43,7 @@ PackMap pack_map(const Sizes& s, const void* from, const Strides& strides, int64
 // --- line convolutions ---------------------------------------------------------------------------------------------------------
 
 struct LineWeights {
-  const void* data;
-  int64_t stride_o, stride_i;
+  StridedWeights weights;
   int64_t inputs;
   bool flip;
 };
@@ -54,7 +53,7 @@ PackLineWeights pack_line_weights(const LineConvPlan& l, const LineWeights* weig
   for (size_t i = 0; i < l.terms.size(); ++i) {
     const auto& t = l.terms[i];
     const LineWeights& w = weights[i];
-    p.term[i] = {w.data, w.stride_o, w.stride_i, int(w.inputs), t.channels, t.taps.kernel, t.taps.skipped, t.taps.taps, w.flip};
+    p.term[i] = {w.weights, int(w.inputs), t.channels, t.taps.kernel, t.taps.skipped, t.taps.taps, w.flip};
   }
   p.to = to;
   p.terms = int(l.terms.size());
@@ -108,17 +107,14 @@ WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, con
 
 StridedMap strided(const void* data, const Strides& s) { return {data, s.n, s.c, s.h, s.w}; }
 
-struct FinishTo {
-  void* out;
-  int64_t stride_a, stride_b;  // as in FinishWeightGrad
-  bool flip;
-};
-
-FinishWeightGrad finish_job(const WeightGradPlan& g, int branch, const void* partial, int64_t channels_b, const FinishTo& to) {
+// `out`: as FinishWeightGrad has it.
+FinishWeightGrad finish_job(const WeightGradPlan& g, int branch, const void* partial, int64_t channels_b,
+                            const StridedWeightGrad& out, bool flip) {
   const auto& of = g.branch[branch];
   FinishWeightGrad j{};
   j.partial = static_cast<const float*>(partial);
-  j.out = to.out, j.stride_a = to.stride_a, j.stride_b = to.stride_b, j.flip = to.flip;
+  j.out = out, j.flip = flip;
+  j.taps_follow = out.tap_stride <= out.output_stride;
   j.splits = g.splits, j.blocks_per_row = g.blocks_per_row, j.first_block = of.first_block;
   j.channels_a = g.channels, j.channels_b = int(channels_b);
   j.taps = of.taps.taps, j.skipped = of.taps.skipped, j.kernel = of.taps.kernel;
@@ -137,7 +133,7 @@ DirectConv direct_conv_params(const Sizes& s, void* out, const Strides& strides,
 }
 
 void add_term(DirectConv& d, const StridedMap& map, const LineWeights& w, int64_t kernel, int axis, const void* bias) {
-  d.term[d.terms++] = {map, w.data, w.stride_o, w.stride_i, int(w.inputs), int(kernel), axis, w.flip, bias};
+  d.term[d.terms++] = {map, w.weights, int(w.inputs), int(kernel), axis, w.flip, bias};
 }
 
 void direct_forward(const ForwardPlan& plan, const ForwardTensors& t, Chain& chain) {
@@ -145,18 +141,19 @@ void direct_forward(const ForwardPlan& plan, const ForwardTensors& t, Chain& cha
   const StridedMap x = strided(t.x, plan.x_strides);
   struct First {
     void* u;
-    const void *w, *b;
+    StridedWeights w;
+    const void* b;
     int64_t mid, kernel;
     int axis;
   };
   for (const First& f : {First{t.u_l, t.w_l1, t.b_l1, s.m_l, s.k1, 0}, First{t.u_r, t.w_r1, t.b_r1, s.m_r, s.k3, 1}}) {
     DirectConv d = direct_conv_params(s, f.u, padded_strides(s, padded(f.mid)), f.mid, padded(f.mid));
-    add_term(d, x, {f.w, s.c * f.kernel, f.kernel, s.c, false}, f.kernel, f.axis, f.b);
+    add_term(d, x, {f.w, s.c, false}, f.kernel, f.axis, f.b);
     chain.then("direct_conv", [&](Stream stream) { return direct_conv(plan.math, d, stream); });
   }
   DirectConv d = direct_conv_params(s, t.y, plan.y_strides, s.o, s.o);
-  add_term(d, strided(t.u_l, padded_strides(s, padded(s.m_l))), {t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, s.k2, 1, t.b_l2);
-  add_term(d, strided(t.u_r, padded_strides(s, padded(s.m_r))), {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}, s.k4, 0, t.b_r2);
+  add_term(d, strided(t.u_l, padded_strides(s, padded(s.m_l))), {t.w_l2, s.m_l, false}, s.k2, 1, t.b_l2);
+  add_term(d, strided(t.u_r, padded_strides(s, padded(s.m_r))), {t.w_r2, s.m_r, false}, s.k4, 0, t.b_r2);
   chain.then("direct_conv", [&](Stream stream) { return direct_conv(plan.math, d, stream); });
 }
 
@@ -165,21 +162,21 @@ void direct_weight_grads(const BackwardPlan& plan, const BackwardTensors& t, con
   const Strides dy_strides = padded_strides(s, padded(s.o));
   const Strides u_strides[2] = {padded_strides(s, padded(s.m_l)), padded_strides(s, padded(s.m_r))};
   const int64_t mid[2] = {s.m_l, s.m_r}, first_k[2] = {s.k1, s.k3}, second_k[2] = {s.k2, s.k4};
-  void* const first_out[2] = {plan.wanted.w_l1 ? t.dw_l1 : nullptr, plan.wanted.w_r1 ? t.dw_r1 : nullptr};
-  void* const second_out[2] = {plan.wanted.w_l2 ? t.dw_l2 : nullptr, plan.wanted.w_r2 ? t.dw_r2 : nullptr};
+  const bool first_wanted[2] = {plan.wanted.w_l1, plan.wanted.w_r1}, second_wanted[2] = {plan.wanted.w_l2, plan.wanted.w_r2};
+  const StridedWeightGrad first_out[2] = {t.dw_l1, t.dw_r1}, second_out[2] = {t.dw_l2, t.dw_r2};
   const void* const u[2] = {t.u_l, t.u_r};
   for (int i = 0; i < 2; ++i) {
     DirectWeightGrad d{};
     d.n = int(s.n), d.h = int(s.h), d.w = int(s.w);
-    if (first_out[i]) {  // w[m, c, t]: a is c, b is m
+    if (first_wanted[i]) {  // w[m, c, t]: a is c, b is m
       d.a = strided(t.x, plan.x_strides), d.b = strided(du[i], u_strides[i]);
-      d.out = first_out[i], d.stride_a = first_k[i], d.stride_b = s.c * first_k[i];
+      d.out = first_out[i].turned();
       d.channels_a = int(s.c), d.channels_b = int(mid[i]), d.kernel = int(first_k[i]), d.axis = i, d.flip = true;
       chain.then("direct_weight_grad", [&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
     }
-    if (second_out[i]) {  // w[o, m, t]: a is o, b is m
+    if (second_wanted[i]) {  // w[o, m, t]: a is o, b is m
       d.a = strided(dy, dy_strides), d.b = strided(u[i], u_strides[i]);
-      d.out = second_out[i], d.stride_a = mid[i] * second_k[i], d.stride_b = second_k[i];
+      d.out = second_out[i];
       d.channels_a = int(s.o), d.channels_b = int(mid[i]), d.kernel = int(second_k[i]), d.axis = 1 - i, d.flip = false;
       chain.then("direct_weight_grad", [&](Stream stream) { return direct_weight_grad(plan.math, d, stream); });
     }
@@ -196,7 +193,7 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   }
   const Sizes& s = plan.sizes;
   const FirstStagePlan& f = plan.first;
-  const void* const first_weights[2] = {t.w_l1, t.w_r1};
+  const StridedWeights first_weights[2] = {t.w_l1, t.w_r1};
   const void* const first_bias[2] = {t.b_l1, t.b_r1};
   void* const u[2] = {t.u_l, t.u_r};
 
@@ -219,7 +216,7 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
                                    f.k_blocks,
                                    plan.hopper.first.used};
   }
-  const LineWeights second[2] = {{t.w_l2, s.m_l * s.k2, s.k2, s.m_l, false}, {t.w_r2, s.m_r * s.k4, s.k4, s.m_r, false}};
+  const LineWeights second[2] = {{t.w_l2, s.m_l, false}, {t.w_r2, s.m_r, false}};
   packs.line[packs.lines++] = pack_line_weights(plan.second, second, at(workspace, plan.second_at));
   chain.then("prepare", [&](Stream q) { return prepare(plan.math, packs, q); });
 
@@ -281,8 +278,8 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
   void* const du[2] = {at(workspace, plan.du_at[0]), at(workspace, plan.du_at[1])};
   const Strides mid_strides[2] = {padded_strides(s, padded(s.m_l)), padded_strides(s, padded(s.m_r))};
   // Weights as the input gradients see them: outputs and inputs change places, taps run backwards.
-  const LineWeights second[2] = {{t.w_l2, s.k2, s.m_l * s.k2, s.o, true}, {t.w_r2, s.k4, s.m_r * s.k4, s.o, true}};
-  const LineWeights first[2] = {{t.w_l1, s.k1, s.c * s.k1, s.m_l, true}, {t.w_r1, s.k3, s.c * s.k3, s.m_r, true}};
+  const LineWeights second[2] = {{t.w_l2.turned(), s.o, true}, {t.w_r2.turned(), s.o, true}};
+  const LineWeights first[2] = {{t.w_l1.turned(), s.m_l, true}, {t.w_r1.turned(), s.m_r, true}};
   void* sums[3];
   for (int i = 0; i < 3; ++i) sums[i] = plan.sums[i].wanted ? at(workspace, plan.sums[i].at) : nullptr;
   const bool first_weights = wanted.w_l1 || wanted.w_r1, second_weights = wanted.w_l2 || wanted.w_r2;
@@ -350,14 +347,8 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
         if (h.used) return hopper_weight_grad(plan.math, hopper_weight_grad_params(plan, p), h.blocks, h.shared_bytes, q);
         return weight_grad(plan.math, plan.source.channels_last, plan.first.column_blocks, p, plan.first.shared_bytes, q);
       });
-      if (wanted.w_l1) {
-        const FinishTo to{t.dw_l1, s.k1, s.c * s.k1, true};
-        end.weight[end.weights++] = finish_job(plan.first, 0, partial, s.m_l, to);
-      }
-      if (wanted.w_r1) {
-        const FinishTo to{t.dw_r1, s.k3, s.c * s.k3, true};
-        end.weight[end.weights++] = finish_job(plan.first, 1, partial, s.m_r, to);
-      }
+      if (wanted.w_l1) end.weight[end.weights++] = finish_job(plan.first, 0, partial, s.m_l, t.dw_l1.turned(), true);
+      if (wanted.w_r1) end.weight[end.weights++] = finish_job(plan.first, 1, partial, s.m_r, t.dw_r1.turned(), true);
     }
     if (second_weights) {
       if (!narrow) {
@@ -365,14 +356,8 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
           return weight_grad(plan.math, true, plan.second.column_blocks, both.dw, plan.second.shared_bytes, q);
         });
       }
-      if (wanted.w_l2) {
-        const FinishTo to{t.dw_l2, s.m_l * s.k2, s.k2, false};
-        end.weight[end.weights++] = finish_job(plan.second, 0, second_partial, s.m_l, to);
-      }
-      if (wanted.w_r2) {
-        const FinishTo to{t.dw_r2, s.m_r * s.k4, s.k4, false};
-        end.weight[end.weights++] = finish_job(plan.second, 1, second_partial, s.m_r, to);
-      }
+      if (wanted.w_l2) end.weight[end.weights++] = finish_job(plan.second, 0, second_partial, s.m_l, t.dw_l2, false);
+      if (wanted.w_r2) end.weight[end.weights++] = finish_job(plan.second, 1, second_partial, s.m_r, t.dw_r2, false);
     }
   } else {
     const StridedMap dy_map = strided(dy, padded_strides(s, padded(s.o)));

@@ -1,25 +1,26 @@
 // Runs a plan: pointers in, launches out. Needs no PyTorch.
 #pragma once
 
+#include "kernels.h"
 #include "plan.h"
 
 namespace gcn::cuda {
 
-// Weights are contiguous; x and y have the strides that the plan was made for. u_l and u_r are padded maps
+// x and y have the strides that the plan was made for, weights any. u_l and u_r are padded maps
 // [N, H, W, padded(M)] of x's type. A null bias is no bias.
 struct ForwardTensors {
   const void* x;
-  const void *w_l1, *w_l2, *w_r1, *w_r2;
+  StridedWeights w_l1, w_l2, w_r1, w_r2;
   const void *b_l1, *b_l2, *b_r1, *b_r2;
   void *y, *u_l, *u_r;
 };
 
-// Gradients of weights and biases are contiguous; one that was not wanted may be null.
+// Gradients of biases are contiguous; one that was not wanted may be null.
 struct BackwardTensors {
   const void *dy, *x, *u_l, *u_r;
-  const void *w_l1, *w_l2, *w_r1, *w_r2;
+  StridedWeights w_l1, w_l2, w_r1, w_r2;
   void* dx;
-  void *dw_l1, *dw_l2, *dw_r1, *dw_r2;
+  StridedWeightGrad dw_l1, dw_l2, dw_r1, dw_r2;
   void *db_l1, *db_l2, *db_r1, *db_r2;
 };
 

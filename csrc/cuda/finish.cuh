@@ -4,10 +4,11 @@
 //   weight    dW[a, b, t] = sum over splits of partial[split][a][column of (b, t)]     of weight_grad.cuh
 //   bias      db[c]       = sum over parts of partial[c][part]    of prepare.cuh (dy) and line_conv.cuh (du); a block each
 //
-// A block of the first kind has one octet of b and some neighbours in the order of (a, t). Partial sums have the octet fastest,
-// gradients never: a thread adds half an octet, 16 bytes of each split, shared memory turns the sums round, and neighbouring
-// threads write neighbouring taps. Many splits are shared out among the threads. Bound by reading the parts, which the launches
-// before have just left in L2: with kAtOnce loads in flight a thread, an SM has more than 100 KB on their way.
+// A block of the first kind has one octet of b and some neighbours in the order of (a, t), or of (t, a) where that is the order
+// of the gradient's memory. Partial sums have the octet fastest, gradients seldom: a thread adds half an octet, 16 bytes of each
+// split, shared memory turns the sums round, and neighbouring threads write neighbours. Many splits are shared out among the
+// threads. Bound by reading the parts, which the launches before have just left in L2: with kAtOnce loads in flight a thread, an
+// SM has more than 100 KB on their way.
 #pragma once
 
 #include "block_sum.cuh"
@@ -62,17 +63,22 @@ GCN_DEVICE void finish_weight(const FinishWeightGrad& j, unsigned block, unsigne
   float* sums = reinterpret_cast<float*>(shared);  // [share][position][octet]
   const FinishShape shape = finish_shape(j.splits);
   const int tid = int(threadIdx.x), positions = 1 << shape.log_positions, shares = 1 << shape.log_shares;
-  const unsigned tiles = finish_tiles(j, shape.log_positions), octet = block / tiles, kernel = unsigned(j.kernel);
+  const unsigned tiles = finish_tiles(j, shape.log_positions), octet = block / tiles;
   // Positions are in the order of memory. As 32 bytes of each partial sum they are fewer than 2^32 on any GPU.
   const unsigned first = block % tiles << shape.log_positions, end = unsigned(finish_positions(j));
-  const auto tap_at = [&](unsigned position) {
-    const int at = int(position % kernel);
-    return j.flip ? j.kernel - 1 - at : at;
+  const unsigned fastest = unsigned(j.taps_follow ? j.kernel : j.channels_a);
+  struct Element {
+    int a, tap;
+  };
+  const auto element_at = [&](unsigned position) {
+    const int slow = int(position / fastest), fast = int(position % fastest);
+    return j.taps_follow ? Element{slow, fast} : Element{fast, slow};
   };
 
   {
-    const unsigned position = first + (tid / 2 & (positions - 1)), a = position / kernel;
-    const int packed_tap = tap_at(position) - j.skipped, share = tid / 2 >> shape.log_positions;
+    const unsigned position = first + (tid / 2 & (positions - 1));
+    const auto [a, tap] = element_at(position);
+    const int packed_tap = (j.flip ? j.kernel - 1 - tap : tap) - j.skipped, share = tid / 2 >> shape.log_positions;
     float4 sum = make_float4(0, 0, 0, 0);  // taps that only ever touch the padding have no gradient
     if (position < end && packed_tap >= 0 && packed_tap < j.taps) {
       const int64_t of_split = int64_t(j.channels_a) * j.blocks_per_row;
@@ -88,12 +94,12 @@ GCN_DEVICE void finish_weight(const FinishWeightGrad& j, unsigned block, unsigne
   const int at = tid & (positions - 1), first_b = int(octet) * kOctet;
   const unsigned position = first + at;
   if (position >= end) return;
-  const int a = int(position / kernel);
-  E* to = static_cast<E*>(j.out) + a * j.stride_a + position % kernel;
+  const auto [a, tap] = element_at(position);
+  E* to = static_cast<E*>(j.out.data) + (a * j.out.output_stride + tap * j.out.tap_stride);
   for (int i = tid >> shape.log_positions; i < min(kOctet, j.channels_b - first_b); i += kThreads >> shape.log_positions) {
     float sum = 0;
     for (int share = 0; share < shares; ++share) sum += load_shared(sums + (share * positions + at) * kSumRow + i);
-    to[(first_b + i) * j.stride_b] = from_float<E>(sum);
+    to[(first_b + i) * j.out.input_stride] = from_float<E>(sum);
   }
 }
 

@@ -218,7 +218,8 @@ Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::co
 
 std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
 
-Weights dense(const Weights& w) { return {dense(w.l1), dense(w.l2), dense(w.r1), dense(w.r2)}; }
+// Their taps are along dimension 2 in k x 1 convolutions, along dimension 3 in 1 x k ones.
+StridedWeights weights_of(const Tensor& w, int taps) { return {w.const_data_ptr(), w.stride(0), w.stride(1), w.stride(taps)}; }
 
 const void* data_or_null(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
@@ -250,12 +251,11 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   const std::shared_ptr<const ForwardPlan> plan =
       plans.get(key, [&] { return plan_forward(sizes, math, x_layout, y_layout.strides, y_layout.aligned, place.gpu()); });
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
-  const Weights w = dense(Weights{w_l1, w_l2, w_r1, w_r2});
   const std::optional<Tensor> bias_l1 = dense(b_l1), bias_l2 = dense(b_l2), bias_r1 = dense(b_r1), bias_r2 = dense(b_r2);
   ForwardTensors t = {};
   t.x = x.const_data_ptr();
-  t.w_l1 = w.l1.const_data_ptr(), t.w_l2 = w.l2.const_data_ptr();
-  t.w_r1 = w.r1.const_data_ptr(), t.w_r2 = w.r2.const_data_ptr();
+  t.w_l1 = weights_of(w_l1, 2), t.w_l2 = weights_of(w_l2, 3);
+  t.w_r1 = weights_of(w_r1, 3), t.w_r2 = weights_of(w_r2, 2);
   t.b_l1 = data_or_null(bias_l1), t.b_l2 = data_or_null(bias_l2);
   t.b_r1 = data_or_null(bias_r1), t.b_r2 = data_or_null(bias_r2);
   t.y = y.mutable_data_ptr(), t.u_l = u_l.mutable_data_ptr(), t.u_r = u_r.mutable_data_ptr();
@@ -266,13 +266,13 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
 // The gradients in the order of the operator's results, which is that of the bits of `wanted`.
 enum Gradient { kX, kWl1, kWl2, kWr1, kWr2, kBl1, kBl2, kBr1, kBr2, kGradients };
 
-// Gradients of x and the weights have the strides that empty_like gives them; the kernels write those of weights dense.
+// Gradients of x and the weights have the strides that empty_like gives them.
 class Gradients {
  public:
   Gradients(const Tensor& x, const Weights& w, const Problem& p, int64_t wanted) : wanted_(wanted) {
     const Tensor like[] = {x, w.l1, w.l2, w.r1, w.r2};
     const int64_t bias_sizes[] = {p.m_l, p.o, p.m_r, p.o};
-    results_.reserve(kGradients), written_.reserve(kGradients);
+    results_.reserve(kGradients);
     for (int i = 0; i < kGradients; ++i) {
       if (!is_wanted(i)) {
         results_.push_back(new_dense(x, {0}));
@@ -281,8 +281,6 @@ class Gradients {
       } else {
         results_.push_back(new_dense(x, {bias_sizes[i - kBl1]}));
       }
-      const bool as_it_is = !is_wanted(i) || i == kX || results_[i].is_contiguous();
-      written_.push_back(as_it_is ? results_[i] : torch::stable::new_empty(x, results_[i].sizes(), p.dtype));
     }
   }
 
@@ -292,15 +290,14 @@ class Gradients {
     return {is(kX), is(kWl1), is(kWl2), is(kWr1), is(kWr2), is(kBl1), is(kBl2), is(kBr1), is(kBr2)};
   }
   const Tensor& x() const { return results_[kX]; }
-  void* data(Gradient g) const { return is_wanted(g) ? written_[g].mutable_data_ptr() : nullptr; }
+  void* data(Gradient g) const { return is_wanted(g) ? results_[g].mutable_data_ptr() : nullptr; }
+  StridedWeightGrad weights(Gradient g, int taps) const {
+    const Tensor& w = results_[g];
+    return is_wanted(g) ? StridedWeightGrad{w.mutable_data_ptr(), w.stride(0), w.stride(1), w.stride(taps)} : StridedWeightGrad{};
+  }
 
   void zero() {
     for (Tensor& result : results_) torch::stable::zero_(result);
-  }
-  void finish() {
-    for (int i = 0; i < kGradients; ++i) {
-      if (written_[i].get() != results_[i].get()) torch::stable::copy_(results_[i], written_[i]);
-    }
   }
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> results() const {
     const auto& r = results_;
@@ -309,7 +306,7 @@ class Gradients {
 
  private:
   int64_t wanted_;
-  std::vector<Tensor> results_, written_;
+  std::vector<Tensor> results_;
 };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gcn_backward(
@@ -340,19 +337,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
   const std::shared_ptr<const BackwardPlan> plan =
       plans.get(key, [&] { return plan_backward(sizes, math, x_layout, dy_strides, dx, gradients.wanted(), place.gpu()); });
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
-  const Weights w = dense(given);
   BackwardTensors t = {};
   t.dy = dy.const_data_ptr(), t.x = x.const_data_ptr();
   t.u_l = u_l.const_data_ptr(), t.u_r = u_r.const_data_ptr();
-  t.w_l1 = w.l1.const_data_ptr(), t.w_l2 = w.l2.const_data_ptr();
-  t.w_r1 = w.r1.const_data_ptr(), t.w_r2 = w.r2.const_data_ptr();
+  t.w_l1 = weights_of(w_l1, 2), t.w_l2 = weights_of(w_l2, 3);
+  t.w_r1 = weights_of(w_r1, 3), t.w_r2 = weights_of(w_r2, 2);
   t.dx = gradients.data(kX);
-  t.dw_l1 = gradients.data(kWl1), t.dw_l2 = gradients.data(kWl2);
-  t.dw_r1 = gradients.data(kWr1), t.dw_r2 = gradients.data(kWr2);
+  t.dw_l1 = gradients.weights(kWl1, 2), t.dw_l2 = gradients.weights(kWl2, 3);
+  t.dw_r1 = gradients.weights(kWr1, 3), t.dw_r2 = gradients.weights(kWr2, 2);
   t.db_l1 = gradients.data(kBl1), t.db_l2 = gradients.data(kBl2);
   t.db_r1 = gradients.data(kBr1), t.db_r2 = gradients.data(kBr2);
   check_launches(run_backward(*plan, t, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::gcn_backward");
-  gradients.finish();
   return gradients.results();
 }
 

@@ -28,6 +28,19 @@ struct StridedMap {
   int64_t stride_n, stride_c, stride_h, stride_w;
 };
 
+// Weights: element (output channel, input channel, tap) at data[output * output_stride + input * input_stride + tap *
+// tap_stride].
+template <class Pointer>
+struct WeightsAt {
+  Pointer data;
+  int64_t output_stride, input_stride, tap_stride;
+
+  // As the gradient of their input sees them: outputs and inputs change places.
+  WeightsAt turned() const { return {data, input_stride, output_stride, tap_stride}; }
+};
+using StridedWeights = WeightsAt<const void*>;
+using StridedWeightGrad = WeightsAt<void*>;
+
 // --- prepare: copies into the layouts that the kernels below read ---------------------------------------------------------
 
 // Any strided map -> padded map, and the sums of its channels over the pixels, which are bias gradients.
@@ -40,9 +53,9 @@ struct PackMap {
   void* sums;  // [channels][share] in the accumulator's type, or null
 };
 
-// First weights [M, C, k] -> [group][k-block][column][64 bytes], column = (tap, m), m fastest; see swizzle_rows().
+// First weights -> [group][k-block][column][64 bytes], column = (tap, m), m fastest; see swizzle_rows().
 struct PackFirstWeights {
-  const void* from;
+  StridedWeights from;
   void* to;
   int mid, channels, kernel;                            // sizes of `from`
   int skipped;                                          // taps left out in front
@@ -55,8 +68,7 @@ struct PackFirstWeights {
 // Weights of a line convolution -> [n-tile][phase][k-block][output channel of the tile][64 bytes].
 struct PackLineWeights {
   struct Term {
-    const void* from;  // element (output o, input channel i, tap t) is from[o * stride_o + i * stride_i + t]
-    int64_t stride_o, stride_i;
+    StridedWeights from;
     int inputs, padded;  // input channels, and those of the padded map
     int kernel, skipped, taps;
     bool flip;  // tap t of the packed weights is tap kernel - 1 - t of `from`
@@ -181,8 +193,8 @@ struct SecondStageGradParams {
 
 struct FinishWeightGrad {
   const float* partial;
-  void* out;  // element (a, b, t) at out[a * stride_a + b * stride_b + t]
-  int64_t stride_a, stride_b;
+  StridedWeightGrad out;  // a is the outputs of these weights, b their inputs
+  bool taps_follow;       // in memory; else the elements of a do, as far as neighbours among threads go
   int splits, channels_a, channels_b, blocks_per_row, first_block, taps, skipped, kernel;
   bool flip;
 };
@@ -204,8 +216,7 @@ struct FinishParams {
 struct DirectConv {
   struct Term {
     StridedMap map;
-    const void* weights;  // element (o, i, t) at weights[o * stride_o + i * stride_i + t]
-    int64_t stride_o, stride_i;
+    StridedWeights weights;
     int inputs, kernel, axis;
     bool flip;
     const void* bias;
@@ -217,9 +228,8 @@ struct DirectConv {
 };
 
 struct DirectWeightGrad {
-  StridedMap a, b;  // out(a, b, t) = sum over pixels of a[p] b[p + t - kernel / 2]
-  void* out;
-  int64_t stride_a, stride_b;
+  StridedMap a, b;        // out(a, b, t) = sum over pixels of a[p] b[p + t - kernel / 2]
+  StridedWeightGrad out;  // a is the outputs of these weights, b their inputs
   int channels_a, channels_b, kernel, axis, n, h, w;
   bool flip;
 };

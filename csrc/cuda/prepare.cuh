@@ -162,8 +162,10 @@ GCN_DEVICE void pack_first_weights(const PackFirstWeights& j, unsigned block) {
   const int of_mid = int(unsigned(at) / unsigned(taps)), of_tap = at - of_mid * taps;
   const int column = used ? of_tap * mids + of_mid : at, m = first_mid + of_mid, tap = first_tap + of_tap;
   const int channel = k_block * kBlockDepth + piece * kPiece<E>;
-  const E* from = static_cast<const E*>(j.from) + (int64_t(m) * j.channels + channel) * j.kernel + j.skipped + tap;
-  auto values = load_piece(from, j.kernel, used ? j.channels - channel : 0);
+  const auto& w = j.from;
+  const E* from =
+      static_cast<const E*>(w.data) + (m * w.output_stride + channel * w.input_stride + (j.skipped + tap) * w.tap_stride);
+  auto values = load_piece(from, w.input_stride, used ? j.channels - channel : 0);
   if (tap >= shared_from && tap < shared_to) {
     for (E& value : values.value) value = from_float<E>(0.5f * to_float(value));
   }
@@ -196,8 +198,10 @@ GCN_DEVICE void pack_line_weights(const PackLineWeights& j, unsigned block) {
   if (const int of_taps = pieces(term); term < j.terms && at - first < t.taps * of_taps) {
     const int piece = int(unsigned(at - first) / unsigned(t.taps)), packed_tap = at - first - piece * t.taps;
     const int input = phase * j.chunk + piece * kPiece<E>, tap = t.skipped + packed_tap;
-    const int64_t from = output * t.stride_o + input * t.stride_i + (t.flip ? t.kernel - 1 - tap : tap);
-    values = load_piece(static_cast<const E*>(t.from) + from, t.stride_i, output < j.outputs ? t.inputs - input : 0);
+    const auto& w = t.from;
+    const E* from = static_cast<const E*>(w.data) +
+                    (output * w.output_stride + input * w.input_stride + (t.flip ? t.kernel - 1 - tap : tap) * w.tap_stride);
+    values = load_piece(from, w.input_stride, output < j.outputs ? t.inputs - input : 0);
     at = first + packed_tap * of_taps + piece;
   }
   const int64_t k_block = int64_t(tile_phase) * j.k_blocks + at / 4;

@@ -72,6 +72,16 @@ Strides strides_of(const py::array& map) {
 
 bool aligned(const py::array& map) { return reinterpret_cast<uintptr_t>(map.data()) % 16 == 0; }
 const void* data(const py::array& a) { return a.data(); }
+// Their taps are along dimension 2 in k x 1 convolutions, along dimension 3 in 1 x k ones.
+StridedWeights weights_of(const py::array& w, int taps) {
+  const Strides s = strides_of(w);
+  return {w.data(), s.n, s.c, taps == 2 ? s.h : s.w};
+}
+StridedWeightGrad weights_of(MaybeArray& w, int taps) {
+  if (!w) return {};
+  const Strides s = strides_of(*w);
+  return {w->mutable_data(), s.n, s.c, taps == 2 ? s.h : s.w};
+}
 const void* data(const MaybeArray& a) { return a ? a->data() : nullptr; }
 void* writable(py::array& a) { return a.mutable_data(); }
 void* writable(MaybeArray& a) { return a ? a->mutable_data() : nullptr; }
@@ -219,9 +229,18 @@ void forward(const std::vector<int64_t>& sizes, const std::string& math, const p
   Workspace workspace(plan.workspace_bytes);
   DeclaredMemory written({{workspace.data.get(), workspace.size}});
   for (py::array* a : {&y, &u_l, &u_r}) declare(written, *a);
-  const ForwardTensors tensors{data(x),          data(weights[0]), data(weights[1]), data(weights[2]),
-                               data(weights[3]), data(biases[0]),  data(biases[1]),  data(biases[2]),
-                               data(biases[3]),  writable(y),      writable(u_l),    writable(u_r)};
+  const ForwardTensors tensors{data(x),
+                               weights_of(weights[0], 2),
+                               weights_of(weights[1], 3),
+                               weights_of(weights[2], 3),
+                               weights_of(weights[3], 2),
+                               data(biases[0]),
+                               data(biases[1]),
+                               data(biases[2]),
+                               data(biases[3]),
+                               writable(y),
+                               writable(u_l),
+                               writable(u_r)};
   check(run_forward(plan, tensors, workspace.data.get(), nullptr));
 }
 
@@ -272,15 +291,15 @@ void backward(const std::vector<int64_t>& sizes, const std::string& math, const 
                                 data(x),
                                 data(u_l),
                                 data(u_r),
-                                data(weights[0]),
-                                data(weights[1]),
-                                data(weights[2]),
-                                data(weights[3]),
+                                weights_of(weights[0], 2),
+                                weights_of(weights[1], 3),
+                                weights_of(weights[2], 3),
+                                weights_of(weights[3], 2),
                                 to(0),
-                                to(1),
-                                to(2),
-                                to(3),
-                                to(4),
+                                weights_of(gradients[1], 2),
+                                weights_of(gradients[2], 3),
+                                weights_of(gradients[3], 3),
+                                weights_of(gradients[4], 2),
                                 to(5),
                                 to(6),
                                 to(7),

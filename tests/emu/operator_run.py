@@ -40,6 +40,11 @@ class Problem:
         kernels = (a["w_l1"].shape[2], a["w_l2"].shape[3], a["w_r1"].shape[3], a["w_r2"].shape[2])
         return [*a["x"].shape, mid_l, mid_r, outputs, *kernels]
 
+    @property
+    def weights_layout(self) -> str:
+        """Of the weights and their gradients: as in a module that was converted to channels_last, or was not."""
+        return "channels_last" if self.layout == "channels_last" else "nchw"
+
     def present(self) -> tuple[str, ...]:
         return tuple(name for name in INPUTS if name in self.arrays)
 
@@ -93,10 +98,14 @@ def settled(a: Array, layout: str) -> Array:
     return np.ascontiguousarray(place(a, layout)) if layout in wild_layouts.LAYOUTS else a
 
 
-def guarded(a: Array) -> Array:
+def guarded(a: Array, layout: str = "nchw") -> Array:
     """A copy with nan behind its last element: what is read past the end shows, even where it is multiplied by zero."""
     memory = np.frombuffer(b"\xff" * (a.nbytes + GUARD_BYTES), a.dtype).copy()
-    copy = memory[: a.size].reshape(a.shape)
+    if layout == "nchw":
+        copy = memory[: a.size].reshape(a.shape)
+    else:
+        o, i, h, w = a.shape
+        copy = memory[: a.size].reshape(o, h, w, i).transpose(0, 3, 1, 2)
     copy[...] = a
     return copy
 
@@ -124,17 +133,20 @@ class Arguments:
     gradients: dict[str, Array]
 
     @property
+    def weights(self) -> list[Array]:
+        return [guarded(self.problem.arrays[name], self.problem.weights_layout) for name in WEIGHTS]
+
+    @property
     def forward(self) -> tuple[object, ...]:
         a, p = self.problem.arrays, self.problem
-        weights, biases = [guarded(a[name]) for name in WEIGHTS], [guarded(a[name]) if name in a else None for name in BIASES]
+        weights, biases = self.weights, [guarded(a[name]) if name in a else None for name in BIASES]
         return p.sizes, p.math, self.x, weights, biases, self.y, self.u_l, self.u_r, dict(p.gpu)
 
     @property
     def backward(self) -> tuple[object, ...]:
-        a, p = self.problem.arrays, self.problem
+        p = self.problem
         gradients = [self.gradients.get(name) for name in INPUTS]
-        weights = [guarded(a[name]) for name in WEIGHTS]
-        return p.sizes, p.math, self.dy, self.x, self.u_l, self.u_r, weights, gradients, dict(p.gpu)
+        return p.sizes, p.math, self.dy, self.x, self.u_l, self.u_r, self.weights, gradients, dict(p.gpu)
 
 
 def arguments(module: ModuleType, p: Problem) -> Arguments:
@@ -143,6 +155,7 @@ def arguments(module: ModuleType, p: Problem) -> Arguments:
     if p.layout in wild_layouts.LAYOUTS:
         layout = "lone" if p.layout == "lone" else "channels_last"
     wanted = p.present() if p.wanted is None else p.wanted
+    layouts = {"x": layout, **dict.fromkeys(WEIGHTS, p.weights_layout)}
     return Arguments(
         problem=p,
         x=place(p.arrays["x"], p.layout),
@@ -150,9 +163,7 @@ def arguments(module: ModuleType, p: Problem) -> Arguments:
         y=filled((n, outputs, h, w), p.math, layout),
         u_l=filled((n, h, w, module.padded(mid_l)), p.math),
         u_r=filled((n, h, w, module.padded(mid_r)), p.math),
-        gradients={
-            name: filled(p.arrays[name].shape, p.math, layout if name == "x" else "nchw") for name in INPUTS if name in wanted
-        },
+        gradients={name: filled(p.arrays[name].shape, p.math, layouts.get(name, "nchw")) for name in INPUTS if name in wanted},
     )
 
 
