@@ -37,6 +37,7 @@ OPERATORS = (GCN, STRIPS, UPSAMPLE)
 library.load(
     {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
     [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],
+    __version__,
 )
 if library.LIBRARIES.cpu_reason is None:
     for _operator in OPERATORS:

@@ -1,5 +1,6 @@
-"""What was built, what can run here, and what the GPU kernels would do: ``python -m gcn_kernels.info``."""
+"""What was built, what can run here, and what the GPU kernels would do: ``python -m gcn_kernels.info [--json]``."""
 
+import argparse
 import json
 import os
 import platform
@@ -41,6 +42,7 @@ def describe() -> dict[str, str]:
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}",
         "built with torch": str(LIBRARIES.build.get("torch", "unknown")),
         "CPU": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} threads",
+        "libraries": str(LIBRARIES.folder),
         "CPU kernels": _cpu_kernels(),
         "CPU weight spectra": _spectra(),
         "GPU": _gpu() if torch.cuda.is_available() else "none visible",
@@ -201,8 +203,15 @@ def _status(backend: str, device_type: str, what: str) -> str:
     return f"runs ({what})" if reason is None else f"does not run: {reason}"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what ``describe`` finds."""
+    parser = argparse.ArgumentParser(prog="python -m gcn_kernels.info", description="What was built and what can run here.")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines, for programs and bug reports")
+    given = parser.parse_args(arguments)
     lines = describe()
+    if given.json:
+        print(json.dumps(lines, indent=1))
+        return 0
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")

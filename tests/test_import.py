@@ -85,6 +85,32 @@ def assert_fallen_back(folder: Path, *says: str) -> None:
         assert text in str(found["refusal"]) or text == "9.9.9"
 
 
+def installed_beside(source: Path, folder: Path, version: str) -> None:
+    """What ``pip install .`` leaves in ``folder``, seen from the source tree."""
+    shutil.copytree(PACKAGE, folder / "gcn_kernels", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    described = folder / "gcn_kernels-0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: gcn-kernels\nVersion: {version}\n")
+    (source / "setup.py").write_text("")
+
+
+@pytest.mark.parametrize("version", [gcn_kernels.__version__, "9.9.9"])
+def test_in_the_source_tree_the_installed_libraries_are_used(
+    copied: Path, tmp_path_factory: pytest.TempPathFactory, version: str
+) -> None:
+    """README's next step after ``pip install .`` is run in the checkout, which is imported first; not another version's."""
+    site = tmp_path_factory.mktemp("site")
+    installed_beside(copied, site, version)
+    code = "import gcn_kernels; from gcn_kernels.core.library import LIBRARIES; print(LIBRARIES.cpu_reason, LIBRARIES.folder)"
+    environment = {**os.environ, "PYTHONPATH": f"{copied}{os.pathsep}{site}"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=copied, env=environment, capture_output=True, text=True, check=True)
+    if version == gcn_kernels.__version__:
+        assert (done.stdout.split(), done.stderr) == (["None", str(site / "gcn_kernels")], "")
+    else:
+        assert "the library _C was not built" in done.stdout
+        assert "pip install ." in done.stderr
+
+
 def test_missing_library(copied: Path) -> None:
     assert_fallen_back(copied, "_C was not built")
 

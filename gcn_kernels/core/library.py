@@ -5,6 +5,7 @@ PyTorch has CUDA, because a library linked to CUDA's part of PyTorch cannot load
 or does not fit gives one warning, and the package falls back to plain PyTorch.
 """
 
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -22,8 +23,9 @@ WITH_CUDA: set[str] = set()
 
 @dataclass
 class Libraries:
-    """What is loaded, and for everything that is not, why."""
+    """What is loaded and from where, and for everything that is not, why."""
 
+    folder: Path | None = None
     cpu_reason: str | None = None
     cuda_reason: str | None = None
     build: dict[str, object] = field(default_factory=dict)
@@ -39,17 +41,18 @@ class Libraries:
 LIBRARIES = Libraries()
 
 
-def load(schemas: Mapping[str, str], with_cuda: Iterable[str]) -> None:
+def load(schemas: Mapping[str, str], with_cuda: Iterable[str], version: str) -> None:
     """Load ``_C`` and, where it can work, ``_cuda``; warn once about a library that should be here and is not usable.
 
     Args:
         schemas: what the Python side calls, by name. A library built from other sources than these is refused, not called.
         with_cuda: names of those that ``_cuda`` has kernels for.
+        version: of this package.
     """
     SCHEMAS.update(schemas)
     WITH_CUDA.update(with_cuda)
-    folder = Path(__file__).parent.parent
     libraries = LIBRARIES
+    folder = libraries.folder = _folder_of_libraries(Path(__file__).parent.parent, version)
     description = folder / "_build.json"
     if description.is_file():
         libraries.build = json.loads(description.read_text())
@@ -73,6 +76,24 @@ def load(schemas: Mapping[str, str], with_cuda: Iterable[str]) -> None:
             libraries.cuda_reason = "the library _cuda was built from other sources: it does not register the operators"
 
 
+def _folder_of_libraries(package: Path, version: str) -> Path:
+    """The package's own folder; that of the installed package where this is a source tree in which nothing was compiled.
+
+    After ``pip install .`` Python imports the source tree wherever the current folder is one.
+    """
+    if _files(package, "_C") or not (package.parent / "setup.py").is_file():
+        return package
+    for installed in importlib.metadata.distributions(name="gcn-kernels"):
+        folder = Path(str(installed.locate_file("gcn_kernels")))
+        if installed.version == version and _files(folder, "_C"):
+            return folder
+    return package
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    return sorted(path for suffix in (".so", ".pyd", ".dylib") for path in folder.glob(f"{name}*{suffix}"))
+
+
 def _why_not_built(build: dict[str, object]) -> str | None:
     """What the build said about ``_cuda``, if it left it out."""
     reason = build.get("cuda_left_out")
@@ -85,7 +106,7 @@ def _registered_for_cuda() -> bool:
 
 def _load_file(folder: Path, name: str) -> str | None:
     """Load one library; return why it could not be, or None."""
-    files = sorted(p for suffix in (".so", ".pyd", ".dylib") for p in folder.glob(f"{name}*{suffix}"))
+    files = _files(folder, name)
     if not files:
         return f"the library {name} was not built"
     try:
