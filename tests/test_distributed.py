@@ -40,6 +40,9 @@ def worker(rank: int, folder: str) -> None:
     model = DistributedDataParallel(network())
     train(model, slice(rank * BATCH, (rank + 1) * BATCH))
     torch.save(model.module.state_dict(), Path(folder) / f"rank{rank}.pt")
+    # The group's threads end with its last owner, and the model is one: left to the end of the process, they have aborted it.
+    dist.barrier()
+    del model
     dist.destroy_process_group()
 
 
