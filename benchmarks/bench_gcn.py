@@ -10,31 +10,36 @@ Usage::
 
 Output (one map in one mode; this machine was busy with other work, which is what the header's line ``load`` is for)::
 
-    # res-3 512x64x64, batch 1, k 15, M 21, O 21, float32: 2.64 + 0.108 GFLOP forward
-    map                mode backend                   ms median [p20, p80]  GFLOP/s  %floor  x best  peak MB    error
-    res-3 512x64x64    fwd  direct floor                              77.9       35     100    0.80        -        -
-    res-3 512x64x64    fwd  eager NCHW                 107.2 [80.2, 128.0]       26      73    0.58     11.6  4.4e-07
-    res-3 512x64x64    fwd  eager channels_last        101.2 [92.6, 106.0]       27      77    0.62      2.1  8.5e-07
-    res-3 512x64x64    fwd  compile NCHW               105.9 [90.7, 129.7]       26      74    0.59     19.2  8.5e-07
-    res-3 512x64x64    fwd  compile channels_last      120.0 [99.0, 136.1]       23      65    0.52      2.1  8.5e-07
-    res-3 512x64x64    fwd  padded to 8                100.6 [87.8, 115.3]       27      77    0.62      2.2  8.5e-07
-    res-3 512x64x64    fwd  matmul+shifts             156.6 [122.2, 168.4]       18      50    0.40     15.1  4.1e-07
-    res-3 512x64x64    fwd  onnxruntime                  62.4 [57.4, 68.8]       44     125    1.00        -  2.8e-07
-    res-3 512x64x64    fwd  openvino                     74.0 [70.5, 78.2]       37     105    0.84        -  8.5e-07
-    res-3 512x64x64    fwd  fused cpu NCHW               43.6 [30.7, 55.6]       63     179    1.43      3.8  2.2e-07
-    res-3 512x64x64    fwd  fused cpu channels_last      18.4 [11.9, 26.4]      149     423    3.39      3.8  2.2e-07
+    # res-3 512x64x64, batch 1, k 15, M 21, O 21, float32
+    # 2.64 + 0.108 GFLOP forward
+    -- fwd
+    backend                       ms [p20, p80] GFLOPS %floor x best peak MB   error
+    direct floor                           77.9     35    100   0.80       -       -
+    eager NCHW             107.2 [80.2, 128.0]      26     73   0.58    11.6 4.4e-07
+    eager channels_last    101.2 [92.6, 106.0]      27     77   0.62     2.1 8.5e-07
+    compile NCHW           105.9 [90.7, 129.7]      26     74   0.59    19.2 8.5e-07
+    compile channels_last  120.0 [99.0, 136.1]      23     65   0.52     2.1 8.5e-07
+    padded to 8            100.6 [87.8, 115.3]      27     77   0.62     2.2 8.5e-07
+    matmul+shifts         156.6 [122.2, 168.4]      18     50   0.40    15.1 4.1e-07
+    onnxruntime              62.4 [57.4, 68.8]      44    125   1.00       - 2.8e-07
+    openvino                 74.0 [70.5, 78.2]      37    105   0.84       - 8.5e-07
+    fused cpu NCHW           43.6 [30.7, 55.6]      63    179   1.43     3.8 2.2e-07
+    fused cpu channels_last  18.4 [11.9, 26.4]     149    423   3.39     3.8 2.2e-07
 
 Method: every variant's results are first checked against float64 (see ``gcnbench/check.py``); then all variants are timed
 in one process, one call each per round in a new order every round, until the time budget is used up; medians and 20th and
 80th percentiles are shown. Peak memory is measured in calls of its own (``gcnbench/memory.py``).
 
-Nothing is timed before its results agree with float64. Exit status: 0, 1 if a result was wrong or the fused operator
-failed (its row says FAILED), 2 for a mistake in the options.
+Nothing is timed before its results agree with float64. A run that is broken off (Ctrl-C, or a reader that wants no more
+lines) still writes its files, with the rows that were finished. Exit status: 0, 1 if a result was wrong or the fused operator
+failed (its row says FAILED), 2 for a mistake in the options, 130 and 141 for a run that was broken off.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from gcnbench import environment, options, plot, report, runner
@@ -54,26 +59,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name:<20} {value}")
     print()
 
-    rows = runner.run(plan, rates, clock)
-    rates_after = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
+    rows: list[report.Row] = []
+    rates_after = None
+    broken_off = 0
+    try:
+        runner.run(plan, rates, clock, rows, partial(print, flush=True))
+        rates_after = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
+        print()
+        for name, rate in rates_after.matmul.items():
+            print(f"matmul rate {name}: {rates.matmul[name] / 1e9:.3g} GFLOP/s before the table, {rate / 1e9:.3g} after it")
+        print(report.means_table(report.geometric_means(rows)), flush=True)
+    except KeyboardInterrupt:
+        broken_off = 130
+        print(f"\nbroken off: {len(rows)} rows are finished", file=sys.stderr)
+    except BrokenPipeError:
+        broken_off = 141
+        # Python flushes what is left at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     means = report.geometric_means(rows)
-    print()
-    for name, rate in rates_after.matmul.items():
-        print(f"matmul rate {name}: {rates.matmul[name] / 1e9:.0f} GFLOP/s before the table, {rate / 1e9:.0f} after it")
-    print(report.means_table(means))
 
     if asked.json is not None:
         header: dict[str, object] = {
             "arguments": list(sys.argv[1:] if arguments is None else arguments),
             "machine": machine,
             "rates": asdict(rates),
-            "rates_after": asdict(rates_after),
+            "rates_after": None if rates_after is None else asdict(rates_after),
+            "finished": broken_off == 0,
         }
         report.write_json(asked.json, header, rows, means)
-    if asked.csv is not None:
+    if asked.csv is not None and rows:
         report.write_csv(asked.csv, rows)
-    if asked.plot is not None:
+    if asked.plot is not None and rows:
         plot.draw(asked.plot, rows, f"{machine.get('GPU', machine['CPU'])}, torch {torch.__version__}")
+    if broken_off:
+        return broken_off
     failed = [row for row in rows if row.status == "failed"]
     for row in failed:
         print(f"FAILED: {row.map}, batch {row.batch}, k {row.k}, {row.dtype}, {row.mode}, {row.backend}: {row.reason}")

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -364,6 +365,47 @@ def test_ratios_are_against_the_fastest_baseline() -> None:
     assert [r.gflops for r in rows] == [2.0, 0.5, 0.4, 1.0]
 
 
+def test_rows_fit_a_terminal_and_fold_what_does_not() -> None:
+    wide = row("fused cpu channels_last", "fused", 4.0)
+    wide.times_ms, wide.ms_p20, wide.ms_p80 = [120.04, 119.0, 136.1], 99.04, 136.1
+    wide.ms, wide.gflops, wide.percent_of_floor, wide.ratio, wide.peak_bytes, wide.error = 120.0, 4e5, 423.0, 13.39, 10**9, 4.4e-7
+    assert wide.line().split() == [
+        "fused",
+        "cpu",
+        "channels_last",
+        "120.0",
+        "[99.0,",
+        "136.1]",
+        "400000",
+        "423",
+        "13.39",
+        "1000.0",
+        "4.4e-07",
+    ]
+    wide.remark = "timed with its launches, not as a CUDA graph, " * 5
+    missing = row("padded to 8", "baseline", None)
+    missing.status, missing.reason = "unavailable", "no compiler was found, " * 20
+    for text in (
+        wide.line(),
+        missing.line(),
+        report.heading(),
+        report.means_table(report.geometric_means(table("a", 8.0, 10.0, 4.0))),
+    ):
+        assert max(map(len, text.splitlines())) <= 80
+    assert "not run: no compiler" in missing.line()
+
+
+def test_one_call_has_no_spread() -> None:
+    lone = row("fused cpu NCHW", "fused", 4.0)
+    lone.times_ms, lone.ms_p20, lone.ms_p80 = [4.0], 4.0, 4.0
+    assert "[" not in lone.line()
+
+
+def test_a_baseline_that_beats_the_floor_says_what_that_means() -> None:
+    rows = table("a", eager=8.0, shifts=1.5, ours=1.0)
+    assert [r.remark is not None for r in rows] == [False, False, True, False]
+
+
 def test_geometric_means_over_maps() -> None:
     rows = table("a", eager=8.0, shifts=10.0, ours=4.0) + table("b", eager=16.0, shifts=4.0, ours=8.0)
     means = {mean.backend: mean for mean in report.geometric_means(rows)}
@@ -401,6 +443,19 @@ def test_progress_only_on_a_terminal() -> None:
         progress.show(0.5, "here")
     assert silent.getvalue() == ""
     assert "75 %  here" in terminal.getvalue()
+
+
+def test_progress_foretells_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 100.0, 200.0, 450.0])
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(now))
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    progress = runner.Progress(2, terminal)
+    for fraction in (0.5, 0.8, 1.8):
+        progress.show(fraction, "x" * 100)
+    first, second, third = terminal.getvalue().split("\r\033[K")[1:]
+    assert ("5 min left" in first, "5 min left" in second, "50 s left" in third) == (True, True, True)
+    assert max(map(len, (first, second, third))) < 80
 
 
 # The command.
@@ -443,7 +498,7 @@ def test_command_from_another_folder(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "out.json").read_text())
     rows = [Row(**fields) for fields in content["rows"]]
     shown = run.stdout.splitlines()
-    assert all(r.line() in shown for r in rows)
+    assert all(r.line() in run.stdout for r in rows)
     assert shown[0].startswith("CPU ")
     assert content["machine"]["CPU"] in shown[0]
     assert "Geometric means over the maps" in shown
@@ -460,6 +515,30 @@ def test_command_from_another_folder(tmp_path: Path) -> None:
             assert r.error is not None
     with (tmp_path / "out.csv").open() as file:
         assert [(r["backend"], r["mode"], r["k"]) for r in csv.DictReader(file)] == [(r.backend, r.mode, str(r.k)) for r in rows]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("how", ["interrupted", "closed"])
+def test_a_run_that_is_broken_off_keeps_what_it_has(tmp_path: Path, how: str) -> None:
+    """Ctrl-C, and a reader such as head that wants no more lines."""
+    command = [sys.executable, str(BENCHMARKS / "bench_gcn.py"), "--maps", "8x6x5", "9x6x5", "--k", "3", "--device", "cpu"]
+    command += ["--baselines", "eager-nchw", "--mode", "fwd", "--json", "out.json", "--csv", "out.csv"]
+    command += ["--budget", "1" if how == "closed" else "1000"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None and run.stderr is not None
+    while not (line := run.stdout.readline()).startswith("# "):
+        assert line or run.poll() is None, run.stderr.read()
+    if how == "closed":
+        run.stdout.close()
+    else:
+        run.send_signal(signal.SIGINT)
+    errors = run.stderr.read()
+    assert run.wait(120) == (141 if how == "closed" else 130), errors
+    assert "Traceback" not in errors
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["finished"] is False
+    names = [fields["backend"] for fields in content["rows"]]
+    assert names == (["direct floor", "eager NCHW", "fused cpu NCHW", "fused cpu channels_last"] if how == "closed" else [])
 
 
 def results_of(arguments: Sequence[str], path: Path) -> tuple[int, list[Row]]:
@@ -516,7 +595,7 @@ def test_without_a_compiler_the_row_tells_why(monkeypatch: pytest.MonkeyPatch, t
     assert status == 0
     compiled = next(r for r in rows if r.backend == "compile NCHW")
     assert compiled.status == "unavailable"
-    assert compiled.line().endswith("not run: torch.compile failed: RuntimeError: C++ compiler not found")
+    assert " ".join(compiled.line().split()).endswith("not run: torch.compile failed: RuntimeError: C++ compiler not found")
 
 
 def test_plot(tmp_path: Path) -> None:
@@ -546,6 +625,7 @@ def test_plot(tmp_path: Path) -> None:
         (["--mode", "sideways"], "invalid choice: 'sideways'"),
         (["--backend", "gpu"], "invalid choice: 'gpu'"),
         (["--backend", "cuda"], "--backend cuda --algo auto: backend='cuda' cannot run"),
+        (["--algo", "fft", "--dtype", "float64"], "the frequency domain computes in float32"),
         (["--backend", "torch", "--algo", "direct"], "algo='direct' is an algorithm of the CPU kernels"),
         (["--baselines", "none", "shifts"], "all and none stand alone"),
         (["--baselines", "onnxruntime", "--mode", "bwd"], "expected a --mode that it can do, fwd, got bwd"),

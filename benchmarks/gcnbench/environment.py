@@ -111,7 +111,7 @@ def describe(device: torch.device) -> dict[str, str]:
 
 def describe_rates(rates: Rates) -> dict[str, str]:
     """The measured rates as further lines of the header."""
-    lines = {f"matmul rate {name}": f"{rate / 1e9:.0f} GFLOP/s, measured in this run" for name, rate in rates.matmul.items()}
+    lines = {f"matmul rate {name}": f"{rate / 1e9:.3g} GFLOP/s, measured in this run" for name, rate in rates.matmul.items()}
     if rates.copy is not None:
         lines["copy rate"] = f"{rates.copy / 1e9:.0f} GB/s read and written, measured in this run"
     return lines

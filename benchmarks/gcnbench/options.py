@@ -96,6 +96,8 @@ def parse(arguments: Sequence[str] | None, description: str) -> Options:
                 variants += [fused(backend, algo, layout, device) for layout in _unique(given.layout)]
             except (RuntimeError, ValueError) as error:
                 p.error(f"--backend {backend} --algo {algo}: {error}")
+    if "fft" in given.algo and "float64" in given.dtype:
+        p.error("--algo fft --dtype float64: the frequency domain computes in float32; expected another dtype, or auto or direct")
     variants = list({variant.name: variant for variant in variants}.values())
     budget = Budget(0.1, 1, 0.1) if given.quick else Budget(given.budget, 3)
     plan = Plan(problems, modes, variants, device, budget, given.seed)

@@ -9,6 +9,7 @@ all results, gradients too.
 import csv
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,14 +17,23 @@ from pathlib import Path
 from gcnbench.baselines import PLAIN
 
 FLOOR = "direct floor"
-_COLUMNS = (
-    f"{'map':<22} {'mode':<6} {'backend':<30} {'ms median [p20, p80]':>28} {'GFLOP/s':>8} {'%floor':>7} "
-    f"{'x best':>7} {'peak MB':>8} {'error':>8}"
+#: Of a baseline, which is direct.
+BEATS_FLOOR = (
+    "faster than the floor, which is as good as the matmul rate: the processor ran faster here than while that was measured, "
+    "or products are made in another way (oneDNN packs weights once, and leaves out what the padding multiplies)"
 )
-_LEGEND = """GFLOP/s: operations of the direct algorithm over the time, whatever a backend does in fact
-%floor:  direct floor over the time; the floor is those operations at the matmul rate above (GPU: or the bytes at the copy rate)
-x best:  time of the fastest baseline over the time; above 1.00 is faster than every baseline
-error:   largest difference from float64 over the largest value, the worst of all results"""
+#: Columns of a terminal that the table fits into; names of backends that are longer than the column make their rows longer.
+WIDTH = 80
+_NAME = 23
+_COLUMNS = f"{'backend':<{_NAME}} {'ms [p20, p80]':>19} {'GFLOPS':>6} {'%floor':>6} {'x best':>6} {'peak MB':>7} {'error':>7}"
+_LEGEND = """ms:      median of all rounds, 20th and 80th percentile
+GFLOPS:  operations of the direct algorithm in 1e9 a second, whatever is done
+%floor:  direct floor over the time; the floor is those operations at the matmul
+         rate above (GPU: or the bytes at the copy rate, if that takes longer)
+x best:  time of the fastest baseline over the time; above 1.00 is faster than
+         every baseline
+error:   largest difference from float64 over the largest value, the worst of
+         all results"""
 
 
 @dataclass
@@ -71,17 +81,21 @@ class Row:
     times_ms: list[float] = field(default_factory=list)
 
     def line(self) -> str:
-        """The row as the table shows it."""
-        start = f"{self.map:<22} {self.mode:<6} {self.backend:<30} "
+        """The row as the table shows it; what does not fit is folded."""
+        start = f"{self.backend:<{_NAME}} "
         if self.status != "ok":
-            return f"{start}{'FAILED' if self.status == 'failed' else 'not run'}: {self.reason}"
-        spread = "" if self.ms_p20 is None else f" [{_ms(self.ms_p20)}, {_ms(self.ms_p80)}]"
-        remark = f"  {self.remark}" if self.remark else ""
+            text = f"{'FAILED' if self.status == 'failed' else 'not run'}: {self.reason}"
+            return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
+        # One call has no spread.
+        spread = "" if len(self.times_ms) < 2 else f" [{_ms(self.ms_p20)}, {_ms(self.ms_p80)}]"
+        remark = (
+            "" if self.remark is None else "\n" + textwrap.fill(self.remark, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        )
         megabytes = None if self.peak_bytes is None else self.peak_bytes / 1e6
+        ratio = _number(self.ratio, ".2f" if (self.ratio or 0) < 100 else ".0f")
         return (
-            f"{start}{_ms(self.ms) + spread:>28} {_number(self.gflops, '.0f'):>8} "
-            f"{_number(self.percent_of_floor, '.0f'):>7} {_number(self.ratio, '.2f'):>7} {_number(megabytes, '.1f'):>8} "
-            f"{_number(self.error, '.1e'):>8}{remark}"
+            f"{start}{_ms(self.ms) + spread:>19} {_number(self.gflops, '.0f'):>6} {_number(self.percent_of_floor, '.0f'):>6} "
+            f"{ratio:>6} {_number(megabytes, '.1f'):>7} {_number(self.error, '.1e'):>7}{remark}"
         )
 
 
@@ -113,7 +127,7 @@ class Mean:
 
 def heading() -> str:
     """What the columns mean, and the table's head."""
-    return f"{_LEGEND}\n\n{_COLUMNS}\n{'-' * len(_COLUMNS)}"
+    return f"{_LEGEND}\n\n{_COLUMNS}\n{'-' * WIDTH}"
 
 
 def fill_in(rows: Sequence[Row], flops: int, floor_ms: float) -> None:
@@ -124,6 +138,8 @@ def fill_in(rows: Sequence[Row], flops: int, floor_ms: float) -> None:
             row.gflops = flops / row.ms / 1e6
             row.percent_of_floor = 100 * floor_ms / row.ms
             row.ratio = None if best is None else best / row.ms
+            if row.kind == "baseline" and row.percent_of_floor > 100 and row.remark is None:
+                row.remark = BEATS_FLOOR
 
 
 def geometric_means(rows: Iterable[Row]) -> list[Mean]:
@@ -172,11 +188,11 @@ def means_table(means: Sequence[Mean]) -> str:
             size = (mean.batch, mean.k, mean.dtype)
             lines += [
                 f"batch {mean.batch}, k {mean.k}, {mean.dtype}",
-                f"  {'mode':<6} {'backend':<30} {'x best':>7} {'worst':>7} {'x eager/compile':>16} {'%floor':>7}  maps",
+                f"  {'mode':<6} {'backend':<{_NAME}} {'x best':>6} {'worst':>6} {'x eager/compile':>15} {'%floor':>6}  maps",
             ]
         lines.append(
-            f"  {mean.mode:<6} {mean.backend:<30} {_number(mean.ratio, '.2f'):>7} {_number(mean.worst, '.2f'):>7} "
-            f"{_number(mean.ratio_plain, '.2f'):>16} {_number(mean.percent_of_floor, '.0f'):>7}  {mean.maps} of {mean.of_maps}"
+            f"  {mean.mode:<6} {mean.backend:<{_NAME}} {_number(mean.ratio, '.2f'):>6} {_number(mean.worst, '.2f'):>6} "
+            f"{_number(mean.ratio_plain, '.2f'):>15} {_number(mean.percent_of_floor, '.0f'):>6}  {mean.maps} of {mean.of_maps}"
         )
     return "\n".join(lines)
 
@@ -208,7 +224,10 @@ def _geometric(values: Sequence[float | None]) -> float | None:
 
 
 def _ms(value: float | None) -> str:
-    return _number(value, ".3f" if value is not None and value < 10 else ".1f")
+    """Three digits or four."""
+    if value is None or value >= 1000:
+        return _number(value, ".0f")
+    return _number(value, ".3f" if value < 1 else ".2f" if value < 10 else ".1f")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,6 +1,7 @@
 """The order of things for one problem after the other: float64 results, then per mode prepare, check, weigh, time, show."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -31,20 +32,33 @@ class Plan:
 class Progress:
     """One line on a terminal that says how far the run is; nothing anywhere else."""
 
-    WIDTH = 30
+    WIDTH = 20
+    #: A line that is longer than the terminal cannot be overwritten.
+    COLUMNS = 79
+    #: Before these nothing is foretold.
+    SETTLED_SECONDS = 3.0
 
     def __init__(self, steps: int, stream: TextIO = sys.stderr) -> None:
         self._steps = steps
         self._done = 0
         self._stream = stream if stream.isatty() else None
+        self._start = time.monotonic()
 
     def show(self, fraction: float, text: str) -> None:
         """Show ``text`` with ``fraction`` of the current step done."""
         if self._stream is not None:
             part = min((self._done + fraction) / self._steps, 1.0)
             bar = "#" * round(self.WIDTH * part)
-            self._stream.write(f"\r\033[K[{bar:<{self.WIDTH}}] {100 * part:3.0f} %  {text}")
+            self._stream.write(f"\r\033[K[{bar:<{self.WIDTH}}] {100 * part:3.0f} %  {self._left(part)}{text}"[: self.COLUMNS])
             self._stream.flush()
+
+    def _left(self, part: float) -> str:
+        """How long the rest takes if it goes on like this."""
+        passed = time.monotonic() - self._start
+        if part < 0.02 or passed < self.SETTLED_SECONDS:
+            return ""
+        left = passed / part - passed
+        return f"{left / 60:.0f} min left  " if left > 90 else f"{left:.0f} s left  "
 
     def step(self) -> None:
         """Finish a step and clear the line, so that something else can be printed."""
@@ -54,20 +68,17 @@ class Progress:
             self._stream.flush()
 
 
-def run(plan: Plan, rates: Rates, clock: Clock, write: Callable[[str], None] = print) -> list[Row]:
+def run(plan: Plan, rates: Rates, clock: Clock, rows: list[Row], write: Callable[[str], None] = print) -> None:
     """Run the whole plan.
 
     Args:
         plan: what is run.
         rates: make the floors.
         clock: of the plan's device.
+        rows: receives every row, whatever became of it, those of a mode together: what is there if the run is broken off.
         write: receives the table, line by line.
-
-    Returns:
-        Every row, whatever became of it.
     """
     progress = Progress(len(plan.problems) * len(plan.modes))
-    rows: list[Row] = []
     write(report.heading())
     for problem in plan.problems:
         write(describe(problem))
@@ -82,17 +93,17 @@ def run(plan: Plan, rates: Rates, clock: Clock, write: Callable[[str], None] = p
                 group = _Group(plan, problem, mode, clock, progress, expected, own)
                 new = group.run(layouts, rates.floor_ms(problem, mode))
             progress.step()
+            rows += new
+            write(f"-- {mode}")
             for row in new:
                 write(row.line())
-            rows += new
-    return rows
 
 
 def describe(problem: Problem) -> str:
     """One problem in a line."""
     m = problem.map
     work = f"{problem.first_flops / 1e9:.3g} + {problem.second_flops / 1e9:.3g} GFLOP forward"
-    return f"# {m.label}, batch {problem.batch}, k {problem.k}, M {m.mid}, O {m.out}, {problem.dtype_name}: {work}"
+    return f"# {m.label}, batch {problem.batch}, k {problem.k}, M {m.mid}, O {m.out}, {problem.dtype_name}\n# {work}"
 
 
 @dataclass

@@ -93,7 +93,7 @@ def main() -> int:
             continue
         found = variants(device, given.backends, given.generations, compiled=not given.no_compile)
         budget = Budget(given.budget, 3, min(0.5, given.budget))
-        measured += runner.run(runner.Plan([problem], MODES, found, device, budget, 0), rates, clock)
+        runner.run(runner.Plan([problem], MODES, found, device, budget, 0), rates, clock, measured)
         report.write_json(given.out, header, measured, report.geometric_means(measured))
     for line in not_reached:
         print(f"not reached in time: {line}")
