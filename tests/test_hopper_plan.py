@@ -77,6 +77,39 @@ def test_names_of_generations() -> None:
         info.plan(64, 5, (9, 17), generation="hopper", gpu=(1, 2))
 
 
+@pytest.mark.parametrize(
+    ("asked", "backward", "taken"),
+    [
+        (None, False, {"hopper_second_stage"}),
+        (None, True, {"hopper_second_stage", "second_stage_grad"}),
+        ("second_stage=1", False, {"line_conv"}),
+        ("second_stage=1", True, {"second_stage_grad"}),
+        ("second_stage=128", False, {"hopper_second_stage"}),
+        ("second_stage=512", True, {"hopper_second_stage", "second_stage_grad"}),
+    ],
+)
+def test_the_second_stage_by_either_kernel(
+    asked: str | None, backward: bool, taken: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if asked is not None:
+        monkeypatch.setenv("GCN_KERNELS_PLAN", asked)
+    plan = info.plan(256, 21, (128, 128), batch=16, channels_last=True, backward=backward, generation="hopper")
+    assert kernels(plan) & {"hopper_second_stage", "second_stage_grad", "line_conv"} == taken
+
+
+def test_the_second_stage_runs_unasked_only_where_it_was_measured() -> None:
+    for backward in (False, True):
+        plan = info.plan(256, 21, (128, 128), batch=16, channels_last=True, backward=backward, generation="auto")
+        assert any("hopper" in kernel for kernel in kernels(plan))
+        assert "hopper_second_stage" not in kernels(plan)
+
+
+def test_where_the_portable_second_stage_should_take_less_time_it_runs() -> None:
+    plan = info.plan(2048, 21, (16, 16), batch=1, channels_last=True, backward=True, generation="hopper")
+    assert "hopper_second_stage" not in kernels(plan)
+    assert "the portable second stage should take less time" in plan["why_portable"]
+
+
 def test_tf32_is_taken_from_channels_last() -> None:
     plan = info.plan(256, 21, (64, 64), dtype=torch.float32, channels_last=True, generation="hopper")
     assert "hopper_first_stage" in kernels(plan)

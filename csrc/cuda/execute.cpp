@@ -217,7 +217,11 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
                                    plan.hopper.first.used};
   }
   const LineWeights second[2] = {{t.w_l2, s.m_l, false}, {t.w_r2, s.m_r, false}};
-  packs.line[packs.lines++] = pack_line_weights(plan.second, second, at(workspace, plan.second_at));
+  const PackLineWeights both = pack_line_weights(plan.second, second, at(workspace, plan.second_at));
+  const HopperSecondStagePlan& of_y = plan.hopper.y;
+  for (int i = 0; i < 2 && of_y.used; ++i)
+    packs.line[packs.lines++] = hopper_second_stage_weights(of_y, i, both.term[i], both.outputs, workspace);
+  if (!of_y.used) packs.line[packs.lines++] = both;
   chain.then("prepare", [&](Stream q) { return prepare(plan.math, packs, q); });
 
   FirstStageParams p{};
@@ -261,8 +265,15 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   });
   if (c.u[0] || c.u[1]) chain.then("combine", [&](Stream q) { return combine(plan.math, c, q); });
 
-  LineConvParams y{};
   const void* const maps[2] = {t.u_l, t.u_r};
+  if (of_y.used) {
+    HopperSecondStage y = hopper_second_stage_params(s, of_y, maps, {&plan.second, &plan.second}, workspace);
+    y.out[0].to = t.y, y.out[0].bias[0] = t.b_l2, y.out[0].bias[1] = t.b_r2;
+    chain.then("hopper_second_stage",
+               [&](Stream q) { return hopper_second_stage(plan.math, of_y.patch_pixels, y, of_y.blocks, of_y.shared_bytes, q); });
+    return chain.error();
+  }
+  LineConvParams y{};
   y.job[0] = line_conv_job(s, plan.second, maps, at(workspace, plan.second_at), t.y);
   y.job[0].bias[0] = t.b_l2, y.job[0].bias[1] = t.b_r2;
   chain.then("line_conv", [&](Stream q) { return line_conv(plan.math, plan.second.tile, y, 1, plan.second.shared_bytes, q); });
@@ -284,6 +295,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
   for (int i = 0; i < 3; ++i) sums[i] = plan.sums[i].wanted ? at(workspace, plan.sums[i].at) : nullptr;
   const bool first_weights = wanted.w_l1 || wanted.w_r1, second_weights = wanted.w_l2 || wanted.w_r2;
 
+  const HopperSecondStagePlan& of_du = plan.hopper.du;
   PrepareParams packs{};
   packs.map[packs.maps++] = pack_map(s, t.dy, plan.dy_strides, s.o, dy, sums[0]);
   if (plan.tensor_cores) {
@@ -291,7 +303,8 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       packs.map[packs.maps++] = pack_map(s, t.x, plan.x_strides, s.c, at(workspace, plan.x_at));
     }
     for (int i = 0; i < 2 && needs_du; ++i) {
-      packs.line[packs.lines++] = pack_line_weights(plan.du[i], &second[i], at(workspace, plan.du_weights_at[i]));
+      const PackLineWeights w = pack_line_weights(plan.du[i], &second[i], at(workspace, plan.du_weights_at[i]));
+      packs.line[packs.lines++] = of_du.used ? hopper_second_stage_weights(of_du, i, w.term[0], w.outputs, workspace) : w;
     }
     if (wanted.x) {
       const PackLineWeights both = pack_line_weights(plan.dx, first, at(workspace, plan.dx_weights_at));
@@ -318,7 +331,13 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
     }
     const int du_shared = std::max(plan.du[0].shared_bytes, plan.du[1].shared_bytes);
     const bool narrow = second_weights && plan.second.narrow, together = narrow && plan.du_narrow;
-    if (needs_du && !together) {
+    if (of_du.used) {
+      HopperSecondStage p = hopper_second_stage_params(s, of_du, {dy, dy}, {&plan.du[0], &plan.du[1]}, workspace);
+      for (int i = 0; i < 2; ++i) p.out[i].to = du[i], p.out[i].sums = static_cast<float*>(sums[1 + i]);
+      chain.then("hopper_second_stage", [&](Stream q) {
+        return hopper_second_stage(plan.math, of_du.patch_pixels, p, of_du.blocks, of_du.shared_bytes, q);
+      });
+    } else if (needs_du && !together) {
       chain.then("line_conv", [&](Stream q) { return line_conv(plan.math, plan.du[0].tile, both.du, 2, du_shared, q); });
     }
     if (narrow) {
@@ -374,11 +393,11 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
       chain.then("direct_conv", [&](Stream q) { return direct_conv(plan.math, d, q); });
     }
     direct_weight_grads(plan, t, dy, du, chain);
-    PrepareParams of_du{};
+    PrepareParams sums_of_du{};
     for (int i = 0; i < 2; ++i) {
-      if (sums[1 + i]) of_du.map[of_du.maps++] = pack_map(s, du[i], mid_strides[i], mid[i], nullptr, sums[1 + i]);
+      if (sums[1 + i]) sums_of_du.map[sums_of_du.maps++] = pack_map(s, du[i], mid_strides[i], mid[i], nullptr, sums[1 + i]);
     }
-    if (of_du.maps) chain.then("prepare", [&](Stream q) { return prepare(plan.math, of_du, q); });
+    if (sums_of_du.maps) chain.then("prepare", [&](Stream q) { return prepare(plan.math, sums_of_du, q); });
   }
 
   void* const bias_gradients[3][2] = {

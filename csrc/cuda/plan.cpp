@@ -15,11 +15,10 @@ namespace gcn::cuda {
 
 Overrides read_overrides(const std::string& text) {
   Overrides o;
-  const std::pair<const char*, int*> known[] = {{"first_stage_sharing", &o.first_stage_sharing},
-                                                {"first_stage_splits", &o.first_stage_splits},
-                                                {"input_grad_cluster", &o.input_grad_cluster},
-                                                {"input_grad_channels", &o.input_grad_channels},
-                                                {"weight_grad_splits", &o.weight_grad_splits}};
+  const std::pair<const char*, int*> known[] = {
+      {"first_stage_sharing", &o.first_stage_sharing}, {"first_stage_splits", &o.first_stage_splits},
+      {"input_grad_cluster", &o.input_grad_cluster},   {"input_grad_channels", &o.input_grad_channels},
+      {"weight_grad_splits", &o.weight_grad_splits},   {"second_stage", &o.second_stage}};
   std::string names;
   for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);
   std::istringstream parts(text);
@@ -133,6 +132,17 @@ Work work_of(const Sizes& s, Math math) {
           pixels * double(s.c) * bytes, pixels * double(s.o) * bytes};
 }
 
+constexpr const char* kPortableIsQuicker = "the portable second stage should take less time";
+
+// Of launches that `notes` adds to a plan.
+template <class Notes>
+double seconds_of(const Sizes& s, const Notes& notes) {
+  Plan trial{};
+  trial.sizes = s;
+  notes(trial);
+  return trial.predicted();
+}
+
 // The GPU's whole matrix rate, which mma.sync does not reach on Hopper: floors are the hardware's, not the method's.
 double matrix_floor(double multiplications, Math math, const Gpu& gpu) {
   constexpr double kMmaSyncShare = 0.6;
@@ -174,12 +184,25 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     return plan;
   }
   plan.tensor_cores = true;
-  if (wants_hopper(s, math, false, gpu, plan.hopper)) {
-    HopperPlan& h = plan.hopper;
+  HopperPlan& h = plan.hopper;
+  const WantsHopper wants = wants_hopper(s, math, false, gpu, h);
+  if (wants.any) {
     const SourcePlan source = hopper_source(plan.source, s, math);
     FirstStagePlan stage = plan_first_stage(s, math, source, gpu);
     add_reason(h, plan_hopper_first_stage(s, math, gpu, stage, h.first));
     if (h.first.used) plan.source = source, plan.first = stage;
+  }
+  if (wants.second_stage) {
+    const auto& terms = plan.second.terms;
+    const SecondStageBranch branches[2] = {{terms[0].taps, terms[0].channels}, {terms[1].taps, terms[1].channels}};
+    const LineConvPlan* const outs[2] = {&plan.second, &plan.second};
+    add_reason(h, plan_hopper_second_stage(s, math, gpu, branches, outs, h.y));
+    if (h.y.used && !gpu.overrides.second_stage) {
+      const auto portable = [&](Plan& to) { note_line_conv(to, "", outs, 1, math, gpu); };
+      const auto hopper = [&](Plan& to) { note_hopper_second_stage(to, "", h.y, {}, gpu); };
+      if (seconds_of(s, portable) < seconds_of(s, hopper)) h.y = {}, add_reason(h, kPortableIsQuicker);
+    }
+    if (h.y.used) plan.second.packed_bytes = 0;
   }
 
   size_t& bytes = plan.workspace_bytes;
@@ -191,6 +214,7 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     packed += double(plan.first.branch[i].packed_bytes), partial += double(plan.first.branch[i].partial_bytes);
   }
   plan.second_at = take(bytes, plan.second.packed_bytes);
+  for (int i = 0; i < 2; ++i) h.y.weights_at[i] = take(bytes, h.y.packed_bytes[i]);
 
   const FirstStagePlan& f = plan.first;
   const double u_bytes = double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math));
@@ -210,8 +234,14 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     combine.leave(partial, gpu), combine.leave(u_bytes, gpu);
     note_copy(plan, "combine", combine, gpu);
   }
-  const LineConvPlan* second = &plan.second;
-  note_line_conv(plan, "line_conv y", &second, 1, math, gpu);
+  if (h.y.used) {
+    Traffic y;
+    y.leave(u_bytes, gpu), y.leave(work.y_bytes, gpu);
+    note_hopper_second_stage(plan, "hopper_second_stage y", h.y, y, gpu);
+  } else {
+    const LineConvPlan* second = &plan.second;
+    note_line_conv(plan, "line_conv y", &second, 1, math, gpu);
+  }
   return plan;
 }
 
@@ -239,11 +269,16 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   };
   plan.sums[0] = sums(wanted.b_l2 || wanted.b_r2, s.o);
   plan.sums[1] = sums(wanted.b_l1, s.m_l), plan.sums[2] = sums(wanted.b_r1, s.m_r);
+  // `beside`: what is in the same launch.
+  const Taps second_taps[2] = {clip_taps(s.k2, s.w, 1), clip_taps(s.k4, s.h, 0)};
+  const auto plan_second = [&](const LaunchWork& beside) {
+    constexpr int kNarrowMax = 64;
+    return plan_weight_grad(s, math, s.o, s.o <= kNarrowMax, true, second_taps, mid, {wanted.w_l2, wanted.w_r2}, beside, gpu);
+  };
   const bool biases = plan.sums[0].wanted || plan.sums[1].wanted || plan.sums[2].wanted;
   try {
     if (math == Math::kDouble) throw TooLarge("float64 has no tensor core kernels");
     const Taps first_taps[2] = {clip_taps(s.k1, s.h, 0), clip_taps(s.k3, s.w, 1)};
-    const Taps second_taps[2] = {clip_taps(s.k2, s.w, 1), clip_taps(s.k4, s.h, 0)};
     plan.source = plan_source(s, math, x);
     if (pixels > std::numeric_limits<int32_t>::max() - 2 * kTilePixels) throw TooLarge("x has more than 2^31 pixels");
     const int64_t most = std::max(s.m_l, s.m_r);
@@ -264,12 +299,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
       plan.first =
           plan_weight_grad(s, math, s.c, false, plan.source.channels_last, first_taps, mid, {wanted.w_l1, wanted.w_r1}, {}, gpu);
     }
-    if (second) {
-      constexpr int kNarrowMax = 64;
-      const LaunchWork beside = plan.du_narrow ? line_conv_work(both, 2, s, math, gpu) : LaunchWork{};
-      plan.second =
-          plan_weight_grad(s, math, s.o, s.o <= kNarrowMax, true, second_taps, mid, {wanted.w_l2, wanted.w_r2}, beside, gpu);
-    }
+    if (second) plan.second = plan_second(plan.du_narrow ? line_conv_work(both, 2, s, math, gpu) : LaunchWork{});
   } catch (const TooLarge& reason) {
     plan.why_direct = reason.what();
     place_sums(plan);
@@ -284,7 +314,9 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   }
   plan.tensor_cores = true;
   HopperInputGradPlan& dx_hopper = plan.hopper.input_grad;
-  if (wants_hopper(s, math, true, gpu, plan.hopper)) {
+  HopperSecondStagePlan& du_hopper = plan.hopper.du;
+  const WantsHopper wants = wants_hopper(s, math, true, gpu, plan.hopper);
+  if (wants.any) {
     if (wanted.x) add_reason(plan.hopper, plan_hopper_input_grad(s, math, gpu, plan.dx, dx_hopper));
     if (first) {
       const SourcePlan source = hopper_source(plan.source, s, math);
@@ -292,33 +324,65 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
       if (plan.hopper.weight_grad.used) plan.source = source;
     }
   }
+  // The launches of du and, where they are narrow, of the second weights' gradients.
+  Traffic second_reads{double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), 0};
+  second_reads.leave(work.y_bytes, gpu);
+  const auto note_second_stage = [&](Plan& to, const HopperSecondStagePlan& hopper, const WeightGradPlan& dw, bool together) {
+    const bool narrow = second && dw.narrow;
+    if (hopper.used) {
+      Traffic traffic;
+      traffic.leave(work.y_bytes, gpu);
+      traffic.leave(double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), gpu);
+      note_hopper_second_stage(to, "hopper_second_stage du_l and du_r", hopper, traffic, gpu);
+    } else if (du && !(narrow && together)) {
+      note_line_conv(to, "line_conv du_l and du_r", both, 2, math, gpu);
+    }
+    if (!narrow) return;
+    LaunchWork all = weight_grad_work(dw, second_reads, s, math, gpu);
+    if (together) all.add(line_conv_work(both, 2, s, math, gpu));
+    const char* name = together ? "second_stage_grad du_l, du_r, dw_l2 and dw_r2" : "second_stage_grad dw_l2 and dw_r2";
+    note(to, name, kThreads, weight_grad_blocks_per_multiprocessor(math == Math::kFloat, true), all, gpu);
+  };
+  if (wants.second_stage && du) {
+    const SecondStageBranch branches[2] = {{plan.du[0].terms[0].taps, padded(s.o)}, {plan.du[1].terms[0].taps, padded(s.o)}};
+    add_reason(plan.hopper, plan_hopper_second_stage(s, math, gpu, branches, both, du_hopper));
+  }
+  if (du_hopper.used) {
+    const WeightGradPlan apart = second ? plan_second({}) : WeightGradPlan{};
+    const auto portable = [&](Plan& to) { note_second_stage(to, {}, plan.second, plan.du_narrow); };
+    const auto hopper = [&](Plan& to) { note_second_stage(to, du_hopper, apart, false); };
+    if (!gpu.overrides.second_stage && seconds_of(s, portable) < seconds_of(s, hopper)) {
+      du_hopper = {};
+      add_reason(plan.hopper, kPortableIsQuicker);
+    } else {
+      plan.du_narrow = false;
+      for (auto& of : plan.du) of.packed_bytes = 0;
+      plan.second = apart;
+    }
+  }
   if (dx_hopper.used) plan.dx.packed_bytes = 0;
   const bool packs_x = first && plan.source.packed;
   plan.x_at = take(bytes, packs_x ? padded_map_bytes(s, s.c, math) : 0);
   for (int i = 0; i < 2; ++i) plan.du_weights_at[i] = take(bytes, plan.du[i].packed_bytes);
+  for (int i = 0; i < 2; ++i) du_hopper.weights_at[i] = take(bytes, du_hopper.packed_bytes[i]);
   plan.dx_weights_at = take(bytes, plan.dx.packed_bytes);
   for (int i = 0; i < 2; ++i) dx_hopper.weights_at[i] = take(bytes, dx_hopper.packed_bytes[i]);
   plan.first_partial_at = take(bytes, plan.first.partial_bytes);
   plan.second_partial_at = take(bytes, plan.second.partial_bytes);
-  for (int i = 0; i < 2; ++i) plan.sums[1 + i].parts = int(s.n) * plan.du[i].tiles_h * plan.du[i].tiles_w;
+  for (int i = 0; i < 2; ++i) {
+    const int halves = 2 * du_hopper.patches_h * du_hopper.patches_w;
+    plan.sums[1 + i].parts = int(s.n) * (du_hopper.used ? halves : plan.du[i].tiles_h * plan.du[i].tiles_w);
+  }
   const double sum_bytes = place_sums(plan);
 
-  const double packed = double(plan.du[0].packed_bytes + plan.du[1].packed_bytes + plan.dx.packed_bytes +
-                               dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1]);
+  const double packed =
+      double(plan.du[0].packed_bytes + plan.du[1].packed_bytes + plan.dx.packed_bytes + dx_hopper.packed_bytes[0] +
+             dx_hopper.packed_bytes[1] + du_hopper.packed_bytes[0] + du_hopper.packed_bytes[1]);
   Traffic prepare{packed + work.y_bytes, 0};
   prepare.leave(packed, gpu), prepare.leave(work.y_bytes, gpu);
   if (packs_x) prepare.memory += work.x_bytes, prepare.leave(work.x_bytes, gpu);
   note_copy(plan, "prepare", prepare, gpu);
-  const bool narrow = second && plan.second.narrow;
-  Traffic second_reads{double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), 0};
-  second_reads.leave(work.y_bytes, gpu);
-  if (du && !(narrow && plan.du_narrow)) note_line_conv(plan, "line_conv du_l and du_r", both, 2, math, gpu);
-  if (narrow) {
-    LaunchWork all = weight_grad_work(plan.second, second_reads, s, math, gpu);
-    if (plan.du_narrow) all.add(line_conv_work(both, 2, s, math, gpu));
-    const char* name = plan.du_narrow ? "second_stage_grad du_l, du_r, dw_l2 and dw_r2" : "second_stage_grad dw_l2 and dw_r2";
-    note(plan, name, kThreads, weight_grad_blocks_per_multiprocessor(math == Math::kFloat, true), all, gpu);
-  }
+  note_second_stage(plan, du_hopper, plan.second, plan.du_narrow);
   if (dx_hopper.used) {
     Traffic traffic{work.x_bytes, double(dx_hopper.packed_bytes[0] + dx_hopper.packed_bytes[1])};
     traffic.leave(double(padded_map_bytes(s, s.m_l, math) + padded_map_bytes(s, s.m_r, math)), gpu);
@@ -334,7 +398,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   } else if (first) {
     note_weight_grad(plan, "weight_grad dw_l1 and dw_r1", plan.first, {work.x_bytes, 0}, math, gpu);
   }
-  if (second && !narrow) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, second_reads, math, gpu);
+  if (second && !plan.second.narrow) note_weight_grad(plan, "weight_grad dw_l2 and dw_r2", plan.second, second_reads, math, gpu);
   if (first || second || biases) {
     Traffic parts;
     const double small = double(plan.second.partial_bytes) + sum_bytes;

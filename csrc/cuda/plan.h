@@ -17,6 +17,8 @@ struct Overrides {
   int first_stage_sharing = 0, first_stage_splits = 0;  // hopper: blocks of a cluster; splits of the channels
   int input_grad_cluster = 0, input_grad_channels = 0;  // hopper: blocks of a cluster; channels of a block, 128 or 256
   int weight_grad_splits = 0;                           // hopper: of the pixels
+  // 1: the second stage by the portable kernels; 128 or 512: by those of sm_90a, a patch of so many pixels at a time.
+  int second_stage = 0;
 };
 // Reads them from text such as "first_stage_sharing=2,input_grad_cluster=1". Throws std::invalid_argument.
 Overrides read_overrides(const std::string& text);
@@ -80,6 +82,7 @@ struct LineConvPlan {
   LineOrder order;
   bool vector;  // stores are whole pieces
   bool sums;    // over the pixels of what is written, for a bias's gradient
+  bool out_aligned;
   Strides out;
   struct Term {
     Taps taps;

@@ -111,7 +111,8 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
   return c;
 }
 
-// In which order the outputs are stored, and whether in whole pieces.
+}  // namespace
+
 void choose_stores(LineConvPlan& l, const Sizes& s, Math math, bool out_aligned) {
   const int piece = piece_elements(math), outputs = l.outputs_written;
   const auto whole = [&](int64_t stride, int64_t size) { return size == 1 || stride % piece == 0; };
@@ -127,8 +128,6 @@ void choose_stores(LineConvPlan& l, const Sizes& s, Math math, bool out_aligned)
     l.vector = begins_whole && whole(l.out.w, s.w) && outputs % piece == 0;
   }
 }
-
-}  // namespace
 
 LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvPlan::Term>& terms, int64_t outputs,
                           const Strides& out, int jobs, const Gpu& gpu) {
@@ -162,6 +161,7 @@ LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std:
   l.outputs = int(outputs);
   l.outputs_written = int(outputs_written);
   l.out = out;
+  l.out_aligned = out_aligned;
   const LineTileShape shape = line_tile_shape(tile);
   l.n_tiles = int(ceil_div(outputs_written, shape.outputs()));
   const int piece = piece_elements(math);

@@ -38,6 +38,8 @@ LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvP
                           const Strides& out, int jobs, const Gpu& gpu);
 LineConvPlan plan_line_conv(const Sizes& s, Math math, LineTile tile, const std::vector<LineConvPlan::Term>& terms,
                             int64_t outputs, int64_t outputs_written, const Strides& out, bool out_aligned, const Gpu& gpu);
+// In which order a tile's outputs are stored, and whether in whole pieces.
+void choose_stores(LineConvPlan&, const Sizes&, Math, bool out_aligned);
 LaunchWork line_conv_work(const LineConvPlan* const* jobs, int count, const Sizes& s, Math math, const Gpu& gpu);
 void note_line_conv(Plan& plan, const char* name, const LineConvPlan* const* jobs, int count, Math math, const Gpu& gpu);
 

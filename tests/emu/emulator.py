@@ -143,7 +143,7 @@ EXAMPLE = Build("emu_example", ("example_module.cpp", "example_driver.cpp"), ker
 #: The whole operator: plan, launches and every kernel.
 MATHS = ("half", "bfloat16", "tf32", "float")
 KERNELS = ("first_stage", "line_conv", "weight_grad", "second_stage_grad")
-HOPPER_KERNELS = ("first_stage", "weight_grad", "input_grad")
+HOPPER_KERNELS = ("first_stage", "weight_grad", "input_grad", "second_stage")
 HOST = (
     "operator_module.cpp",
     *("plan.cpp", "plan_first_stage.cpp", "plan_line_conv.cpp", "plan_weight_grad.cpp", "cost.cpp"),

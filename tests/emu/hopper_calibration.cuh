@@ -201,6 +201,8 @@ inline constexpr HopperCase kHopperCases[] = {
     wgmma_case<Tf32, 64, 2, 2>("wgmma_tf32_64_2_2"),
     wgmma_case<Tf32, 144, 2, 1>("wgmma_tf32_144_2_1"),
     wgmma_case<Tf32, 168, 0, 1>("wgmma_tf32_168_0_1"),
+    wgmma_case<Half, 24, 8, 14>("wgmma_half_24_8_14"),
+    wgmma_case<BFloat16, 24, 0, 14>("wgmma_bfloat16_24_0_14"),
     wgmma_case<Half, 64, 10, 14>("wgmma_half_64_10_14"),
     wgmma_case<BFloat16, 128, 11, 14>("wgmma_bfloat16_128_11_14"),
     wgmma_case<Half, 168, 12, 14>("wgmma_half_168_12_14"),

@@ -154,6 +154,8 @@ HOPPER_CALIBRATIONS = (
     wgmma("tf32", 64, 2, 2),
     wgmma("tf32", 144, 2, 1),
     wgmma("tf32", 168, 0, 1),
+    wgmma("half", 24, 8, 14),
+    wgmma("bfloat16", 24, 0, 14),
     wgmma("half", 64, 10, 14),
     wgmma("bfloat16", 128, 11, 14),
     wgmma("half", 168, 12, 14),

@@ -2,8 +2,10 @@
 
 from hopper_problems import (
     DEEP,
+    LARGE_PATCHES,
     LONG_LINES,
     MANY,
+    MANY_OUTPUTS,
     ODD_SIZES,
     SHORT_LINES,
     THREE_TILES,
@@ -25,6 +27,12 @@ GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l
 BATCH = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 PATCHES = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("x",))
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
+
+#: The second stage: several units to a block, in the small patches and in the large ones; its gradients, with sums for biases.
+SMALL = EmulatedCase(MANY_OUTPUTS, "half", "channels_last", "hopper-1")
+LARGE = EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-large")
+ROWS = EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1")
+DU = EmulatedCase(LARGE_PATCHES, "half", "nchw", "hopper-large", wanted=("w_l1", "b_l1", "b_r1"))
 
 FIRST_STAGE = _of(
     "hopper/hopper_first_stage.cuh",
@@ -320,6 +328,98 @@ INPUT_GRAD = _of(
     ("phase", "start += 2 * plane", "start += plane", "the second phase starts at the second octet", INPUT),
 )
 
+SECOND_STAGE = _of(
+    "hopper/hopper_second_stage.cuh",
+    ("weights-not-awaited", "    barrier_wait(weights_full, 0);\n", "", "weights have not come yet", SMALL),
+    ("windows-not-awaited", "      windows.wait_until_full();\n", "", "windows have not come yet", SMALL),
+    ("copies-not-awaited", "        copy_wait<0>();\n", "", "full before the window has come", SMALL),
+    (
+        "no-fence-of-copies",
+        "        copy_wait<0>();\n        fence_async_proxy();",
+        "        copy_wait<0>();",
+        "wgmma may not see the windows yet",
+        SMALL,
+    ),
+    (
+        "fence-before-copies",
+        "        copy_wait<0>();\n        fence_async_proxy();",
+        "        fence_async_proxy();\n        copy_wait<0>();",
+        "what comes after the fence wgmma may not see",
+        SMALL,
+    ),
+    (
+        "no-fence-of-zeros",
+        "make_uint4(0, 0, 0, 0));\n    fence_async_proxy();",
+        "make_uint4(0, 0, 0, 0));",
+        "wgmma may not see the zeros yet",
+        ROWS,
+    ),
+    ("no-zeros", "zero - last - tile_at(i), row", "tap, row", "zero weights meet whatever lies behind the window", SMALL),
+    ("zeros-of-the-first-tile", "zero - last - tile_at(i)", "zero - last", "other tiles have what lies behind the zeros", LARGE),
+    ("halo", "(branch == 1 ? p.radius[1] : 0) + own", "(branch == 1 ? p.radius[1] - 1 : 0) + own", "a row late", SMALL),
+    ("every-row-twice", "h += kCopyingWarps, from", "h += 1, from", "rows outside are told from others too late", SMALL),
+    ("next-pair", "start += 2 * plane", "start += plane", "the second pair starts at the second octet", SMALL),
+    ("half-of-the-patch", " + side * kHeight * row;", ";", "both warpgroups multiply the upper half", SMALL),
+    ("tile-across", "i % kAcross * 8 * kPixelBytes", "i % kAcross * kPixelBytes", "neighbouring tiles are a pixel apart", LARGE),
+    ("tile-down", "i / kAcross * 8 * row", "i / kAcross * row", "tiles below each other are a row apart", LARGE),
+    ("weights-advance", "moved(of_w, 32), true", "moved(of_w, 16), true", "half a step of the depth", SMALL),
+    ("one-tap-a-step", "taps += 4 * tap", "taps += 2 * tap", "single octets take taps twice", SMALL),
+    (
+        "lets-go-too-early",
+        "if (branch == 1) windows.let_go",
+        "if (branch == 0) windows.let_go",
+        "one branch is still to come",
+        SMALL,
+    ),
+    (
+        "windows-not-let-go",
+        "if (branch == 1) windows.let_go(windows.slot, lane);",
+        "",
+        "the third unit's windows never come",
+        SMALL,
+    ),
+    (
+        "outputs-overwritten",
+        "outputs_of(side);\n    group_barrier(1 + side, kGroupSize);",
+        "outputs_of(side);",
+        "the unit before is still being written",
+        SMALL,
+    ),
+    (
+        "outputs-not-there",
+        "fill(acc, out, tile_of_outputs);\n    group_barrier(1 + side, kGroupSize);",
+        "fill(acc, out, tile_of_outputs);",
+        "other warps' outputs are written before they are there",
+        SMALL,
+    ),
+    ("sums-kept", "for (float& a : acc[i]) a = 0;", "for (float& a : acc[i]) a += 0;", "sums of the unit before", DU),
+    ("behind-the-last-output", "      if (by_row && !used) continue;\n", "", "padding over the next pixel", ROWS),
+    ("bias-of-the-first-tile", "b[n_tile() * kOutputs + column]", "b[column]", "every tile has the first one's biases", SMALL),
+    (
+        "weights-of-the-first-tile",
+        "n_tile() * phases * phase_bytes",
+        "0 * phases * phase_bytes",
+        "tiles have the same weights",
+        SMALL,
+    ),
+    ("pixels-outside", "if (h_of(tile, at) < rows && w_of", "if (w_of", "pixels outside of the map in a bias's gradient", DU),
+    ("sums-of-one-half", "(2 * u.patch + side)", "(2 * u.patch)", "both halves' sums in one place", DU),
+    (
+        "half-way-of-too-many",
+        "barrier_init(half_way, kWarps)",
+        "barrier_init(half_way, kWarps + 1)",
+        "nobody else arrives",
+        SMALL,
+    ),
+    (
+        "no-dependencies",
+        "    wait_for_dependencies();\n    __syncthreads();",
+        "    __syncthreads();",
+        "weights are not packed yet",
+        SMALL,
+    ),
+)
+
 #: Values that are not finite, at the borders of x.
 SPECIAL_X = SpecialCase(SPECIAL, "half", "channels_last", "hopper", ("w_l1", "w_r1"), "x")
 NOT_FINITE = _of(
@@ -337,6 +437,6 @@ NOT_FINITE = _of(
 )
 
 MUTATIONS: tuple[Mutation, ...] = (
-    *(*FIRST_STAGE, *PRODUCTS, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD),
+    *(*FIRST_STAGE, *PRODUCTS, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD, *SECOND_STAGE),
     *NOT_FINITE,
 )

@@ -24,6 +24,11 @@ WIDE = Case("wide-middle", n=1, c=136, h=20, w=16, mid_l=30, mid_r=8, out=4, k=(
 #: A window so long that items are short.
 LONG_KERNEL = Case("long-kernel", n=1, c=24, h=40, w=72, mid_l=3, mid_r=16, out=3, k=(63, 3, 63, 3))
 
+#: The second stage: tiles of outputs, and middle channels in one, two and five octets; outputs that are whole pieces.
+MANY_OUTPUTS = Case("many-outputs", n=2, c=8, h=18, w=21, mid_l=9, mid_r=37, out=40, k=(3, 9, 1, 5))
+#: Large patches, of which parts reach over the map, several to a block; taps of a single octet in pairs and one alone.
+LARGE_PATCHES = Case("large-patches", n=1, c=8, h=62, w=28, mid_l=3, mid_r=21, out=20, k=(3, 1, 3, 15))
+
 FORWARD = (
     EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1"),
     EmulatedCase(SHORT_LINES, "tf32", "channels_last", "hopper"),
@@ -40,6 +45,11 @@ FORWARD = (
     EmulatedCase(THREE_TILES, "bfloat16", "nchw", "hopper-2"),
     EmulatedCase(SHORT_LINES, "tf32", "nchw", "hopper-1"),
     EmulatedCase(OVERHANG, "bfloat16", "view", "hopper"),
+    EmulatedCase(MANY_OUTPUTS, "half", "channels_last", "hopper-1"),
+    EmulatedCase(MANY_OUTPUTS, "bfloat16", "nchw", "hopper"),
+    EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-large"),
+    EmulatedCase(LARGE_PATCHES, "bfloat16", "nchw", "hopper-2"),
+    EmulatedCase(ODD_SIZES, "half", "nchw", "hopper-choice"),
 )
 
 #: So many channels of x that a block takes 256 of them.
@@ -54,6 +64,8 @@ BACKWARD = (
     EmulatedCase(WIDE, "half", "channels_last", "hopper-2"),
     EmulatedCase(WIDE, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(THREE_TILES, "half", "channels_last", "hopper", wanted=("w_r1",)),
+    EmulatedCase(MANY_OUTPUTS, "half", "channels_last", "hopper-1"),
+    EmulatedCase(LARGE_PATCHES, "half", "nchw", "hopper-large", wanted=("w_l1", "b_l1", "b_r1")),
 )
 
 #: Two maps whose elements may share memory. The copy engine takes none of them; x is copied first.

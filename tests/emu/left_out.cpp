@@ -22,6 +22,8 @@ template <class M>
 int launch_hopper_weight_grad(const HopperWeightGrad&, int, int, Stream);
 template <class M>
 int launch_hopper_input_grad(int, const HopperInputGrad&, int, int, Stream);
+template <class M>
+int launch_hopper_second_stage(int, const HopperSecondStage&, int, int, Stream);
 
 template <>
 int launch_first_stage<BFloat16>(int, bool, const FirstStageParams&, int, Stream) {
@@ -57,6 +59,10 @@ int launch_hopper_weight_grad<BFloat16>(const HopperWeightGrad&, int, int, Strea
 }
 template <>
 int launch_hopper_input_grad<BFloat16>(int, const HopperInputGrad&, int, int, Stream) {
+  return cudaErrorInvalidValue;
+}
+template <>
+int launch_hopper_second_stage<BFloat16>(int, const HopperSecondStage&, int, int, Stream) {
   return cudaErrorInvalidValue;
 }
 

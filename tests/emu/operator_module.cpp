@@ -54,6 +54,8 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.l2 = value.cast<double>() * 1e9;
     } else if (name == "dependent_launch_us") {
       gpu.dependent_launch = value.cast<double>() * 1e-6;
+    } else if (name == "second_stage") {  // which kernel, whatever should take less time
+      gpu.overrides.second_stage = value.cast<int>();
     } else if (name == "hopper") {
       gpu.hopper = value.cast<bool>();
       gpu.generation = Generation::kHopper;
@@ -120,6 +122,8 @@ void check(int error) {
 
 // What is special about a plan, one fact each, so that the tests can see that they reach every branch.
 class Facts {
+  static constexpr const char* orders[] = {"channels_last", "nchw", "rows of channels_last"};
+
  public:
   void add(const std::string& fact) { facts_.append(fact); }
   void add_if(bool holds, const std::string& fact) {
@@ -143,7 +147,6 @@ class Facts {
     add(std::string("line_conv ") + tiles[static_cast<int>(l.tile)]);
     add_if(l.phases > 1, "line_conv phases");
     add_if(l.n_tiles > 1, "line_conv tiles of outputs");
-    const char* const orders[] = {"channels_last", "nchw", "rows of channels_last"};
     const std::string order = orders[static_cast<int>(l.order)];
     add("line_conv to " + order + (l.vector ? ", whole pieces" : ", single elements"));
   }
@@ -161,6 +164,19 @@ class Facts {
   void add(const HopperPlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
     if (h.first.used) add_hopper(h.first, f, sizes);
+    if (h.y.used) add_hopper(h.y, sizes);
+  }
+  void add_hopper(const HopperSecondStagePlan& h, const Sizes& sizes) {
+    const std::string name = h.apart ? "hopper second_stage du " : "hopper second_stage y ";
+    add(name + "in patches of " + std::to_string(h.patch_pixels));
+    add_if(h.blocks / h.n_tiles < sizes.n * h.patches_h * h.patches_w, name + "of blocks with several units");
+    add_if(h.n_tiles > 1, name + "of tiles of outputs");
+    for (int i = 0; i < 2; ++i) {
+      add_if(h.octets[i] > 1, name + "of pairs of octets");
+      add_if(h.octets[i] % 2, name + "of a single octet, " + (h.radius[i] % 2 ? "odd" : "even") + " radius");
+      const std::string order = orders[static_cast<int>(h.order[i])];
+      add(name + "to " + order + (h.vector[i] ? ", whole pieces" : ", single elements"));
+    }
   }
   void add_hopper(const HopperFirstStagePlan& h, const FirstStagePlan& f, const Sizes& sizes) {
     add_if(h.sharing > 1, "hopper first_stage blocks that share weights");
@@ -180,6 +196,7 @@ class Facts {
   }
   void add(const HopperPlan& h, const WeightGradPlan& g, const Sizes& sizes) {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
+    if (h.du.used) add_hopper(h.du, sizes);
     if (h.input_grad.used) {
       add("hopper input_grad of " + std::to_string(h.input_grad.outputs) + " channels");
       add("hopper input_grad in clusters of " + std::to_string(h.input_grad.cluster));

@@ -34,10 +34,13 @@ GPUS = {
     "cramped": {"shared_per_block": 32 << 10, "shared_per_multiprocessor": 64 << 10},
     "small-shared": {"multiprocessors": 84, "shared_per_block": 99 << 10, "shared_per_multiprocessor": 100 << 10},
     # These ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
-    # what they load; and with one, where there are no clusters. Where launches are fast, channels are split.
-    "hopper": {"hopper": 1},
-    "hopper-2": {"hopper": 1, "multiprocessors": 2, "l2_gigabytes": 10},
-    "hopper-1": {"hopper": 1, "multiprocessors": 1},
+    # what they load; and with one, where there are no clusters. Where launches are fast, channels are split. The second stage has
+    # patches of one size or the other, or what the plan chooses.
+    "hopper": {"hopper": 1, "second_stage": 128},
+    "hopper-2": {"hopper": 1, "second_stage": 512, "multiprocessors": 2, "l2_gigabytes": 10},
+    "hopper-1": {"hopper": 1, "second_stage": 128, "multiprocessors": 1},
+    "hopper-large": {"hopper": 1, "second_stage": 512, "multiprocessors": 1},
+    "hopper-choice": {"hopper": 1},
     "hopper-fast-launch": {"hopper": 1, "dependent_launch_us": 0},
 }
 

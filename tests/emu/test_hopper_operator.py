@@ -5,7 +5,7 @@ from types import ModuleType
 import emulator
 import numpy as np
 import pytest
-from hopper_problems import BACKWARD, FORWARD, THREE_TILES, VIEWS
+from hopper_problems import BACKWARD, FORWARD, LARGE_PATCHES, ODD_SIZES, THREE_TILES, VIEWS
 from operator_run import facts, failures, run
 from problems import EmulatedCase
 from suites import in_suites
@@ -19,8 +19,11 @@ def module() -> ModuleType:
 
 
 CASES = (*FORWARD, *(c for c in BACKWARD if c not in FORWARD), *VIEWS)
-#: Every arithmetic and kernel: by whole lines and overhanging tiles, with and without clusters.
-EVERY_DAY = (FORWARD[0], FORWARD[1], FORWARD[2], BACKWARD[0], BACKWARD[2], *VIEWS[2:3])
+#: Every arithmetic and kernel: by whole lines and overhanging tiles, with and without clusters, with small and large patches.
+EVERY_DAY = (
+    *(FORWARD[0], FORWARD[1], FORWARD[2], BACKWARD[0], BACKWARD[2], *VIEWS[2:3]),
+    EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-large"),
+)
 
 
 @pytest.mark.parametrize("case", in_suites(CASES, everyday=lambda case: case in EVERY_DAY), ids=str)
@@ -42,6 +45,10 @@ def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, c
             assert np.array_equal(other[name], expected), name
 
 
+STORES = (
+    "channels_last, whole pieces",
+    *(f"{order}, {what}" for order in ("nchw", "rows of channels_last") for what in ("whole pieces", "single elements")),
+)
 #: What plans of the Hopper kernels decide, and what the problems have to reach, one way and the other.
 BRANCHES = {
     *(f"hopper first_stage of {n} positions" for n in (18, 34)),
@@ -53,6 +60,13 @@ BRANCHES = {
     *(f"hopper input_grad in clusters of {n}" for n in (1, 2)),
     "hopper input_grad patch outside",
     *(f"hopper input_grad {what}" for what in ("tiles of channels", "pairs of octets", "single octet")),
+    *(f"hopper second_stage {of} in patches of {n}" for of in ("y", "du") for n in (128, 512)),
+    *(f"hopper second_stage {of} of blocks with several units" for of in ("y", "du")),
+    *(f"hopper second_stage {of} of tiles of outputs" for of in ("y", "du")),
+    *(f"hopper second_stage {of} of pairs of octets" for of in ("y", "du")),
+    *(f"hopper second_stage {of} of a single octet, {n} radius" for of in ("y", "du") for n in ("odd", "even")),
+    *(f"hopper second_stage y to {how}" for how in STORES),
+    "hopper second_stage du to channels_last, whole pieces",
     "hopper weight_grad",
     *(f"hopper weight_grad {what}" for what in ("splits", "groups of octets", "groups of taps")),
 }
@@ -73,6 +87,7 @@ def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None
     [
         (EmulatedCase(THREE_TILES, "half", "nchw", "hopper"), "channels_last"),
         (EmulatedCase(THREE_TILES, "float", "channels_last", "hopper"), "bfloat16, float16 and tf32"),
+        (EmulatedCase(ODD_SIZES, "half", "nchw", "hopper-choice"), "the portable second stage should take less time"),
     ],
     ids=str,
 )

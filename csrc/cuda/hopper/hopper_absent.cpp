@@ -11,6 +11,8 @@ int hopper_weight_grad(Math, const HopperWeightGrad&, int, int, Stream) { return
 
 int hopper_input_grad(Math, int, const HopperInputGrad&, int, int, Stream) { return kNotSupported; }
 
+int hopper_second_stage(Math, int, const HopperSecondStage&, int, int, Stream) { return kNotSupported; }
+
 int hopper_clusters(int) { return 0; }
 
 bool hopper_built() { return false; }

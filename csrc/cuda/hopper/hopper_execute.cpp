@@ -76,6 +76,36 @@ PackLineWeights hopper_input_grad_weights(const BackwardPlan& plan, int axis, Pa
   return p;
 }
 
+PackLineWeights hopper_second_stage_weights(const HopperSecondStagePlan& h, int branch, PackLineWeights::Term term, int outputs,
+                                            void* workspace) {
+  PackLineWeights p{};
+  p.term[0] = term;
+  p.to = static_cast<unsigned char*>(workspace) + h.weights_at[branch];
+  p.terms = 1, p.outputs = outputs, p.tile_outputs = kSecondOutputs, p.n_tiles = h.n_tiles;
+  p.chunk = 2 * kOctet, p.phases = h.phases[branch], p.k_blocks = h.k_blocks[branch];
+  return p;
+}
+
+HopperSecondStage hopper_second_stage_params(const Sizes& s, const HopperSecondStagePlan& h, const void* const (&maps)[2],
+                                             const LineConvPlan* const (&outs)[2], void* workspace) {
+  HopperSecondStage p{};
+  for (int i = 0; i < 2; ++i) {
+    p.weights[i] = static_cast<const unsigned char*>(workspace) + h.weights_at[i];
+    p.map[i] = maps[i];
+    p.octets[i] = h.octets[i], p.radius[i] = h.radius[i], p.k_blocks[i] = h.k_blocks[i];
+    p.window_h[i] = h.window_h[i], p.window_w[i] = h.window_w[i], p.plane_bytes[i] = h.plane_bytes[i];
+    const LineConvPlan& out = *outs[i];
+    p.out[i].stride_n = out.out.n, p.out[i].stride_c = out.out.c, p.out[i].stride_h = out.out.h, p.out[i].stride_w = out.out.w;
+    p.out[i].outputs = out.outputs, p.out[i].outputs_written = out.outputs_written;
+    p.out[i].order = h.order[i], p.out[i].vector = h.vector[i];
+  }
+  p.weights_bytes = h.weights_bytes, p.windows_bytes = h.windows_bytes, p.zeros_bytes = h.zeros_bytes;
+  p.apart = h.apart;
+  p.n = int(s.n), p.h = int(s.h), p.w = int(s.w);
+  p.n_tiles = h.n_tiles, p.patches_h = h.patches_h, p.patches_w = h.patches_w;
+  return p;
+}
+
 HopperInputGrad hopper_input_grad_params(const BackwardPlan& plan, const void* const (&du)[2], void* workspace, void* dx) {
   const HopperInputGradPlan& h = plan.hopper.input_grad;
   const Sizes& s = plan.sizes;

@@ -24,6 +24,11 @@ int launch_hopper_input_grad(int outputs, const HopperInputGrad&, int blocks, in
 extern template int launch_hopper_input_grad<Half>(int, const HopperInputGrad&, int, int, Stream);
 extern template int launch_hopper_input_grad<BFloat16>(int, const HopperInputGrad&, int, int, Stream);
 
+template <class M>
+int launch_hopper_second_stage(int patch_pixels, const HopperSecondStage&, int blocks, int shared_bytes, Stream);
+extern template int launch_hopper_second_stage<Half>(int, const HopperSecondStage&, int, int, Stream);
+extern template int launch_hopper_second_stage<BFloat16>(int, const HopperSecondStage&, int, int, Stream);
+
 int hopper_first_stage(Math math, const HopperFirstStage& p, int blocks, int shared_bytes, Stream s) {
   if (math == Math::kHalf) return launch_hopper_first_stage<Half>(p, blocks, shared_bytes, s);
   if (math == Math::kBFloat16) return launch_hopper_first_stage<BFloat16>(p, blocks, shared_bytes, s);
@@ -40,6 +45,12 @@ int hopper_weight_grad(Math math, const HopperWeightGrad& p, int blocks, int sha
 int hopper_input_grad(Math math, int outputs, const HopperInputGrad& p, int blocks, int shared_bytes, Stream s) {
   if (math == Math::kHalf) return launch_hopper_input_grad<Half>(outputs, p, blocks, shared_bytes, s);
   if (math == Math::kBFloat16) return launch_hopper_input_grad<BFloat16>(outputs, p, blocks, shared_bytes, s);
+  return cudaErrorInvalidValue;
+}
+
+int hopper_second_stage(Math math, int patch_pixels, const HopperSecondStage& p, int blocks, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_hopper_second_stage<Half>(patch_pixels, p, blocks, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_hopper_second_stage<BFloat16>(patch_pixels, p, blocks, shared_bytes, s);
   return cudaErrorInvalidValue;
 }
 

@@ -46,6 +46,30 @@ struct HopperInputGrad {
 
 int hopper_input_grad(Math, int outputs, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
 
+// Line convolutions of maps with few channels: y, or du_l and du_r. Branch 0 runs along rows, branch 1 along columns.
+struct HopperSecondStageOut {
+  void* to;
+  float* sums;                                     // [outputs][patch, half]: sums over their pixels; or null
+  const void* bias[2];                             // [outputs] or null
+  int64_t stride_n, stride_c, stride_h, stride_w;  // in elements
+  int outputs, outputs_written;                    // zeros from `outputs` on
+  LineOrder order;
+  bool vector;  // 16-byte stores are aligned, and whole
+};
+
+struct HopperSecondStage {
+  const void* weights[2];  // PackLineWeights::to, of one branch each: [n-tile][pair of octets][k-block][output][64 bytes]
+  const void* map[2];      // padded maps
+  int octets[2], radius[2], k_blocks[2];  // k-blocks: of a pair, as they are packed
+  int window_h[2], window_w[2], plane_bytes[2];
+  int weights_bytes, windows_bytes, zeros_bytes;
+  HopperSecondStageOut out[2];
+  bool apart;  // each branch has an output of its own; else there is one, the sum
+  int n, h, w, n_tiles, patches_h, patches_w;
+};
+
+int hopper_second_stage(Math, int patch_pixels, const HopperSecondStage&, int blocks, int shared_bytes, Stream);
+
 // Clusters of so many blocks that the current GPU runs side by side, each block alone on its multiprocessor; or 0.
 int hopper_clusters(int blocks);
 

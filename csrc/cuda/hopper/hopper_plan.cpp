@@ -21,11 +21,14 @@ const MeasuredFaster* measured_faster(const Sizes& s, bool backward) {
 
 }  // namespace
 
-bool wants_hopper(const Sizes& s, Math math, bool backward, const Gpu& gpu, HopperPlan& plan) {
-  if (gpu.generation != Generation::kMeasured) return gpu.generation == Generation::kHopper;
+WantsHopper wants_hopper(const Sizes& s, Math math, bool backward, const Gpu& gpu, HopperPlan& plan) {
+  if (gpu.generation != Generation::kMeasured) {
+    const bool asked = gpu.generation == Generation::kHopper;
+    return {asked, asked};
+  }
   const MeasuredFaster* const found = gpu.hopper && element_bytes(math) == 2 ? measured_faster(s, backward) : nullptr;
   if (found) plan.measured_sources = found->sources;
-  return found != nullptr;
+  return {found != nullptr, found && found->second_stage};
 }
 
 void add_reason(HopperPlan& plan, const std::string& why) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "../kernels.h"
+
 namespace gcn::cuda {
 
 // Which kernels run: those of every GPU since sm_80; where they take the problem, those of sm_90a; or those of sm_90a only where
@@ -30,10 +32,21 @@ struct HopperInputGradPlan {
   size_t packed_bytes[2] = {}, weights_at[2] = {};  // of either branch's weights, and where they are in the workspace
 };
 
+struct HopperSecondStagePlan {  // y, or du_l and du_r
+  bool used = false, apart = false;
+  int patch_pixels = 0, patches_h = 0, patches_w = 0, n_tiles = 0;
+  int octets[2] = {}, radius[2] = {}, phases[2] = {}, k_blocks[2] = {}, window_h[2] = {}, window_w[2] = {}, plane_bytes[2] = {};
+  int weights_bytes = 0, windows_bytes = 0, zeros_bytes = 0, blocks = 0, shared_bytes = 0;
+  LineOrder order[2] = {};
+  bool vector[2] = {};
+  size_t packed_bytes[2] = {}, weights_at[2] = {};  // of either branch's weights, and where they are in the workspace
+};
+
 struct HopperPlan {
   HopperFirstStagePlan first;
   HopperWeightGradPlan weight_grad;
   HopperInputGradPlan input_grad;
+  HopperSecondStagePlan y, du;
   std::string why_portable;  // where Hopper kernels were asked for and not all are used
   // Where a measurement has chosen them: the state of the sources that it was made on.
   std::string measured_sources;

@@ -22,8 +22,11 @@ inline int64_t clusters_side_by_side(int blocks, const Gpu& gpu) {
   return blocks == 1 ? gpu.multiprocessors : std::min(gpu.multiprocessors / 2, gpu.clusters_of_two);
 }
 
-// Asked for, or measured to be faster, which the plan then says.
-bool wants_hopper(const Sizes&, Math, bool backward, const Gpu&, HopperPlan&);
+// Asked for, or measured to be faster, which the plan then says: whether any of them, and whether the second stage's.
+struct WantsHopper {
+  bool any, second_stage;
+};
+WantsHopper wants_hopper(const Sizes&, Math, bool backward, const Gpu&, HopperPlan&);
 
 // Changes the plan of the first stage to one that the Hopper kernel runs; or returns why that is not possible.
 std::string plan_hopper_first_stage(const Sizes&, Math, const Gpu&, FirstStagePlan&, HopperFirstStagePlan&);
@@ -36,6 +39,16 @@ void note_hopper_weight_grad(Plan&, const WeightGradPlan&, const HopperWeightGra
 // The same of the gradient of x, whose portable plan stays as it is.
 std::string plan_hopper_input_grad(const Sizes&, Math, const Gpu&, const LineConvPlan&, HopperInputGradPlan&);
 void note_hopper_input_grad(Plan&, const HopperInputGradPlan&, const Traffic&, const Gpu&);
+
+// The same of line convolutions of maps with few channels, branch 0 along rows and branch 1 along columns: into one map, of which
+// both plans are given, or into two.
+struct SecondStageBranch {
+  Taps taps;
+  int channels;  // of the map, padded
+};
+std::string plan_hopper_second_stage(const Sizes&, Math, const Gpu&, const SecondStageBranch (&)[2],
+                                     const LineConvPlan* const (&outs)[2], HopperSecondStagePlan&);
+void note_hopper_second_stage(Plan&, const char* name, const HopperSecondStagePlan&, const Traffic&, const Gpu&);
 
 // Adds a reason to those that the plan gives already.
 void add_reason(HopperPlan&, const std::string& why);

@@ -73,4 +73,23 @@ constexpr int hopper_input_grad_shared_bytes(int outputs, int windows_bytes, int
   return kSwizzleAlignment + stages * outputs * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * (stages + 2) + 1);
 }
 
+// --- second stage: 24 outputs, and of a patch of 16 x 8 or 32 x 16 pixels one half to each multiplying warpgroup
+constexpr int kSecondOutputs = 24;
+constexpr int kSecondStageDown[] = {1, 2}, kSecondStageAcross[] = {1, 2};  // tiles of 8 x 8 pixels of a half, by size
+// A half's outputs in shared memory on their way out: in elements of 16 bits from one output to the next where pixels run
+// fastest, so that neighbouring outputs fall into different banks; and all of them, in any order.
+constexpr GCN_HOST_TOO int second_stage_pixel_row(int pixels) { return pixels + 8; }
+constexpr GCN_HOST_TOO int second_stage_outputs_bytes(int pixels) { return kSecondOutputs * second_stage_pixel_row(pixels) * 2; }
+// From one octet's window to the next: where neighbouring lanes have the octets of a pixel, eight of them write to all banks.
+constexpr int second_stage_plane_bytes(int pixels, int octets) {
+  const int step = (8 + octets - 1) / octets;
+  return (pixels + ((step - pixels) & 7)) * 16;
+}
+constexpr GCN_HOST_TOO int second_stage_barriers_at(int weights_bytes, int windows_bytes, int zeros_bytes, int pixels_of_a_half) {
+  return weights_bytes + 2 * windows_bytes + zeros_bytes + 2 * second_stage_outputs_bytes(pixels_of_a_half);
+}
+constexpr int hopper_second_stage_shared_bytes(int weights_bytes, int windows_bytes, int zeros_bytes, int pixels_of_a_half) {
+  return kSwizzleAlignment + second_stage_barriers_at(weights_bytes, windows_bytes, zeros_bytes, pixels_of_a_half) + 8 * 6;
+}
+
 }  // namespace gcn::cuda

@@ -114,8 +114,9 @@ class SharedMemory {
     const size_t first = offset(p) / kGranule;
     for (size_t i = first; i < first + n / kGranule; ++i) {
       granules_[i].copier = kNobody;
-      note_write(i, what, who);
+      if (!order_) note_write(i, what, who);
     }
+    if (order_) order_->write(first, n / kGranule, what, who);
     std::memcpy(p, data, n);
   }
 

@@ -1,0 +1,5 @@
+#include "../hopper_second_stage.cuh"
+
+namespace gcn::cuda {
+template int launch_hopper_second_stage<Half>(int, const HopperSecondStage&, int, int, Stream);
+}
