@@ -67,7 +67,7 @@ class Kernel:
     @property
     def numbers(self) -> tuple[int, ...]:
         """The template arguments that are numbers, flags or enumerators."""
-        return tuple(int(n) for n in re.findall(r"L(?:[ib]|NS0_8LineTileE)(\d+)E", self.symbol))
+        return tuple(int(n) for n in re.findall(r"L(?:[ib]|NS0_\d+[A-Za-z]*TileE)(\d+)E", self.symbol))
 
     def __str__(self) -> str:
         return f"{self.name}<{', '.join([self.math, *map(str, self.numbers)])}>"

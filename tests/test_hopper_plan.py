@@ -18,7 +18,7 @@ def kernels(plan: dict) -> set[str]:
     [
         (False, True, {"hopper_first_stage"}),
         (False, False, {"hopper_first_stage"}),
-        (True, False, {"hopper_weight_grad"}),
+        (True, False, {"hopper_input_grad", "hopper_weight_grad"}),
         (True, True, {"hopper_input_grad", "hopper_weight_grad"}),
     ],
 )
@@ -28,8 +28,7 @@ def test_only_where_they_are_asked_for(backward: bool, channels_last: bool, take
     asked = info.plan(256, 21, (128, 128), generation="hopper", **arguments)
     assert not any("hopper" in kernel for kernel in kernels(portable))
     assert taken <= kernels(asked)
-    assert "why_portable" not in portable
-    assert "why_portable" not in asked or "input gradient is written as channels_last" in asked["why_portable"]
+    assert "why_portable" not in portable and "why_portable" not in asked
 
 
 @pytest.mark.parametrize(
@@ -49,6 +48,28 @@ def test_unasked_they_are_used_where_they_were_measured_to_be_faster(
     arguments = {"batch": batch, "backward": backward, "dtype": dtype, "channels_last": True}
     plan = info.plan(channels, 21, (side, side), generation="auto", **arguments)
     assert taken == any("hopper" in kernel for kernel in kernels(plan))
+
+
+def test_unasked_the_input_gradient_into_nchw_is_the_portable_one() -> None:
+    plan = info.plan(256, 21, (128, 128), batch=16, backward=True, generation="auto")
+    assert {"line_conv", "hopper_weight_grad"} <= kernels(plan) and "hopper_input_grad" not in kernels(plan)
+    assert "no GPU has shown" in plan["why_portable"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "blocks", "shared_bytes"),
+    [("", 64, 127176), ("input_grad_rows=16", 32, 166344), ("input_grad_rows=8", 64, 127176), ("input_grad_portable=1", 0, 0)],
+)
+def test_overrides_of_the_input_gradient_into_nchw(
+    monkeypatch: pytest.MonkeyPatch, overrides: str, blocks: int, shared_bytes: int
+) -> None:
+    if overrides:
+        monkeypatch.setenv("GCN_KERNELS_PLAN", overrides)
+    plan = info.plan(1024, 21, (32, 32), backward=True, generation="hopper")
+    found = [launch for launch in plan["launches"] if launch["kernel"] == "hopper_input_grad dx"]
+    assert sum(launch["blocks"] for launch in found) == blocks
+    assert sum(launch["shared_bytes"] for launch in found) == shared_bytes
+    assert ("why_portable" in plan) == (not blocks)
 
 
 @pytest.mark.parametrize(

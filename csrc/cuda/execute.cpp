@@ -351,7 +351,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
     if (const HopperInputGradPlan& h = plan.hopper.input_grad; h.used) {
       const HopperInputGrad p = hopper_input_grad_params(plan, {du[0], du[1]}, workspace, t.dx);
       chain.then("hopper_input_grad",
-                 [&](Stream q) { return hopper_input_grad(plan.math, h.outputs, p, h.blocks, h.shared_bytes, q); });
+                 [&](Stream q) { return hopper_input_grad(plan.math, h.tile, p, h.blocks, h.shared_bytes, q); });
     } else if (wanted.x) {
       LineConvParams p{};
       p.job[0] = line_conv_job(s, plan.dx, du, at(workspace, plan.dx_weights_at), t.dx);

@@ -18,6 +18,7 @@ Overrides read_overrides(const std::string& text) {
   const std::pair<const char*, int*> known[] = {
       {"first_stage_sharing", &o.first_stage_sharing}, {"first_stage_splits", &o.first_stage_splits},
       {"input_grad_cluster", &o.input_grad_cluster},   {"input_grad_channels", &o.input_grad_channels},
+      {"input_grad_rows", &o.input_grad_rows},         {"input_grad_portable", &o.input_grad_portable},
       {"weight_grad_splits", &o.weight_grad_splits},   {"second_stage", &o.second_stage}};
   std::string names;
   for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);

@@ -16,6 +16,8 @@ namespace gcn::cuda {
 struct Overrides {
   int first_stage_sharing = 0, first_stage_splits = 0;  // hopper: blocks of a cluster; splits of the channels
   int input_grad_cluster = 0, input_grad_channels = 0;  // hopper: blocks of a cluster; channels of a block, 128 or 256
+  int input_grad_rows = 0;                              // hopper, NCHW: rows of a block, 8 or 16
+  int input_grad_portable = 0;                          // 1: the gradient of x by the portable kernel all the same
   int weight_grad_splits = 0;                           // hopper: of the pixels
   // 1: the second stage by the portable kernels; 128 or 512: by those of sm_90a, a patch of so many pixels at a time.
   int second_stage = 0;

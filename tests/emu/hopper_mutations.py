@@ -6,6 +6,7 @@ from hopper_problems import (
     LONG_LINES,
     MANY,
     MANY_OUTPUTS,
+    ODD_ROWS,
     ODD_SIZES,
     SHORT_LINES,
     THREE_TILES,
@@ -27,6 +28,9 @@ GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l
 BATCH = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 PATCHES = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("x",))
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
+#: Into NCHW; patches that reach over the map.
+NCHW_ROWS = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2", wanted=("x",))
+EDGE = EmulatedCase(ODD_ROWS, "half", "nchw", "hopper", wanted=("x",))
 
 #: The second stage: several units to a block, in the small patches and in the large ones; its gradients, with sums for biases.
 SMALL = EmulatedCase(MANY_OUTPUTS, "half", "channels_last", "hopper-1")
@@ -295,18 +299,24 @@ INPUT_GRAD = _of(
     ),
     (
         "warpgroup-split",
-        "(windows.slot, axis)) + side * 8 * row;",
+        "(windows.slot, axis)) + (kShape.nchw ? 0 : side * 8 * row);",
         "(windows.slot, axis));",
         "both warpgroups multiply the first one's pixels",
         INPUT,
     ),
-    ("weights-advance", "moved(of_w, 32), true", "moved(of_w, 16), true", "half a step of the depth", INPUT),
+    ("weights-advance", "moved(of_w, 32), second", "moved(of_w, 16), second", "half a step of the depth", INPUT),
     ("windows-not-let-go", "    windows.let_go(windows.slot, lane);\n", "", "the third unit's windows never come", INPUT),
     ("windows-not-awaited", "    windows.wait_until_full();\n", "", "nothing has come yet", INPUT),
     ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", INPUT),
     ("rows-of-a-lane", "4 + 2 * row + k % 2", "4 + 2 * (1 - row) + k % 2", "two rows of pixels change places", INPUT),
     ("channels-of-a-lane", "k / 2 * 4 + 2 * row", "(3 - k / 2) * 4 + 2 * row", "channels in another order than weights", INPUT),
-    ("sums-from-one", "acc[kCount] = {};", "acc[kCount]; for (float& a : acc) a = 1;", "sums do not start with zero", INPUT),
+    (
+        "sums-from-one",
+        "Sums acc = {};",
+        "Sums acc; for (auto& part : acc) for (float& a : part) a = 1;",
+        "sums do not start with zero",
+        INPUT,
+    ),
     ("multicast-mask", "weights.slot, 3)", "weights.slot, 1)", "only the first block gets both halves", PATCHES),
     ("multicast-half", "start = rank * part", "start = 0 * rank", "both blocks send the first half", PATCHES),
     (
@@ -326,6 +336,33 @@ INPUT_GRAD = _of(
     ),
     ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
     ("phase", "start += 2 * plane", "start += plane", "the second phase starts at the second octet", INPUT),
+    (
+        "nchw-halves",
+        "moved(of_du, i * 8 * kPixelBytes)",
+        "moved(of_du, i * 4 * kPixelBytes)",
+        "the right pixels of a row start in the middle of the left ones",
+        NCHW_ROWS,
+    ),
+    (
+        "nchw-warpgroup-split",
+        "first_row = kShape.nchw ? side * 64 : 0;",
+        "first_row = 0 * side;",
+        "both warpgroups have the first channels",
+        NCHW_ROWS,
+    ),
+    ("nchw-half-turned", "apart < 4; apart *= 2", "apart < 2; apart *= 2", "lanes exchange with one other only", NCHW_ROWS),
+    ("nchw-turned-back", "shuffle_xor(upper ? v[i] :", "shuffle_xor(!upper ? v[i] :", "lanes keep what they should give", NCHW_ROWS),
+    ("nchw-row-of-a-lane", "u.h + lane / 2 % 2", "u.h + lane % 2", "rows and halves of rows change places", NCHW_ROWS),
+    ("nchw-rows", "4 * (row + i / 2) + 2 * half", "4 * row + 2 * half", "every other row is the one before", NCHW_ROWS),
+    ("nchw-channels-of-a-lane", "first_channel + 8 * half", "first_channel + 8 * (1 - half)", "channels change places", NCHW_ROWS),
+    (
+        "nchw-past-the-row",
+        "u.n < p().n && w < p().w ? p().h - h : 0",
+        "u.n < p().n ? p().h - h : 0",
+        "pixels right of the map are the next row's",
+        EDGE,
+    ),
+    ("nchw-past-the-map", "if (row < left)", "if (left > 0)", "rows below the map are the next channel's", EDGE),
 )
 
 SECOND_STAGE = _of(

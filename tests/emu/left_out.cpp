@@ -21,9 +21,9 @@ int hopper_first_stage_clusters(int);
 template <class M>
 int launch_hopper_weight_grad(const HopperWeightGrad&, int, int, Stream);
 template <class M>
-int launch_hopper_input_grad(int, const HopperInputGrad&, int, int, Stream);
-template <class M>
 int launch_hopper_second_stage(int, const HopperSecondStage&, int, int, Stream);
+template <class M>
+int launch_hopper_input_grad(InputGradTile, const HopperInputGrad&, int, int, Stream);
 
 template <>
 int launch_first_stage<BFloat16>(int, bool, const FirstStageParams&, int, Stream) {
@@ -58,7 +58,7 @@ int launch_hopper_weight_grad<BFloat16>(const HopperWeightGrad&, int, int, Strea
   return cudaErrorInvalidValue;
 }
 template <>
-int launch_hopper_input_grad<BFloat16>(int, const HopperInputGrad&, int, int, Stream) {
+int launch_hopper_input_grad<BFloat16>(InputGradTile, const HopperInputGrad&, int, int, Stream) {
   return cudaErrorInvalidValue;
 }
 template <>

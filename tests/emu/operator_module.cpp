@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "execute.h"
+#include "hopper/hopper_tiles.h"
 #include "plan.h"
 #include "python_emulator.h"
 #include "tiles.h"
@@ -198,7 +199,9 @@ class Facts {
     add_if(!h.why_portable.empty(), "portable: " + h.why_portable);
     if (h.du.used) add_hopper(h.du, sizes);
     if (h.input_grad.used) {
-      add("hopper input_grad of " + std::to_string(h.input_grad.outputs) + " channels");
+      const InputGradShape shape = input_grad_shape(h.input_grad.tile);
+      add("hopper input_grad of " +
+          (shape.nchw ? std::to_string(shape.patch_h) + " rows" : std::to_string(shape.channels) + " channels"));
       add("hopper input_grad in clusters of " + std::to_string(h.input_grad.cluster));
       add_if(sizes.n * h.input_grad.patches_h * h.input_grad.patches_w % h.input_grad.cluster, "hopper input_grad patch outside");
       add_if(h.input_grad.n_tiles > 1, "hopper input_grad tiles of channels");

@@ -23,6 +23,7 @@ CASES = (*FORWARD, *(c for c in BACKWARD if c not in FORWARD), *VIEWS)
 EVERY_DAY = (
     *(FORWARD[0], FORWARD[1], FORWARD[2], BACKWARD[0], BACKWARD[2], *VIEWS[2:3]),
     EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-large"),
+    EmulatedCase(THREE_TILES, "bfloat16", "nchw", "hopper-2"),
 )
 
 
@@ -34,7 +35,7 @@ def test_obeys_the_rule(module: ModuleType, case: EmulatedCase) -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("case", [FORWARD[1], BACKWARD[-2]], ids=str)
+@pytest.mark.parametrize("case", [FORWARD[1], BACKWARD[4], BACKWARD[8]], ids=str)
 def test_no_bit_depends_on_the_order_of_threads_and_copies(module: ModuleType, case: EmulatedCase) -> None:
     results = []
     for order, seed in (("ascending", 0), ("descending", 0), ("random", 1)):
@@ -57,6 +58,7 @@ BRANCHES = {
     *(f"hopper first_stage groups of {what}" for what in ("taps that overlap", "middle channels")),
     "hopper first_stage segments of lines",
     *(f"hopper input_grad of {n} channels" for n in (128, 256)),
+    *(f"hopper input_grad of {n} rows" for n in (8, 16)),
     *(f"hopper input_grad in clusters of {n}" for n in (1, 2)),
     "hopper input_grad patch outside",
     *(f"hopper input_grad {what}" for what in ("tiles of channels", "pairs of octets", "single octet")),
@@ -85,7 +87,7 @@ def test_the_problems_reach_every_branch_of_the_plan(module: ModuleType) -> None
 @pytest.mark.parametrize(
     ("case", "why"),
     [
-        (EmulatedCase(THREE_TILES, "half", "nchw", "hopper"), "channels_last"),
+        (EmulatedCase(ODD_SIZES, "half", "nchw", "hopper", wanted=("x",)), "rows that are multiples of eight pixels"),
         (EmulatedCase(THREE_TILES, "float", "channels_last", "hopper"), "bfloat16, float16 and tf32"),
         (EmulatedCase(ODD_SIZES, "half", "nchw", "hopper-choice"), "the portable second stage should take less time"),
     ],

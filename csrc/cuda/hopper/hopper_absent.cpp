@@ -9,7 +9,7 @@ int hopper_first_stage(Math, const HopperFirstStage&, int, int, Stream) { return
 
 int hopper_weight_grad(Math, const HopperWeightGrad&, int, int, Stream) { return kNotSupported; }
 
-int hopper_input_grad(Math, int, const HopperInputGrad&, int, int, Stream) { return kNotSupported; }
+int hopper_input_grad(Math, InputGradTile, const HopperInputGrad&, int, int, Stream) { return kNotSupported; }
 
 int hopper_second_stage(Math, int, const HopperSecondStage&, int, int, Stream) { return kNotSupported; }
 

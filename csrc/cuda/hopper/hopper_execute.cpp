@@ -70,9 +70,10 @@ PackLineWeights hopper_input_grad_weights(const BackwardPlan& plan, int axis, Pa
   p.term[0] = of_both.term[axis], p.term[1] = {};
   p.terms = 1;
   p.to = static_cast<unsigned char*>(workspace) + h.weights_at[axis];
-  p.tile_outputs = h.outputs, p.n_tiles = h.n_tiles;
+  const InputGradShape shape = input_grad_shape(h.tile);
+  p.tile_outputs = shape.channels, p.n_tiles = h.n_tiles;
   p.chunk = 2 * kOctet, p.phases = h.phases[axis], p.k_blocks = h.k_blocks[axis];
-  p.of_lanes = true;
+  p.of_lanes = !shape.nchw;
   return p;
 }
 
@@ -126,7 +127,7 @@ HopperInputGrad hopper_input_grad_params(const BackwardPlan& plan, const void* c
   }
   p.windows_bytes = h.windows_bytes, p.zeros_bytes = h.zeros_bytes, p.stages = h.stages, p.cluster = h.cluster;
   p.out = dx;
-  p.stride_n = plan.dx.out.n, p.stride_h = plan.dx.out.h, p.stride_w = plan.dx.out.w;
+  p.stride_n = plan.dx.out.n, p.stride_c = plan.dx.out.c, p.stride_h = plan.dx.out.h, p.stride_w = plan.dx.out.w;
   p.n = int(s.n), p.h = int(s.h), p.w = int(s.w), p.channels = int(s.c);
   p.n_tiles = h.n_tiles, p.patches_h = h.patches_h, p.patches_w = h.patches_w;
   return p;

@@ -2,17 +2,23 @@
 //
 //   dx[p, c] = sum over branches, taps t, middle channels m of du[p + (t - radius) along the branch's axis, m] w[c, m, k - 1 - t]
 //
-// Who owns what: blocks are persistent, one to an SM. A unit of work is a patch of 16 x 8 pixels and 256 (or 128) channels of x.
-// Warpgroup 0 copies (one thread); warpgroups 1 and 2 have eight of the patch's rows each, 64 pixels, and all channels: 128
-// registers a thread.
+// Who owns what: blocks are persistent, one to an SM. A unit of work is a patch of pixels and some channels of x. Warpgroup 0
+// copies (one thread); warpgroups 1 and 2 multiply, and have up to 128 sums a thread. Which way round depends on what is
+// contiguous in dx:
+//   channels_last: 16 x 8 pixels and 256 (or 128) channels. D is [64 pixels][all channels]: a warpgroup has eight of the patch's
+//   rows, du is A and the weights are B;
+//   NCHW: 16 (or 8) rows of 16 pixels and 128 channels. D is [64 channels][all pixels]: the weights are A, half of them to each
+//   warpgroup, and du is B, in two products, one for the left eight pixels of the rows and one for the right ones. As many sums
+//   to a byte from L2 (234 KB for 256 x 128 of them, against 405 KB for 128 x 256), and 192 clocks of shared memory for the 256
+//   of a step, against 160.
 //
 // Shared memory, from an address that is a multiple of 1024:
 //   ring of stages of weights, each a k-block [channels of x][64 B] as they are packed, K-major in permuted rows of 64 bytes;
 //   two sets of windows, one for each branch: of every octet of du's channels the pixels under the patch and its taps,
-//   [16 + 2 radius][8] or [16][8 + 2 radius] pixels of 16 bytes; zeros outside of the map come from the copy engine;
-//   zeros, as far as eight rows of a window reach; barriers.
+//   [patch_h + 2 radius][patch_w] or [patch_h][patch_w + 2 radius] pixels of 16 bytes; zeros outside of the map come from the
+//   copy engine; zeros, as far as a product's rows of a window reach; barriers.
 //
-// A, K-major without permutation: a block of eight rows is eight neighbouring pixels of the window, the next eight are the
+// du, K-major without permutation: a block of eight rows is eight neighbouring pixels of the window, the next eight are the
 // window's next row. So a tap is a step of the start address. The depth runs in phases over pairs of octets: a step of 16 is one
 // tap of both octets, the window of one octet apart; of an octet without a partner it is two taps, one tap apart, and behind the
 // last tap stands the block of zeros (a real zero: a weight of zero times NaN would not be one).
@@ -22,8 +28,10 @@
 // from the loops. Warpgroup 2 starts half a ring of weights behind warpgroup 1 and keeps that distance: while one writes its
 // output, the other has the tensor cores.
 //
-// Output: from registers. Weights are packed in such an order of channels that a lane has eight neighbouring ones of a pixel, and
-// four lanes store 64 bytes in a row.
+// Output: from registers. For channels_last, weights are packed in such an order of channels that a lane has eight neighbouring
+// ones of a pixel, and four lanes store 64 bytes in a row. For NCHW, the four lanes that have eight pixels of a channel exchange
+// theirs, so that each has all eight of one half of one row, and two lanes store 32 bytes in a row, which is a sector: of every
+// two rows, 16 shuffles and 32 selections for 8 stores.
 //
 // Clusters, where they save anything: two blocks with neighbouring patches need the same weights at the same time; each loads
 // half of a stage and sends it to both.
@@ -32,6 +40,8 @@
 // 16 reads 2 x (64 + 256) x 32 bytes of shared memory, 160 clocks of 256. 377 KB of weights come from L2, 27 B a clock at the
 // 1700 products a clock that wgmma is taken to reach, or half of it in clusters.
 #pragma once
+
+#include <cstring>
 
 #include "../fragment.cuh"
 #include "hopper_kernels.h"
@@ -44,10 +54,13 @@ struct HopperInputGradArguments {
   TensorMap du[2];
 };
 
-template <class M, int kOutputs>
+template <class M, InputGradTile kTile>
 struct HopperInputGradBlock {
-  static constexpr int kStageBytes = kOutputs * kBlockBytes, kWarps = kGroupSize / 32, kCount = kOutputs / 2;
+  static constexpr InputGradShape kShape = input_grad_shape(kTile);
+  static constexpr int kOutputs = kShape.channels, kColumns = kShape.columns(), kProducts = kShape.products();
+  static constexpr int kStageBytes = kOutputs * kBlockBytes, kWarps = kGroupSize / 32, kCount = kColumns / 2;
   static constexpr int kPixelBytes = 16;
+  using Sums = float[kProducts][kCount];
 
   const HopperInputGradArguments& arguments;
   unsigned char* shared;
@@ -77,7 +90,7 @@ struct HopperInputGradBlock {
     for (uint32_t i = first; i < all; i += step) {
       const uint32_t n_tile = i / groups, patch = (i - n_tile * groups) * blocks + rank;
       const uint32_t n = patch / in_map, at = patch - n * in_map, row = at / in_row;
-      work(Unit{int(n), int(row) * kGradPatchH, int(at - row * in_row) * kGradPatchW, int(n_tile)});
+      work(Unit{int(n), int(row) * kShape.patch_h, int(at - row * in_row) * kShape.patch_w, int(n_tile)});
     }
   }
 
@@ -137,17 +150,28 @@ struct HopperInputGradBlock {
   struct Flow {
     int before, blocks;  // the slot whose products are in flight, and how many blocks to tell of it when they are through
     int taken;           // stages of weights, as the lag counts them: of the thread that tells
-    uint64_t of_w;       // the first stage
+    uint64_t of_w;       // the first stage, or the warpgroup's rows of it
   };
+
+  GCN_DEVICE static void step(Sums& acc, uint64_t of_w, uint64_t of_du) {
+    if constexpr (kShape.nchw) {
+#pragma unroll
+      for (int i = 0; i < kProducts; ++i) {
+        wgmma<kColumns, false, false>(acc[i], of_w, moved(of_du, i * 8 * kPixelBytes), true, M{});
+      }
+    } else {
+      wgmma<kColumns, false, false>(acc[0], of_du, of_w, true, M{});
+    }
+  }
 
   // A k-block of one or two steps, of which this says where du is.
   template <int kSteps>
-  GCN_DEVICE void take(float (&acc)[kCount], Flow& flow, int lane, uint64_t first, uint64_t second) {
+  GCN_DEVICE void take(Sums& acc, Flow& flow, int lane, uint64_t first, uint64_t second) {
     const uint64_t of_w = moved(flow.of_w, weights.slot * kStageBytes);
     weights.wait_until_full();
     wgmma_fence();
-    wgmma<kOutputs, false, false>(acc, first, of_w, true, M{});
-    if constexpr (kSteps == 2) wgmma<kOutputs, false, false>(acc, second, moved(of_w, 32), true, M{});
+    step(acc, of_w, first);
+    if constexpr (kSteps == 2) step(acc, moved(of_w, 32), second);
     wgmma_commit();
     wgmma_wait<1>();
     weights.let_go_of_shared(flow.before, lane, flow.blocks);
@@ -156,14 +180,14 @@ struct HopperInputGradBlock {
     lag.count(flow.taken, 0, 0);
   }
 
-  GCN_DEVICE void product(float (&acc)[kCount], Flow& flow, int side, int lane) {
+  GCN_DEVICE void product(Sums& acc, Flow& flow, int side, int lane) {
     flow.blocks = 0;
     windows.wait_until_full();
 #pragma unroll 1
     for (int axis = 0; axis < 2; ++axis) {
       const uint32_t row = p().window_w[axis] * kPixelBytes, tap = axis == 0 ? row : kPixelBytes, plane = plane_bytes(axis);
       const int radius = p().radius[axis], octets = p().octets[axis];
-      uint32_t start = shared_address(window_at(windows.slot, axis)) + side * 8 * row;
+      uint32_t start = shared_address(window_at(windows.slot, axis)) + (kShape.nchw ? 0 : side * 8 * row);
 #pragma unroll 1
       for (int pair = 0; pair < octets / 2; ++pair, start += 2 * plane) {
         uint64_t at = operand(start, plane, row, Swizzle::kNone);
@@ -185,7 +209,8 @@ struct HopperInputGradBlock {
       }
     }
     wgmma_wait<0>();
-    wgmma_results(acc);
+#pragma unroll
+    for (int i = 0; i < kProducts; ++i) wgmma_results(acc[i]);
     weights.let_go_of_shared(flow.before, lane, p().cluster);
     windows.let_go(windows.slot, lane);
     windows.next();
@@ -195,8 +220,62 @@ struct HopperInputGradBlock {
     M of[kOctet];
   };
 
+  GCN_DEVICE void write(const Sums& acc, const Unit& u, int side, int warp, int lane) const {
+    if constexpr (kShape.nchw) {
+      write_rows(acc, u, side, warp, lane);
+    } else {
+      write_channels(acc[0], u, side, warp, lane);
+    }
+  }
+
+  GCN_DEVICE static uint32_t two(float a, float b) {
+    const M both[2] = {from_float<M>(a), from_float<M>(b)};
+    uint32_t bits;
+    memcpy(&bits, both, sizeof bits);
+    return bits;
+  }
+
+  // Of the four lanes of a row of D, the q-th gets what all four have in v[q].
+  GCN_DEVICE static void turn(uint32_t (&v)[4], int lane) {
+#pragma unroll
+    for (int apart = 1; apart < 4; apart *= 2) {
+      const bool upper = lane & apart;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (i & apart) continue;
+        const uint32_t other = shuffle_xor(upper ? v[i] : v[i + apart], apart);
+        v[i] = upper ? other : v[i];
+        v[i + apart] = upper ? v[i + apart] : other;
+      }
+    }
+  }
+
+  // Row 16 warp + lane / 4 (+ 8) of D is a channel of x; a lane has two of eight neighbouring pixels of it. When four lanes have
+  // turned what they have of two halves of two rows, each has eight pixels of one of them.
+  GCN_DEVICE void write_rows(const Sums& acc, const Unit& u, int side, int warp, int lane) const {
+    const int first_channel = u.n_tile * kOutputs + side * 64 + warp * 16 + lane / 4;
+    const int h = u.h + lane / 2 % 2, w = u.w + lane % 2 * 8;
+    const int rows = u.n < p().n && w < p().w ? p().h - h : 0;  // that are left
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int channel = first_channel + 8 * half, left = channel < p().channels ? rows : 0;
+      M* to = static_cast<M*>(p().out) + (u.n * p().stride_n + channel * p().stride_c + h * p().stride_h + w);
+#pragma unroll
+      for (int row = 0; row < kShape.patch_h; row += 2, to += 2 * p().stride_h) {
+        uint32_t v[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int at = 4 * (row + i / 2) + 2 * half;
+          v[i] = two(acc[i % 2][at], acc[i % 2][at + 1]);
+        }
+        turn(v, lane);
+        if (row < left) *reinterpret_cast<uint4*>(to) = make_uint4(v[0], v[1], v[2], v[3]);
+      }
+    }
+  }
+
   // Weights are packed so that a lane has eight channels of a pixel in a row, and what four lanes store is 64 bytes in a row.
-  GCN_DEVICE void write(const float (&acc)[kCount], const Unit& u, int side, int warp, int lane) const {
+  GCN_DEVICE void write_channels(const float (&acc)[kCount], const Unit& u, int side, int warp, int lane) const {
     constexpr int kTogether = 4 * kOctet;
     const int channel = u.n_tile * kOutputs + lane % 4 * kOctet, w = u.w + lane / 4;
     const int h = u.h + side * 8 + warp * 2;
@@ -219,11 +298,12 @@ struct HopperInputGradBlock {
   GCN_DEVICE void multiply_all(int side) {
     const int warp = of_first_lane(int(threadIdx.x) % kGroupSize / 32), lane = int(threadIdx.x) % 32;
     constexpr int kNever = -(1 << 30);
-    const uint64_t of_w = operand(shared_address(shared), 0, 8 * kBlockBytes, Swizzle::k64);
+    const int first_row = kShape.nchw ? side * 64 : 0;
+    const uint64_t of_w = operand(shared_address(shared + first_row * kBlockBytes), 0, 8 * kBlockBytes, Swizzle::k64);
     Flow flow{0, 0, side == 0 && lane == 0 ? 0 : kNever, of_w};
     lag.wait(side);
     for_each_unit([&](const Unit& u) {
-      float acc[kCount] = {};
+      Sums acc = {};
       product(acc, flow, side, lane);
       write(acc, u, side, warp, lane);
     });
@@ -255,13 +335,13 @@ struct HopperInputGradBlock {
   }
 };
 
-template <class M, int kOutputs>
+template <class M, InputGradTile kTile>
 __global__ void __launch_bounds__(kHopperThreads, 1) hopper_input_grad_kernel(GCN_PARAMS HopperInputGradArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
   const HopperInputGrad& p = arguments.p;
-  using Block = HopperInputGradBlock<M, kOutputs>;
+  using Block = HopperInputGradBlock<M, kTile>;
   Barrier* barriers = reinterpret_cast<Barrier*>(aligned + p.stages * Block::kStageBytes + 2 * p.windows_bytes + p.zeros_bytes);
   Block{arguments,
         aligned,
@@ -273,14 +353,23 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_input_grad_kernel(GC
 }
 
 template <class M>
-int launch_hopper_input_grad(int outputs, const HopperInputGrad& p, int blocks, int shared_bytes, Stream s) {
+int launch_hopper_input_grad(InputGradTile tile, const HopperInputGrad& p, int blocks, int shared_bytes, Stream s) {
   HopperInputGradArguments arguments{p, {}};
   for (int axis = 0; axis < 2; ++axis) {
     if (const cudaError_t error = encode(p.du[axis], &arguments.du[axis])) return error;
   }
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
-  return outputs == 256 ? launch_cluster(hopper_input_grad_kernel<M, 256>, how, p.cluster, arguments)
-                        : launch_cluster(hopper_input_grad_kernel<M, 128>, how, p.cluster, arguments);
+  switch (tile) {
+    case InputGradTile::kChannels256:
+      return launch_cluster(hopper_input_grad_kernel<M, InputGradTile::kChannels256>, how, p.cluster, arguments);
+    case InputGradTile::kChannels128:
+      return launch_cluster(hopper_input_grad_kernel<M, InputGradTile::kChannels128>, how, p.cluster, arguments);
+    case InputGradTile::kRows16:
+      return launch_cluster(hopper_input_grad_kernel<M, InputGradTile::kRows16>, how, p.cluster, arguments);
+    case InputGradTile::kRows8:
+      return launch_cluster(hopper_input_grad_kernel<M, InputGradTile::kRows8>, how, p.cluster, arguments);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace gcn::cuda

@@ -20,9 +20,9 @@ extern template int launch_hopper_weight_grad<Half>(const HopperWeightGrad&, int
 extern template int launch_hopper_weight_grad<BFloat16>(const HopperWeightGrad&, int, int, Stream);
 
 template <class M>
-int launch_hopper_input_grad(int outputs, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
-extern template int launch_hopper_input_grad<Half>(int, const HopperInputGrad&, int, int, Stream);
-extern template int launch_hopper_input_grad<BFloat16>(int, const HopperInputGrad&, int, int, Stream);
+int launch_hopper_input_grad(InputGradTile, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
+extern template int launch_hopper_input_grad<Half>(InputGradTile, const HopperInputGrad&, int, int, Stream);
+extern template int launch_hopper_input_grad<BFloat16>(InputGradTile, const HopperInputGrad&, int, int, Stream);
 
 template <class M>
 int launch_hopper_second_stage(int patch_pixels, const HopperSecondStage&, int blocks, int shared_bytes, Stream);
@@ -42,9 +42,9 @@ int hopper_weight_grad(Math math, const HopperWeightGrad& p, int blocks, int sha
   return cudaErrorInvalidValue;
 }
 
-int hopper_input_grad(Math math, int outputs, const HopperInputGrad& p, int blocks, int shared_bytes, Stream s) {
-  if (math == Math::kHalf) return launch_hopper_input_grad<Half>(outputs, p, blocks, shared_bytes, s);
-  if (math == Math::kBFloat16) return launch_hopper_input_grad<BFloat16>(outputs, p, blocks, shared_bytes, s);
+int hopper_input_grad(Math math, InputGradTile tile, const HopperInputGrad& p, int blocks, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_hopper_input_grad<Half>(tile, p, blocks, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_hopper_input_grad<BFloat16>(tile, p, blocks, shared_bytes, s);
   return cudaErrorInvalidValue;
 }
 

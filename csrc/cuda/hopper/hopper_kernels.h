@@ -30,21 +30,24 @@ struct HopperWeightGrad {
 
 int hopper_weight_grad(Math, const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
 
-// The gradient of x, written as channels_last.
+// The gradient of x. What a block has of it at a time: 256 or 128 channels of 16 x 8 pixels, written as channels_last, or 128
+// channels of 16 or 8 rows of 16 pixels, written as NCHW.
+enum class InputGradTile : int { kChannels256, kChannels128, kRows16, kRows8 };
+
 struct HopperInputGrad {
   const void* weights[2];  // PackLineWeights::to, of one branch each: [n-tile][pair of octets][k-block][output][64 bytes],
-                           // outputs in the order of output_of_lanes()
+                           // for channels_last outputs in the order of output_of_lanes()
   TensorShape du[2];       // [N, H, W, channel]
   int octets[2], radius[2], k_blocks[2];
   int window_h[2], window_w[2], windows_bytes, zeros_bytes;
   void* out;
-  int64_t stride_n, stride_h, stride_w;
+  int64_t stride_n, stride_c, stride_h, stride_w;  // of `out`, in elements
   int n, h, w, channels, n_tiles, patches_h, patches_w;
   int stages;   // of the ring of weights
   int cluster;  // blocks that share the weights they load: 1 or 2, of neighbouring patches
 };
 
-int hopper_input_grad(Math, int outputs, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
+int hopper_input_grad(Math, InputGradTile, const HopperInputGrad&, int blocks, int shared_bytes, Stream);
 
 // Line convolutions of maps with few channels: y, or du_l and du_r. Branch 0 runs along rows, branch 1 along columns.
 struct HopperSecondStageOut {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../tiles.h"
+#include "hopper_kernels.h"
 
 namespace gcn::cuda {
 
@@ -67,10 +68,32 @@ constexpr int hopper_weight_grad_shared_bytes(int stages) {
   return kSwizzleAlignment + stages * (kWeightGradStageBytes + 2 * 8) + 8 + 8 * 4;
 }
 
-// --- input gradient: 16 x 8 pixels, 64 of them to each multiplying warpgroup, and 128 or 256 channels of x
-constexpr int kGradPatchH = 16, kGradPatchW = 8;
-constexpr int hopper_input_grad_shared_bytes(int outputs, int windows_bytes, int zeros_bytes, int stages) {
-  return kSwizzleAlignment + stages * outputs * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * (stages + 2) + 1);
+// --- input gradient: a patch of pixels and some channels of x; either the pixels or the channels are 64 to each multiplying
+// warpgroup. In rows of eight pixels, the patch has groups: one product has the groups that stand below each other.
+struct InputGradShape {
+  bool nchw;
+  int patch_h, patch_w, channels;
+
+  constexpr GCN_HOST_TOO int pixels() const { return patch_h * patch_w; }
+  constexpr GCN_HOST_TOO int products() const { return nchw ? patch_w / 8 : 1; }        // of a step, for each warpgroup
+  constexpr GCN_HOST_TOO int columns() const { return nchw ? 8 * patch_h : channels; }  // of one of them
+  constexpr GCN_HOST_TOO int rows() const { return nchw ? patch_h : patch_h / 2; }      // of pixels, in one of them
+};
+constexpr GCN_HOST_TOO InputGradShape input_grad_shape(InputGradTile tile) {
+  switch (tile) {
+    case InputGradTile::kChannels256:
+      return {false, 16, 8, 256};
+    case InputGradTile::kChannels128:
+      return {false, 16, 8, 128};
+    case InputGradTile::kRows16:
+      return {true, 16, 16, 128};
+    case InputGradTile::kRows8:
+      return {true, 8, 16, 128};
+  }
+  return {};
+}
+constexpr int hopper_input_grad_shared_bytes(int channels, int windows_bytes, int zeros_bytes, int stages) {
+  return kSwizzleAlignment + stages * channels * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * (stages + 2) + 1);
 }
 
 // --- second stage: 24 outputs, and of a patch of 16 x 8 or 32 x 16 pixels one half to each multiplying warpgroup
