@@ -72,6 +72,21 @@ def test_overrides_of_the_input_gradient_into_nchw(
     assert ("why_portable" in plan) == (not blocks)
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_nchw_is_copied_by_whole_pieces_where_it_can_be(monkeypatch: pytest.MonkeyPatch, backward: bool) -> None:
+    def copy_of(size: tuple[int, int], dtype: torch.dtype = torch.bfloat16) -> str:
+        return str(info.plan(64, 21, size, dtype=dtype, backward=backward, generation="hopper")["x"])
+
+    pieces, elements = "copied into channels_last, 16 bytes at a time", "copied into channels_last"
+    assert copy_of((16, 24)) == pieces
+    assert copy_of((6, 12)) == pieces  # rows need not be whole pieces
+    assert copy_of((6, 13)) == elements
+    if not backward:
+        assert copy_of((16, 24), torch.float32) == elements
+    monkeypatch.setenv("GCN_KERNELS_PLAN", "x_by_elements=1")
+    assert copy_of((16, 24)) == elements
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -100,7 +100,10 @@ void weight_grad(std::ostream& out, const WeightGradPlan& g) {
 }
 
 void source(Object& object, const SourcePlan& s) {
-  object("x", s.packed ? "copied into channels_last" : s.channels_last ? "read as channels_last" : "read as NCHW");
+  object("x", s.planes          ? "copied into channels_last, 16 bytes at a time"
+              : s.packed        ? "copied into channels_last"
+              : s.channels_last ? "read as channels_last"
+                                : "read as NCHW");
 }
 
 }  // namespace

@@ -37,7 +37,15 @@ Strides padded_strides(const Sizes& s, int channels) { return {s.h * s.w * chann
 
 PackMap pack_map(const Sizes& s, const void* from, const Strides& strides, int64_t channels, void* to, void* sums = nullptr) {
   const int width = padded(channels), shares = pack_map_shares(s.n * s.h * s.w, width);
-  return {from, to, strides.n, strides.c, strides.h, strides.w, int(s.n), int(s.h), int(s.w), int(channels), width, shares, sums};
+  return {from,     to,       strides.n,     strides.c, strides.h, strides.w, int(s.n),
+          int(s.h), int(s.w), int(channels), width,     shares,    sums,      false};
+}
+
+template <class Plan>
+PackMap pack_x(const Plan& plan, const void* from, void* to) {
+  PackMap map = pack_map(plan.sizes, from, plan.x_strides, plan.sizes.c, to);
+  map.planes = plan.source.planes;
+  return map;
 }
 
 // --- line convolutions ---------------------------------------------------------------------------------------------------------
@@ -198,7 +206,7 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   void* const u[2] = {t.u_l, t.u_r};
 
   PrepareParams packs{};
-  if (plan.source.packed) packs.map[packs.maps++] = pack_map(s, t.x, plan.x_strides, s.c, at(workspace, plan.x_at));
+  if (plan.source.packed) packs.map[packs.maps++] = pack_x(plan, t.x, at(workspace, plan.x_at));
   for (int i = 0; i < 2; ++i) {
     const auto& b = f.branch[i];
     packs.first[packs.firsts++] = {first_weights[i],
@@ -300,7 +308,7 @@ int run_backward(const BackwardPlan& plan, const BackwardTensors& t, void* works
   packs.map[packs.maps++] = pack_map(s, t.dy, plan.dy_strides, s.o, dy, sums[0]);
   if (plan.tensor_cores) {
     if (first_weights && plan.source.packed) {
-      packs.map[packs.maps++] = pack_map(s, t.x, plan.x_strides, s.c, at(workspace, plan.x_at));
+      packs.map[packs.maps++] = pack_x(plan, t.x, at(workspace, plan.x_at));
     }
     for (int i = 0; i < 2 && needs_du; ++i) {
       const PackLineWeights w = pack_line_weights(plan.du[i], &second[i], at(workspace, plan.du_weights_at[i]));

@@ -49,8 +49,9 @@ struct PackMap {
   void* to;                                        // [N, H, W, padded], or null: sums only
   int64_t stride_n, stride_c, stride_h, stride_w;  // of `from`, in elements
   int n, h, w, channels, padded;
-  int shares;  // of the pixels, a block each
-  void* sums;  // [channels][share] in the accumulator's type, or null
+  int shares;   // of the pixels, a block each
+  void* sums;   // [channels][share] in the accumulator's type, or null
+  bool planes;  // of 16 bits, NCHW, each channel's pixels whole pieces without gaps; no sums
 };
 
 // First weights -> [group][k-block][column][64 bytes], column = (tap, m), m fastest; see swizzle_rows().

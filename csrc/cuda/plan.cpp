@@ -15,11 +15,15 @@ namespace gcn::cuda {
 
 Overrides read_overrides(const std::string& text) {
   Overrides o;
-  const std::pair<const char*, int*> known[] = {
-      {"first_stage_sharing", &o.first_stage_sharing}, {"first_stage_splits", &o.first_stage_splits},
-      {"input_grad_cluster", &o.input_grad_cluster},   {"input_grad_channels", &o.input_grad_channels},
-      {"input_grad_rows", &o.input_grad_rows},         {"input_grad_portable", &o.input_grad_portable},
-      {"weight_grad_splits", &o.weight_grad_splits},   {"second_stage", &o.second_stage}};
+  const std::pair<const char*, int*> known[] = {{"first_stage_sharing", &o.first_stage_sharing},
+                                                {"first_stage_splits", &o.first_stage_splits},
+                                                {"input_grad_cluster", &o.input_grad_cluster},
+                                                {"input_grad_channels", &o.input_grad_channels},
+                                                {"input_grad_rows", &o.input_grad_rows},
+                                                {"input_grad_portable", &o.input_grad_portable},
+                                                {"x_by_elements", &o.x_by_elements},
+                                                {"weight_grad_splits", &o.weight_grad_splits},
+                                                {"second_stage", &o.second_stage}};
   std::string names;
   for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);
   std::istringstream parts(text);
@@ -97,6 +101,15 @@ bool lies_apart(const SourcePlan& source, const Sizes& s, Math math) {
 // As the Hopper kernels take it: to copy a map costs far less than what they save.
 SourcePlan hopper_source(const SourcePlan& source, const Sizes& s, Math math) {
   return source.channels_last && lies_apart(source, s, math) ? source : copied_source(s, math);
+}
+
+// Whether a copy of x can be made 16 bytes at a time: PackMap::planes.
+bool in_planes(const Sizes& s, Math math, const MapLayout& x) {
+  const int64_t pixels = s.h * s.w;
+  const auto whole = [&](int64_t size, int64_t stride) { return size == 1 || stride % kOctet == 0; };
+  const bool dense = (s.w == 1 || x.strides.w == 1) && (s.h == 1 || x.strides.h == s.w);
+  return element_bytes(math) == 2 && x.aligned && dense && pixels % kOctet == 0 && whole(s.c, x.strides.c) &&
+         whole(s.n, x.strides.n) && pixels <= std::numeric_limits<int32_t>::max() - kPlanePixels;
 }
 
 size_t padded_map_bytes(const Sizes& s, int64_t channels, Math math) {
@@ -206,6 +219,7 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     if (h.y.used) plan.second.packed_bytes = 0;
   }
 
+  plan.source.planes = plan.source.packed && !gpu.overrides.x_by_elements && in_planes(s, math, x);
   size_t& bytes = plan.workspace_bytes;
   plan.x_at = take(bytes, plan.source.packed ? padded_map_bytes(s, s.c, math) : 0);
   double packed = 0, partial = 0;
@@ -363,6 +377,7 @@ BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Stride
   }
   if (dx_hopper.used) plan.dx.packed_bytes = 0;
   const bool packs_x = first && plan.source.packed;
+  plan.source.planes = packs_x && !gpu.overrides.x_by_elements && in_planes(s, math, x);
   plan.x_at = take(bytes, packs_x ? padded_map_bytes(s, s.c, math) : 0);
   for (int i = 0; i < 2; ++i) plan.du_weights_at[i] = take(bytes, plan.du[i].packed_bytes);
   for (int i = 0; i < 2; ++i) du_hopper.weights_at[i] = take(bytes, du_hopper.packed_bytes[i]);

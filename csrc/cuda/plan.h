@@ -18,6 +18,7 @@ struct Overrides {
   int input_grad_cluster = 0, input_grad_channels = 0;  // hopper: blocks of a cluster; channels of a block, 128 or 256
   int input_grad_rows = 0;                              // hopper, NCHW: rows of a block, 8 or 16
   int input_grad_portable = 0;                          // 1: the gradient of x by the portable kernel all the same
+  int x_by_elements = 0;                                // 1: planes are copied as any other map
   int weight_grad_splits = 0;                           // hopper: of the pixels
   // 1: the second stage by the portable kernels; 128 or 512: by those of sm_90a, a patch of so many pixels at a time.
   int second_stage = 0;
@@ -65,7 +66,8 @@ Taps clip_taps(int64_t kernel, int64_t length, int axis);
 // How the kernels read x: as it is, or as a padded map made first.
 struct SourcePlan {
   bool packed, channels_last;
-  Strides pieces;  // as kernels want them, in pieces
+  Strides pieces;       // as kernels want them, in pieces
+  bool planes = false;  // packed from PackMap::planes
 };
 
 struct FirstStagePlan {

@@ -26,6 +26,12 @@ constexpr int pack_map_shares(int64_t pixels, int channels) {
   return int(squares < blocks ? squares : blocks);
 }
 
+// Tiles of planes, a block each.
+constexpr int kPlanePixels = 128, kPlaneChannels = 64;
+
+constexpr GCN_HOST_TOO int plane_tiles(int64_t pixels) { return int((pixels + kPlanePixels - 1) / kPlanePixels); }
+constexpr GCN_HOST_TOO int plane_tiles_across(int channels) { return (channels + kPlaneChannels - 1) / kPlaneChannels; }
+
 constexpr int element_bytes(Math math) { return math == Math::kDouble ? 8 : math == Math::kTf32 || math == Math::kFloat ? 4 : 2; }
 
 // --- first stage: 128 pixels x (8 * column blocks), each warp 32 pixels x all columns

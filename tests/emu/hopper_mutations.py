@@ -8,6 +8,7 @@ from hopper_problems import (
     MANY_OUTPUTS,
     ODD_ROWS,
     ODD_SIZES,
+    PLANES,
     SHORT_LINES,
     THREE_TILES,
     WIDE,
@@ -27,6 +28,8 @@ SPLIT = EmulatedCase(DEEP, "half", "channels_last", "hopper-fast-launch")
 GRADIENTS = EmulatedCase(WIDE, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 BATCH = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("w_l1", "w_r1"))
 PATCHES = EmulatedCase(THREE_TILES, "half", "channels_last", "hopper-2", wanted=("x",))
+COPIED = EmulatedCase(PLANES, "half", "nchw", "hopper")
+COPIED_INF = SpecialCase(PLANES, "half", "nchw", "h100", ("b_l2",), "x", "one")
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 #: Into NCHW; patches that reach over the map.
 NCHW_ROWS = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2", wanted=("x",))
@@ -180,8 +183,23 @@ PRODUCTS = _of(
     ),
 )
 
-OVERLAP = _of(
+PREPARE = _of(
     "prepare.cuh",
+    ("planes-no-wait", "copy_commit();\n  copy_wait<0>();\n", "copy_commit();\n", "pieces that have not come yet", COPIED),
+    ("planes-no-barrier", "copy_wait<0>();\n  __syncthreads();", "copy_wait<0>();", "pieces of other threads", COPIED),
+    ("planes-rows", "lane / 8 * 2 + row % 2", "lane / 8 * 2 + 1 - row % 2", "two channels change places", COPIED),
+    (
+        "planes-matrices",
+        "row / 2 * kOctet + lane / 8 * 2",
+        "row / 2 * 2 + lane / 8 * kOctet",
+        "channels in another order",
+        COPIED,
+    ),
+    ("planes-halves", "plane_place(first + of_row, piece)", "plane_place(of_row, piece)", "the first 32 channels twice", COPIED),
+    ("planes-tile", "int(at - n * tiles) * kPlanePixels", "int(at - n * tiles) * kOctet", "tiles overlap", COPIED),
+    ("planes-map", "from + channel * j.stride_c + piece", "from + channel * j.stride_c + i % 2 * piece", "pieces twice", COPIED),
+    ("planes-sample", "(n * j.stride_n + first_channel", "(0 * j.stride_n + first_channel", "every map is the first one", COPIED),
+    ("planes-past-the-channels", "channel < channels && piece", "piece", "padding of the next map", COPIED_INF),
     ("shared-tap-not-halved", "from_float<E>(0.5f *", "from_float<E>(1.0f *", "a tap of two groups counts twice", LONG),
 )
 
@@ -474,6 +492,6 @@ NOT_FINITE = _of(
 )
 
 MUTATIONS: tuple[Mutation, ...] = (
-    *(*FIRST_STAGE, *PRODUCTS, *OVERLAP, *WEIGHT_GRAD, *INPUT_GRAD, *SECOND_STAGE),
+    *(*FIRST_STAGE, *PRODUCTS, *PREPARE, *WEIGHT_GRAD, *INPUT_GRAD, *SECOND_STAGE),
     *NOT_FINITE,
 )

@@ -28,6 +28,8 @@ LONG_KERNEL = Case("long-kernel", n=1, c=24, h=40, w=72, mid_l=3, mid_r=16, out=
 MANY_OUTPUTS = Case("many-outputs", n=2, c=8, h=18, w=21, mid_l=9, mid_r=37, out=40, k=(3, 9, 1, 5))
 #: Large patches, of which parts reach over the map, several to a block; taps of a single octet in pairs and one alone.
 LARGE_PATCHES = Case("large-patches", n=1, c=8, h=62, w=28, mid_l=3, mid_r=21, out=20, k=(3, 1, 3, 15))
+#: NCHW that is copied 16 bytes at a time: channels with padding, parts of tiles either way, rows that are no whole pieces.
+PLANES = Case("planes", n=2, c=76, h=6, w=28, mid_l=5, mid_r=9, out=3, k=(5, 3, 9, 3))
 
 FORWARD = (
     EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1"),
@@ -50,6 +52,7 @@ FORWARD = (
     EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-large"),
     EmulatedCase(LARGE_PATCHES, "bfloat16", "nchw", "hopper-2"),
     EmulatedCase(ODD_SIZES, "half", "nchw", "hopper-choice"),
+    EmulatedCase(PLANES, "half", "nchw", "hopper"),
 )
 
 #: So many channels of x that a block takes 256 of them.

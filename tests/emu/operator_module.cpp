@@ -130,7 +130,12 @@ class Facts {
   void add_if(bool holds, const std::string& fact) {
     if (holds) add(fact);
   }
-  void add(const SourcePlan& source) { add(source.packed ? "x packed" : source.channels_last ? "x channels_last" : "x nchw"); }
+  void add(const SourcePlan& source) {
+    add(source.planes          ? "x packed from planes"
+        : source.packed        ? "x packed"
+        : source.channels_last ? "x channels_last"
+                               : "x nchw");
+  }
   void add(const FirstStagePlan& f) {
     add("first_stage of " + std::to_string(f.column_blocks) + " column blocks");
     add_if(f.splits > 1, "first_stage splits");

@@ -69,6 +69,7 @@ BRANCHES = {
     *(f"hopper second_stage {of} of a single octet, {n} radius" for of in ("y", "du") for n in ("odd", "even")),
     *(f"hopper second_stage y to {how}" for how in STORES),
     "hopper second_stage du to channels_last, whole pieces",
+    *("x channels_last", "x packed", "x packed from planes"),
     "hopper weight_grad",
     *(f"hopper weight_grad {what}" for what in ("splits", "groups of octets", "groups of taps")),
 }

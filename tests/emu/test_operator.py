@@ -51,7 +51,7 @@ def test_no_bit_depends_on_the_order_of_threads(module: ModuleType, case: Emulat
 
 #: What plans decide, and what the problems above have to reach, one way and the other.
 BRANCHES = {
-    *("x packed", "x channels_last", "x nchw", "taps skipped", "combine"),
+    *("x packed", "x packed from planes", "x channels_last", "x nchw", "taps skipped", "combine"),
     *(f"first_stage of {n} column blocks" for n in (8, 16, 21, 22)),
     *(f"first_stage {fact}" for fact in ("splits", "overhang", "whole lines", "interleaved lines", "completes u")),
     *(f"first_stage groups of {what}" for what in ("taps", "middle channels")),
