@@ -32,7 +32,7 @@ COPIED = EmulatedCase(PLANES, "half", "nchw", "hopper")
 COPIED_INF = SpecialCase(PLANES, "half", "nchw", "h100", ("b_l2",), "x", "one")
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 #: Into NCHW; patches that reach over the map.
-NCHW_ROWS = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2", wanted=("x",))
+PLANAR = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2", wanted=("x",))
 EDGE = EmulatedCase(ODD_ROWS, "half", "nchw", "hopper", wanted=("x",))
 
 #: The second stage: several units to a block, in the small patches and in the large ones; its gradients, with sums for biases.
@@ -359,20 +359,20 @@ INPUT_GRAD = _of(
         "moved(of_du, i * 8 * kPixelBytes)",
         "moved(of_du, i * 4 * kPixelBytes)",
         "the right pixels of a row start in the middle of the left ones",
-        NCHW_ROWS,
+        PLANAR,
     ),
     (
         "nchw-warpgroup-split",
         "first_row = kShape.nchw ? side * 64 : 0;",
         "first_row = 0 * side;",
         "both warpgroups have the first channels",
-        NCHW_ROWS,
+        PLANAR,
     ),
-    ("nchw-half-turned", "apart < 4; apart *= 2", "apart < 2; apart *= 2", "lanes exchange with one other only", NCHW_ROWS),
-    ("nchw-turned-back", "shuffle_xor(upper ? v[i] :", "shuffle_xor(!upper ? v[i] :", "lanes keep what they should give", NCHW_ROWS),
-    ("nchw-row-of-a-lane", "u.h + lane / 2 % 2", "u.h + lane % 2", "rows and halves of rows change places", NCHW_ROWS),
-    ("nchw-rows", "4 * (row + i / 2) + 2 * half", "4 * row + 2 * half", "every other row is the one before", NCHW_ROWS),
-    ("nchw-channels-of-a-lane", "first_channel + 8 * half", "first_channel + 8 * (1 - half)", "channels change places", NCHW_ROWS),
+    ("nchw-half-turned", "apart < 4; apart *= 2", "apart < 2; apart *= 2", "lanes exchange with one other only", PLANAR),
+    ("nchw-turned-back", "shuffle_xor(upper ? v[i] :", "shuffle_xor(!upper ? v[i] :", "lanes keep what they should give", PLANAR),
+    ("nchw-row-of-a-lane", "u.h + lane / 2 % 2", "u.h + lane % 2", "rows and halves of rows change places", PLANAR),
+    ("nchw-rows", "4 * (row + i / 2) + 2 * half", "4 * row + 2 * half", "every other row is the one before", PLANAR),
+    ("nchw-channels-of-a-lane", "first_channel + 8 * half", "first_channel + 8 * (1 - half)", "channels change places", PLANAR),
     (
         "nchw-past-the-row",
         "u.n < p().n && w < p().w ? p().h - h : 0",
