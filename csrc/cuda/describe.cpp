@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "plan.h"
+#include "tiles.h"
 
 namespace gcn::cuda {
 namespace {
@@ -61,22 +62,6 @@ void common(Object& object, const Plan& plan) {
   launches(object.key("launches"), plan);
 }
 
-const char* name(LineTile tile) {
-  switch (tile) {
-    case LineTile::kNarrow:
-      return "narrow";
-    case LineTile::kNarrowSmall:
-      return "narrow, small map";
-    case LineTile::kMedium:
-      return "medium";
-    case LineTile::kWide:
-      return "wide";
-    case LineTile::kWideSmall:
-      return "wide, small map";
-  }
-  return "";
-}
-
 const char* name(LineOrder order) {
   switch (order) {
     case LineOrder::kOutputs:
@@ -90,7 +75,7 @@ const char* name(LineOrder order) {
 }
 
 void line_conv(std::ostream& out, const LineConvPlan& l) {
-  Object{out}("tile", name(l.tile))("tile_h", l.tile_h)("tile_w", l.tile_w)("phases", l.phases)("chunk", l.chunk)(
+  Object{out}("tile", line_tile(l.tile).name)("tile_h", l.tile_h)("tile_w", l.tile_w)("phases", l.phases)("chunk", l.chunk)(
       "k_blocks", l.k_blocks)("output_tiles", l.n_tiles)("stores", name(l.order))("vector_stores", l.vector);
 }
 

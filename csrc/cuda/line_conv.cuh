@@ -556,22 +556,22 @@ int launch_line_conv_tile(const LineConvParams& p, int jobs, int shared_bytes, S
   return launch(line_conv_kernel<M, kTile>, how, p);
 }
 
-template <class M>
-int launch_line_conv(LineTile tile, const LineConvParams& p, int jobs, int shared_bytes, Stream s) {
-  switch (tile) {
-    case LineTile::kNarrow:
-      return launch_line_conv_tile<M, LineTile::kNarrow>(p, jobs, shared_bytes, s);
-    case LineTile::kNarrowSmall:
-      return launch_line_conv_tile<M, LineTile::kNarrowSmall>(p, jobs, shared_bytes, s);
-    case LineTile::kMedium:
-      return launch_line_conv_tile<M, LineTile::kMedium>(p, jobs, shared_bytes, s);
-    case LineTile::kWide:
-      if constexpr (!std::is_same_v<M, Fp32>) return launch_line_conv_tile<M, LineTile::kWide>(p, jobs, shared_bytes, s);
-      break;  // as line_conv_compiled() says
-    case LineTile::kWideSmall:
-      return launch_line_conv_tile<M, LineTile::kWideSmall>(p, jobs, shared_bytes, s);
+// The tile with this number in kLineTiles, or one behind it.
+template <class M, int kNumber>
+int launch_line_conv_from(LineTile tile, const LineConvParams& p, int jobs, int shared_bytes, Stream s) {
+  if constexpr (kNumber < kLineTileCount) {
+    constexpr LineTile kTile = static_cast<LineTile>(kNumber);
+    if (tile != kTile) return launch_line_conv_from<M, kNumber + 1>(tile, p, jobs, shared_bytes, s);
+    if constexpr (line_conv_compiled(std::is_same_v<M, Fp32> ? Math::kFloat : Math::kHalf, kTile)) {
+      return launch_line_conv_tile<M, kTile>(p, jobs, shared_bytes, s);
+    }
   }
   return cudaErrorInvalidValue;
+}
+
+template <class M>
+int launch_line_conv(LineTile tile, const LineConvParams& p, int jobs, int shared_bytes, Stream s) {
+  return launch_line_conv_from<M, 0>(tile, p, jobs, shared_bytes, s);
 }
 
 }  // namespace gcn::cuda

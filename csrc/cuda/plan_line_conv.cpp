@@ -75,27 +75,6 @@ double busiest_warp_products(const LineConvPlan& l, const Sizes& s, Math math) {
   return line_products(l, s, math, p.h() * p.even_rows(), p.w() * p.even_columns());
 }
 
-// What an H100 took for the instructions in 16 bits, in clocks: of a multiprocessor full of blocks, for a k-block and for the
-// rest of a block; and of a block alone, for each k-block of a warp. Tiles that were not measured are taken to be like kWide.
-struct LineClocks {
-  double k_block, block, alone;
-};
-LineClocks line_clocks(LineTile tile) {
-  switch (tile) {
-    case LineTile::kNarrow:
-      return {340, 3300, 900};
-    case LineTile::kNarrowSmall:
-      return {100, 4000, 900};
-    case LineTile::kMedium:
-      return {330, 3300, 900};
-    case LineTile::kWide:
-      return {660, 3300, 1200};
-    case LineTile::kWideSmall:
-      return {165, 3300, 900};
-  }
-  return {};
-}
-
 BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, const Gpu& gpu) {
   const LineTileShape shape = line_tile_shape(l.tile);
   const double bytes = double(l.k_blocks) * l.phases * kBlockBytes;
@@ -104,7 +83,7 @@ BlockCost line_block_cost(const LineConvPlan& l, const Sizes& s, Math math, cons
   c.shared = bytes * (double(shape.pixels()) * shape.warps_n + double(shape.outputs()) * shape.warps_m) / 128;
   c.l2 = bytes * shape.outputs() + double(l.phases) * double(window_bytes(l, math));
   c.epilogue = 2.0 * shape.pixels() * shape.outputs() * element_bytes(math) / 128;
-  const LineClocks clocks = line_clocks(l.tile);
+  const LineClocks& clocks = line_tile(l.tile).clocks;
   c.issue = clocks.k_block * l.k_blocks * l.phases + clocks.block;
   c.alone = clocks.alone * l.k_blocks * l.phases / shape.warps_k;
   if (l.sums) c.epilogue += 3.0 * shape.warps_m * shape.outputs() / 4;  // shuffles: two columns to a lane, three steps

@@ -71,21 +71,37 @@ struct LineTileShape {
   constexpr GCN_HOST_TOO int outputs() const { return warps_n * blocks_n * 8; }
 };
 
-constexpr LineTileShape line_tile_shape(LineTile tile) {
-  switch (tile) {
-    case LineTile::kNarrow:  // 21 classes: second stage and its input gradients
-      return {4, 1, 1, 4, 3, 2};
-    case LineTile::kNarrowSmall:  // the same for small maps: eight times the blocks, the warps share the depth
-      return {1, 1, 4, 2, 3, 1};
-    case LineTile::kMedium:  // 25 ... 64 output channels
-      return {4, 1, 1, 2, 8, 1};
-    case LineTile::kWide:  // gradient of x: 32 HMMA to 8 ldmatrix in each step of a warp
-      return {2, 2, 1, 4, 8, 1};
-    case LineTile::kWideSmall:  // the same for small maps
-      return {2, 2, 1, 2, 4, 1};
-  }
-  return {};
-}
+// What an H100 took for a tile's instructions in 16 bits, in clocks: of a multiprocessor full of blocks, for a k-block and for
+// the rest of a block; and of a block alone, for each k-block of a warp.
+struct LineClocks {
+  double k_block, block, alone;
+};
+
+// One line for each tile, in the order of LineTile: all that is known of it. Blocks side by side on a multiprocessor are as many
+// as registers allow: 255 of them for kWide, 168 for kMedium, 128 for the others. Of the clocks, those of tiles that were not
+// measured are taken to be like kWide's.
+struct LineTileTraits {
+  const char* name;
+  LineTileShape shape;
+  int blocks_per_multiprocessor;
+  LineClocks clocks;
+};
+constexpr LineTileTraits kLineTiles[] = {
+    // 21 classes: second stage and its input gradients
+    {"narrow", {4, 1, 1, 4, 3, 2}, 4, {340, 3300, 900}},
+    // the same for small maps: eight times the blocks, the warps share the depth
+    {"narrow, small map", {1, 1, 4, 2, 3, 1}, 4, {100, 4000, 900}},
+    // 25 ... 64 output channels
+    {"medium", {4, 1, 1, 2, 8, 1}, 3, {330, 3300, 900}},
+    // gradient of x: 32 HMMA to 8 ldmatrix in each step of a warp
+    {"wide", {2, 2, 1, 4, 8, 1}, 2, {660, 3300, 1200}},
+    // the same for small maps
+    {"wide, small map", {2, 2, 1, 2, 4, 1}, 4, {165, 3300, 900}},
+};
+constexpr int kLineTileCount = sizeof(kLineTiles) / sizeof(kLineTiles[0]);
+
+constexpr const LineTileTraits& line_tile(LineTile tile) { return kLineTiles[static_cast<int>(tile)]; }
+constexpr LineTileShape line_tile_shape(LineTile tile) { return line_tile(tile).shape; }
 
 constexpr GCN_HOST_TOO int log2_of(unsigned power) {
   return int((power & 0xaaaaaaaau) != 0) | int((power & 0xccccccccu) != 0) << 1 | int((power & 0xf0f0f0f0u) != 0) << 2 |
@@ -156,11 +172,9 @@ constexpr GCN_HOST_TOO int line_tile_bytes(LineTileShape s, int element_bytes) {
 
 constexpr bool line_conv_compiled(Math math, LineTile tile) { return math != Math::kFloat || tile != LineTile::kWide; }
 
-// As far as registers go: 255 for kWide, 168 for kMedium, 128 for the others. What makes one product out of three (true float32)
-// takes more.
+// What makes one product out of three (true float32) takes more registers.
 constexpr int line_blocks_per_multiprocessor(bool three_products, LineTile tile) {
-  if (three_products) return 2;
-  return tile == LineTile::kWide ? 2 : tile == LineTile::kMedium ? 3 : 4;
+  return three_products ? 2 : line_tile(tile).blocks_per_multiprocessor;
 }
 
 // Of the ring of weights, each with a round's: three small ones or two large ones.

@@ -149,8 +149,7 @@ class Facts {
     }
   }
   void add(const LineConvPlan& l) {
-    const char* const tiles[] = {"narrow", "narrow small", "medium", "wide", "wide small"};
-    add(std::string("line_conv ") + tiles[static_cast<int>(l.tile)]);
+    add(std::string("line_conv ") + line_tile(l.tile).name);
     add_if(l.phases > 1, "line_conv phases");
     add_if(l.n_tiles > 1, "line_conv tiles of outputs");
     const std::string order = orders[static_cast<int>(l.order)];

@@ -55,7 +55,7 @@ BRANCHES = {
     *(f"first_stage of {n} column blocks" for n in (8, 16, 21, 22)),
     *(f"first_stage {fact}" for fact in ("splits", "overhang", "whole lines", "interleaved lines", "completes u")),
     *(f"first_stage groups of {what}" for what in ("taps", "middle channels")),
-    *(f"line_conv {tile}" for tile in ("narrow", "narrow small", "medium", "wide", "wide small")),
+    *(f"line_conv {tile}" for tile in ("narrow", "narrow, small map", "medium", "wide", "wide, small map")),
     *(f"line_conv {fact}" for fact in ("phases", "tiles of outputs")),
     *(
         f"line_conv to {order}, {stores}"
