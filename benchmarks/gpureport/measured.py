@@ -35,7 +35,7 @@ def lines(rows: Sequence[Mapping[str, Any]], run: str, sources: str) -> list[str
         for channels, points in verdicts.items():
             for first, last in _runs(points):
                 flag = str(backward).lower()
-                written.append(f'    {{{channels}, {channels}, {first}, {last}, {flag}, "{run}", "{sources}"}},')
+                written.append(f'    {{{channels}, {channels}, {first}, {last}, {flag}, false, false, "{run}", "{sources}"}},')
     return written
 
 

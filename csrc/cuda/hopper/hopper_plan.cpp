@@ -10,11 +10,13 @@
 namespace gcn::cuda {
 namespace {
 
-const MeasuredFaster* measured_faster(const Sizes& s, bool backward) {
+const MeasuredFaster* measured_faster(const Sizes& s, Math math, bool backward) {
+  const bool tf32 = math == Math::kTf32;
+  if (!tf32 && element_bytes(math) != 2) return nullptr;
   const int64_t pixels = s.n * s.h * s.w;
   const auto found = std::find_if(kMeasuredFaster.begin(), kMeasuredFaster.end(), [&](const MeasuredFaster& m) {
-    return m.backward == backward && s.c >= m.channels_from && s.c <= m.channels_to && pixels >= m.pixels_from &&
-           pixels <= m.pixels_to;
+    return m.backward == backward && m.tf32 == tf32 && s.c >= m.channels_from && s.c <= m.channels_to &&
+           pixels >= m.pixels_from && pixels <= m.pixels_to;
   });
   return found == kMeasuredFaster.end() ? nullptr : &*found;
 }
@@ -26,7 +28,7 @@ WantsHopper wants_hopper(const Sizes& s, Math math, bool backward, const Gpu& gp
     const bool asked = gpu.generation == Generation::kHopper;
     return {asked, asked};
   }
-  const MeasuredFaster* const found = gpu.hopper && element_bytes(math) == 2 ? measured_faster(s, backward) : nullptr;
+  const MeasuredFaster* const found = gpu.hopper ? measured_faster(s, math, backward) : nullptr;
   if (found) plan.measured_sources = found->sources;
   return {found != nullptr, found && found->second_stage};
 }
