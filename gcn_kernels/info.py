@@ -17,7 +17,7 @@ from gcn_kernels.core.library import LIBRARIES
 
 #: Where the CUDA kernels have been run and checked. Entries come with results under benchmarks/results; of other GPUs, nothing
 #: is known but what an emulator shows.
-SEEN_ON_GPUS = ("an H100 (benchmarks/results/h100)",)
+SEEN_ON_GPUS = ("an H100 (benchmarks/results/h100)", "an H200 (benchmarks/results/h200)")
 
 #: Multiprocessors, and bytes of shared memory of a block and of a multiprocessor.
 H100 = (132, 227 << 10, 228 << 10)
