@@ -14,7 +14,7 @@ from gcn_kernels.gcn.spec import GCN
 from gcn_kernels.strips.functional import fused_strips
 from gcn_kernels.strips.module import FusedStrips
 from gcn_kernels.strips.spec import STRIPS
-from gcn_kernels.swap import convert_gcn, revert_gcn
+from gcn_kernels.swap import convert_gcn, convert_model, revert_gcn
 from gcn_kernels.upsample.functional import fused_upsample
 from gcn_kernels.upsample.module import FusedUpsample
 from gcn_kernels.upsample.spec import UPSAMPLE
@@ -25,6 +25,7 @@ __all__ = [
     "FusedStrips",
     "FusedUpsample",
     "convert_gcn",
+    "convert_model",
     "fused_gcn",
     "fused_strips",
     "fused_upsample",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from families import BlockA, line, randomise
+from families import BLOCKS, BlockA, channels, line, randomise
 from test_module_children import CHANGES, Adapter
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
@@ -40,6 +40,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.left(x) + self.right(x)
+
+
+class Straight(Block):
+    """The block in straight-line code, which is watched once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_l = self.conv_l2(self.conv_l1(x))
+        x_r = self.conv_r2(self.conv_r1(x))
+        return x_l + x_r
 
 
 class Inline(Block):
@@ -122,7 +131,7 @@ def assert_equal(ours: list[Any], theirs: list[Any], tolerance: float = 1e-9) ->
 X = torch.randn(2, 6, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("make", [Block, Inline])
+@pytest.mark.parametrize("make", [Block, Straight, Inline])
 def test_a_block_that_is_left_alone_is_fused(make: type[Block], fused: list[int]) -> None:
     plain, model = pair(make)
     assert_equal(outcome(model, X), outcome(plain, X))
@@ -148,6 +157,10 @@ def compiled_operators(model: nn.Module, x: Tensor) -> tuple[Tensor, list[str]]:
     called: list[str] = []
 
     def look(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        # As the compiler behind it does: a copy over all of a tensor is what is copied.
+        for copied in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.copy.default):
+            copied.replace_all_uses_with(copied.args[1])
+        graph.graph.eliminate_dead_code()
         called.extend(str(n.target) for n in graph.graph.nodes if n.op == "call_function")
         return graph
 
@@ -172,6 +185,20 @@ def test_under_compile_a_block_is_fused_and_what_changed_is_not() -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("name", ["A", "B", "C", "F", "I", "J", "shared-width"])
+def test_under_compile_families_are_fused(name: str) -> None:
+    """Sums in place and Python's sum as well."""
+    torch.manual_seed(0)
+    plain = randomise(BLOCKS[name]()).double()
+    model = copy.deepcopy(plain)
+    assert convert_gcn(model, force=True).swapped
+    x = torch.randn(1, channels(plain), 9, 8, dtype=torch.float64)
+    y, called = compiled_operators(model, x)
+    torch.testing.assert_close(y, plain(x), rtol=1e-9, atol=1e-9)
+    assert sum("gcn_kernels.gcn" in call for call in called) == 1 and not any("convolution" in call for call in called), called
+
+
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("make", [Block, Inline])
 def test_a_compiled_training_step(make: type[Block]) -> None:
     plain, model = pair(make)
@@ -187,7 +214,7 @@ def test_a_compiled_training_step(make: type[Block]) -> None:
 def test_forwards_under_compile() -> None:
     """Contexts, changes in place and everything else that a trace can hold."""
     whole = (no_grad, no_grad_around_one_branch, in_place_on_the_input, in_place_on_the_input_after_the_sum, branch_in_place)
-    for forward in (*whole, sum_in_place, sum_by_method, added_twice, with_a_factor):
+    for forward in (*whole, sum_in_place, sum_by_method, sum_in_place_read_before, added_twice, with_a_factor):
         plain, model = pair(type("Own", (Block,), {"forward": forward, "__module__": __name__}))
         for m, run in ((plain, plain), (model, torch.compile(model, backend="aot_eager"))):
             found = run(X)
@@ -301,6 +328,13 @@ def sum_by_method(m: Any, x: Tensor) -> Any:
     left = m.left(x)
     left.add_(m.right(x))
     return left
+
+
+def sum_in_place_read_before(m: Any, x: Tensor) -> Any:
+    left = m.left(x)
+    before = left.detach() * 2
+    left += m.right(x)
+    return left * 2, before
 
 
 def added_twice(m: Any, x: Tensor) -> Any:
@@ -508,7 +542,7 @@ def test_large_kernels_are_converted_without_running_them() -> None:
 
 @pytest.mark.parametrize("make", [Block, Inline])
 def test_a_trial_needs_no_data(make: type[Block]) -> None:
-    assert trial._run(trial._copy(make(), "meta"), "meta", (6, *trial.MAP)) == 1
+    assert len(trial._run(trial._copy(make(), "meta"), "meta", (6, *trial.MAP), ("gcn",))) == 1
 
 
 # A drawn test: changes, modes and hooks at random, the same on the plain copy.
@@ -564,9 +598,11 @@ def run_draws(first: int, count: int) -> int:
     for seed in range(first, first + count):
         draw = random.Random(seed)
         forward = draw.choice([None, None, None, *FORWARDS])
-        base = draw.choice([Block, Inline])
-        make = base if forward is None or base is Inline else type("Own", (Block,), {"forward": forward, "__module__": __name__})
-        plain, model = pair(make)
+        base = draw.choice([Block, Straight, Inline])
+        own = forward is not None and base is Block
+        plain, model = pair(type("Own", (Block,), {"forward": forward, "__module__": __name__}) if own else base)
+        if base is Straight:
+            model(X[:1]), plain(X[:1])
         for _ in range(draw.randint(0, 3)):
             change = drawn_change(draw)
             for m in (plain, model):
@@ -576,6 +612,8 @@ def run_draws(first: int, count: int) -> int:
         grad = draw.random() < 0.7
         with torch.set_grad_enabled(grad):
             ours, theirs = outcome(model, x), outcome(plain, x)
+            if base is Straight:  # watched, and perhaps not
+                ours, theirs = [*ours, *outcome(model, x)], [*theirs, *outcome(plain, x)]
         try:
             assert_equal(ours, theirs)
         except AssertionError as error:

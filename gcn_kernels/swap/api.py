@@ -1,19 +1,20 @@
-"""``convert_gcn`` and ``revert_gcn``: find, try, swap, report; and back."""
+"""``convert_gcn``, ``convert_model`` and ``revert_gcn``: find, try, swap, report; and back."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from gcn_kernels.core import backends
-from gcn_kernels.gcn.module import FusedGCN
-from gcn_kernels.swap.find import Candidate, assignments, candidates, flaw, hooked, owners
+from gcn_kernels.swap.find import Candidate, assignments, candidates, convolutions, flaw, is_depthwise, owners
 from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped, swap_out
 from gcn_kernels.swap.gain import expected_gain
+from gcn_kernels.swap.may_swap import Decision, check_class, count, watch
 from gcn_kernels.swap.report import Entry, Sizes, SwapReport
-from gcn_kernels.swap.trial import Refused, count_fused, suspects
+from gcn_kernels.swap.rules import RULES
+from gcn_kernels.swap.swap_strips import strips_of
+from gcn_kernels.swap.trial import Refused, fused_in, suspects
 
 #: A block that takes more than this many times its plain convolutions' time is left as it is: times scatter on a busy machine.
 SLOWER = 1.25
@@ -63,8 +64,59 @@ def convert_gcn(
 
     Source: figure 2 B of Peng et al. 2017 for the block; the names it has in public code do not matter.
     """
+    return convert_model(model, families=("gcn",), verify=verify, inplace=inplace, backend=backend, force=force, exclude=exclude)
+
+
+def convert_model(
+    model: nn.Module,
+    families: Sequence[str] = ("gcn", "strips"),
+    *,
+    verify: bool = True,
+    inplace: bool = True,
+    backend: str = "auto",
+    force: bool = False,
+    exclude: Sequence[str] = (),
+) -> SwapReport:
+    """Make what a model computes run as fused operators: GCN blocks, and depthwise strips.
+
+    As :func:`convert_gcn`, for more families. With ``"strips"``, depthwise convolutions of stride 1 that keep the size (1 x k,
+    k x 1, up to 11 x 11, rectangles such as 51 x 5, any dilation) run as :func:`gcn_kernels.fused_strips`: chains of them as one
+    operator, with a first convolution that several chains read, and with the sums of chains, as the forward computes them. The
+    attention of SegNeXt (MSCA), Strip R-CNN, LSKA, CAA and CPCA become one call each; a convolution that stands alone becomes
+    one too. Whatever is in between, a normalisation or an activation, ends a chain.
+
+    A module whose strips PyTorch computes faster, timed forward on one 32 x 32 map in at most a tenth of a second for each form,
+    stays as it is.
+    :func:`revert_gcn` undoes the swap.
+
+    Args:
+        model: any module, also under ``DistributedDataParallel`` or ``torch.compile``.
+        families: of operators: ``"gcn"``, ``"strips"``, or both.
+        verify: make the trial. Without it everything with the structure is swapped.
+        inplace: convert ``model`` itself, or else a deep copy of it, found in ``report.model``.
+        backend: see :func:`gcn_kernels.fused_gcn` and :func:`gcn_kernels.fused_strips`.
+        force: swap what is expected to run slower fused as well.
+        exclude: places of modules to leave as they are, with everything below them.
+
+    Returns:
+        The report; ``print(report)`` shows it as a table.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        ValueError: an unknown family or backend; a place to exclude that does not exist.
+
+    Example:
+        >>> strips = nn.Conv2d(8, 8, (1, 11), padding=(0, 5), groups=8), nn.Conv2d(8, 8, (11, 1), padding=(5, 0), groups=8)
+        >>> report = convert_model(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(*strips)), force=True)
+        >>> report.swapped[0].place, report.swapped[0].sizes
+        ('1', '8: 1x11 11x1')
+
+    Source: figure 2 B of Peng et al. 2017 for the GCN block; Guo et al., *SegNeXt*, NeurIPS 2022, section 3.1 for strips.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(families, str) or not families or not all(family in RULES for family in families):
+        raise ValueError(f"families: expected one or more of {', '.join(RULES)}, got {families!r}")
     if backend not in backends.BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(backends.BACKENDS)}, got {backend!r}")
     if not inplace:
@@ -73,22 +125,40 @@ def convert_gcn(
     if unknown := [place for place in exclude if place not in places]:
         raise ValueError(f"exclude: expected places of modules as in named_modules(), got {unknown}")
     left_out = {m for place in exclude for m in places[place].modules()}
-    found = [c for c in candidates(model) if c.module not in left_out]
-    claimed = {conv for c in found for conv in c.convs.values()}
-    found += [c for c in owners(model, claimed) if c.module not in left_out]
     # Nothing is changed before everything is decided.
-    decided = [_decide(candidate, verify, backend, force) for candidate in found]
+    entries: list[Entry] = []
+    how: dict[nn.Module, Watched] = {}
+    for family in dict.fromkeys(families):
+        for entry, module, watched in (_gcn_blocks if family == "gcn" else strips_of)(model, left_out, verify, backend, force):
+            if (
+                watched is None
+                and family == "gcn"
+                and "strips" in families
+                and any(map(is_depthwise, convolutions(module).values()))
+            ):
+                continue  # the other family has an entry for it
+            entries.append(entry)
+            if watched is not None:
+                how[module] = _both(how.get(module), watched)
+    original: Any = type
+    classes = {module: fused_class(original(module), watched) for module, watched in how.items()}
     changed: list[nn.Module] = []
     try:
-        for candidate, (_, cls) in zip(found, decided, strict=True):
-            if cls is not None:
-                candidate.module.__class__ = cls
-                changed.append(candidate.module)
+        for module, cls in classes.items():
+            module.__class__ = cls
+            changed.append(module)
     except BaseException:
         for module in changed:
             swap_out(module)
         raise
-    return SwapReport(model, [entry for entry, _ in decided])
+    return SwapReport(model, entries, tuple(dict.fromkeys(families)))
+
+
+def _both(first: Watched | None, second: Watched) -> Watched:
+    if first is None:
+        return second
+    children = first.children + second.children if first.children and second.children else None
+    return Watched(children and tuple(dict.fromkeys(children)), second.backend, (*first.families, *second.families))
 
 
 def revert_gcn(model: nn.Module) -> list[str]:
@@ -119,19 +189,24 @@ def revert_gcn(model: nn.Module) -> list[str]:
     return places
 
 
-def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> tuple[Entry, type[nn.Module] | None]:
-    """The entry of the report, and the class that the module gets, or None."""
+def _gcn_blocks(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
+    found = [c for c in candidates(model) if c.module not in left_out]
+    claimed = {conv for c in found for conv in c.convs.values()}
+    found += [c for c in owners(model, claimed) if c.module not in left_out]
+    for candidate in found:
+        yield _decide(candidate, verify, backend, force)
+
+
+def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> Decision:
     module, convs = candidate.module, candidate.convs
-    sizes, gain, cls, reason = [], None, None, ""
+    sizes, gain, watched, reason = [], None, None, ""
     try:
-        _check_class(module)
+        check_class(module)
         if len(convs) == 4 and (flawed := flaw(convs)) is not None:
             raise Refused(flawed)
         sizes = _sizes(module, convs)
-        _check_hooks(module, convs)
-        children = tuple(dict.fromkeys(path.split(".")[0] for path in convs))
-        cls = _class_for(module, Watched(children, backend))
-        fused = count_fused(module, _input_channels(module, convs)) if verify else 1
+        watched = watch(module, convs, backend, "gcn")
+        fused = len(fused_in(module, _input_channels(module, convs))) if verify else 1
         if fused == 0:
             raise Refused(
                 "its forward computes no sum of a k x 1, 1 x k and a 1 x k, k x 1 branch with nothing between "
@@ -145,53 +220,18 @@ def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> tu
         if len(convs) > 4 or fused > 1:
             reason = f"{fused} block{'s' * (fused > 1)} in its forward"
     except Refused as refusal:
-        cls, reason = None, str(refusal)
+        watched, reason = None, str(refusal)
     entry = Entry(
         place=candidate.places[0],
         also=candidate.places[1:],
         class_name=type(module).__name__,
         sizes="; ".join(dict.fromkeys(map(str, sizes))),
-        swapped=cls is not None,
+        swapped=watched is not None,
         reason=reason,
-        parameters=_count(convs.values()),
+        parameters=count(convs.values()),
         gain=gain,
     )
-    return entry, cls
-
-
-def _check_class(module: nn.Module) -> None:
-    """Raise :class:`Refused` unless the class can be exchanged for a subclass with another forward."""
-    cls = type(module)
-    if is_swapped(module) or isinstance(module, FusedGCN):
-        raise Refused("it already runs fused")
-    if isinstance(module, torch.jit.ScriptModule):
-        raise Refused("it is scripted or traced, its graph is fixed: convert before torch.jit.script")
-    if isinstance(module, torch.fx.GraphModule):
-        raise Refused("it is a graph made by torch.fx or torch.export: convert before tracing")
-    if cls.__call__ is not nn.Module.__call__:
-        raise Refused("its class overrides __call__ instead of forward")
-    if "forward" in vars(module):
-        raise Refused("its forward is replaced on the instance")
-    pickling = cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__
-    if pickling or hasattr(cls, "__deepcopy__"):
-        raise Refused("its class has a way of its own to copy or pickle, which would lose the swap")
-    if any("__init_subclass__" in vars(base) for base in cls.__mro__ if base is not object):
-        raise Refused("its class acts when a subclass of it is made (__init_subclass__)")
-
-
-def _check_hooks(module: nn.Module, convs: dict[str, nn.Module]) -> None:
-    for name in dict.fromkeys(path.split(".")[0] for path in convs):
-        for path, m in module.get_submodule(name).named_modules(prefix=name):
-            if (hook := hooked(m)) is not None:
-                raise Refused(f"{path} has {hook}, which works on the convolutions' own results")
-
-
-def _class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
-    original: Any = type(module)
-    try:
-        return fused_class(original, how)
-    except Exception as error:
-        raise Refused(f"its class cannot be subclassed: {type(error).__name__}: {error}") from error
+    return entry, module, watched
 
 
 def _sizes(module: nn.Module, convs: dict[str, nn.Module]) -> list[Sizes]:
@@ -211,7 +251,3 @@ def _input_channels(module: nn.Module, convs: dict[str, nn.Module]) -> list[int]
     if len(convs) == 4:
         exact = lines[list(convs).index(assignments(convs)[0][0])].in_channels
     return [c for c in (exact, first.in_channels if first is not None else None, *counts, 3, 1) if c is not None]
-
-
-def _count(convs: Iterable[nn.Module]) -> int:
-    return sum(p.numel() for p in {p for conv in convs for p in conv.parameters()} if not nn.parameter.is_lazy(p))

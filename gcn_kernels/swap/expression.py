@@ -7,7 +7,7 @@ tensor, by which a change behind its back is noticed.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,18 +17,25 @@ from torch import Tensor
 Modes = tuple[Any, ...]
 
 
+# What was seen, whatever has been put in its place since.
+_conv2d, _pad = torch.conv2d, F.pad
+_grad_enabled, _inference_enabled = torch.is_grad_enabled, torch.is_inference_mode_enabled
+_hooks_on_saved_tensors = torch._C._autograd._top_saved_tensors_default_hooks
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast gives a convolution of ``x`` now, or None."""
+    device_type = x.device.type
+    # The meta device, where a trial runs, knows no autocast.
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
 def modes_for(x: Tensor) -> Modes:
     """The modes that a convolution of ``x`` would be computed in now."""
-    device = x.device
-    # The meta device, where a trial runs, knows no autocast.
-    autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.get_autocast_dtype(device.type) if autocast else None,
-        torch._C._autograd._top_saved_tensors_default_hooks(False),
-        torch.cuda.current_stream(device) if device.type == "cuda" else None,
-    )
+    stream = torch.cuda.current_stream(x.device) if x.is_cuda else None
+    return _grad_enabled(), _inference_enabled(), autocast_dtype(x), _hooks_on_saved_tensors(False), stream
 
 
 def _enter(modes: Modes, device: torch.device) -> ExitStack:
@@ -38,7 +45,7 @@ def _enter(modes: Modes, device: torch.device) -> ExitStack:
     stack.enter_context(torch.set_grad_enabled(grad))
     if device.type != "meta":
         stack.enter_context(torch.autocast(device.type, dtype=autocast, enabled=autocast is not None))
-    if hooks is not None and hooks is not torch._C._autograd._top_saved_tensors_default_hooks(False):
+    if hooks is not None and hooks is not _hooks_on_saved_tensors(False):
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(*hooks))
     if stream is not None:
         stack.enter_context(torch.cuda.stream(stream))
@@ -50,10 +57,16 @@ def _stamp(t: Tensor) -> tuple[int, int]:
     return 0 if t.is_inference() else t._version, t.data_ptr()
 
 
-class Counter(Protocol):
-    """Who counts what is fused."""
+#: While results are computed, no mode and no tensor looks at the calls: nothing is to wait once more.
+unseen = torch._C.DisableTorchFunction
 
-    fused: int
+
+class Counter(Protocol):
+    """Who calls and counts what is fused."""
+
+    def run(self, block: "Fused") -> Tensor:
+        """The result of ``block``."""
+        ...
 
 
 class Step(ABC):
@@ -61,13 +74,14 @@ class Step(ABC):
 
     Attributes:
         source: x, or the step before.
+        x: the map that the chain of steps starts from.
         result: the value, once it is computed.
         fused: whether a fused operator has computed a sum with it.
         size: of the result.
         tensor: weak reference to the pending tensor that stands for the result.
     """
 
-    __slots__ = ("__weakref__", "fused", "modes", "result", "size", "source", "stamps", "tensor")
+    __slots__ = ("__weakref__", "fused", "modes", "result", "size", "source", "stamps", "tensor", "x")
 
     def __init__(self, source: "Tensor | Step", modes: Modes, parameters: tuple[Tensor | None, ...] = ()) -> None:
         self.source, self.modes = source, modes
@@ -75,28 +89,29 @@ class Step(ABC):
         self.fused = False
         self.tensor: Any = None
         self.size: Any = None
-        self.stamps = [(t, _stamp(t)) for t in (source, *parameters) if isinstance(t, Tensor)]
+        self.stamps = [(t, _stamp(t)) for t in parameters if t is not None]
+        if isinstance(source, Step):
+            self.x: Tensor = source.x
+        else:
+            self.x = source
+            self.stamps.append((source, _stamp(source)))
 
     @property
     def inputs(self) -> tuple[Tensor | None, ...]:
         """What autograd differentiates the step with respect to."""
-        source = self.source if isinstance(self.source, Tensor) else self.source.value()
-        return (source,)
+        return (self.source.value() if isinstance(self.source, Step) else self.source,)
 
     @abstractmethod
     def function(self, *inputs: Any) -> Tensor:
         """The step itself, of :attr:`inputs`."""
 
     @property
-    def x(self) -> Tensor:
-        """The map that the chain of steps starts from."""
-        return self.source if isinstance(self.source, Tensor) else self.source.x
-
-    @property
     def intact(self) -> bool:
         """Whether everything that the value depends on is as it was when the step was called."""
-        before = isinstance(self.source, Tensor) or self.source.result is not None or self.source.intact
-        return before and all(_stamp(t) == stamp for t, stamp in self.stamps)
+        source = self.source
+        if isinstance(source, Step) and source.result is None and not source.intact:
+            return False
+        return all(_stamp(t) == stamp for t, stamp in self.stamps)
 
     def check(self) -> None:
         """Raise unless the step is :attr:`intact`."""
@@ -111,21 +126,24 @@ class Step(ABC):
         """The step of what it was called with, in the modes it was called in."""
         self.check()
         inputs = self.inputs
-        if modes_for(self.x) == self.modes:
-            return self.function(*inputs)
-        with _enter(self.modes, self.x.device):
+        with _as_in(self), unseen():
             return self.function(*inputs)
 
     def value(self) -> Tensor:
         """The result."""
         if self.result is None:
-            self.result = self.compute()
+            with unseen():
+                self.result = self.evaluate()
         return self.result
+
+    def evaluate(self) -> Tensor:
+        """The result, for the first time."""
+        return self.compute()
 
     @property
     def untouched(self) -> bool:
         """Whether neither this result nor one before it has been asked for."""
-        return self.result is None and (isinstance(self.source, Tensor) or self.source.untouched)
+        return self.result is None and (not isinstance(self.source, Step) or self.source.untouched)
 
     @property
     def watched(self) -> bool:
@@ -134,7 +152,9 @@ class Step(ABC):
         return alive or (isinstance(self.source, Step) and self.source.watched)
 
     def mark_fused(self) -> None:
-        """Note that a fused operator has taken this and what comes before."""
+        """Note that a fused operator has taken this and what comes before, as far as nobody has asked for it."""
+        if self.result is not None:
+            return
         self.fused = True
         if isinstance(self.source, Step):
             self.source.mark_fused()
@@ -150,7 +170,7 @@ class Padding(Step):
         self.pads = pads
 
     def function(self, *inputs: Any) -> Tensor:
-        return F.pad(inputs[0], self.pads)
+        return _pad(inputs[0], self.pads)
 
 
 class ZeroAdded(Step):
@@ -166,11 +186,14 @@ class ZeroAdded(Step):
 class Convolution(Step):
     """A convolution along one axis (0: k x 1, 1: 1 x k), stride 1; with its own or the padding before it, it keeps the size."""
 
-    __slots__ = ("axis", "bias", "padding", "weight")
+    __slots__ = ("axis", "before", "bias", "padding", "weight")
 
     def __init__(self, source: Tensor | Step, modes: Modes, weight: Tensor, bias: Tensor | None, padding: Any, axis: int) -> None:
         super().__init__(source, modes, (weight, bias))
         self.weight, self.bias, self.padding, self.axis = weight, bias, padding, axis
+        before = source.source if isinstance(source, Padding) else source
+        #: x or the convolution that this one follows, padding left aside.
+        self.before = None if isinstance(before, (Padding, ZeroAdded)) else before
 
     @property
     def inputs(self) -> tuple[Tensor | None, ...]:
@@ -178,44 +201,147 @@ class Convolution(Step):
 
     def function(self, *inputs: Any) -> Tensor:
         source, weight, bias = inputs
-        return F.conv2d(source, weight, bias, 1, self.padding)
+        return _conv2d(source, weight, bias, 1, self.padding)
+
+
+class Fused(NamedTuple):
+    """A call of a fused operator.
+
+    Attributes:
+        family: of the operator.
+        x: the map.
+        parameters: all weights, then all biases.
+        form: what else tells its speed.
+        call: makes it.
+    """
+
+    family: str
+    x: Tensor
+    parameters: tuple[Tensor | None, ...]
+    form: Any
+    call: Callable[[], Tensor]
+
+
+class Depthwise(Step):
+    """A depthwise convolution with stride 1 that keeps the size. A chain of them is computed by one operator.
+
+    Attributes:
+        rule: gives the fused operator for the chain that ends here.
+        backend: of that operator.
+        counter: who is told of it.
+    """
+
+    __slots__ = ("backend", "bias", "counter", "dilation", "padding", "rule", "weight")
+
+    def __init__(
+        self,
+        source: Tensor | Step,
+        modes: Modes,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: Any,
+        dilation: tuple[int, int],
+    ) -> None:
+        super().__init__(source, modes, (weight, bias))
+        self.weight, self.bias, self.padding, self.dilation = weight, bias, padding, dilation
+        self.rule: Callable[..., Fused] | None = None
+        self.counter: Any = None
+        self.backend = "auto"
 
     @property
-    def before(self) -> "Tensor | Convolution | None":
-        """x or the convolution that this one follows, padding left aside."""
-        source = self.source.source if isinstance(self.source, Padding) else self.source
-        return source if isinstance(source, (Tensor, Convolution)) else None
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        return (*super().inputs, self.weight, self.bias)
+
+    def function(self, *inputs: Any) -> Tensor:
+        source, weight, bias = inputs
+        return _conv2d(source, weight, bias, 1, self.padding, self.dilation, weight.shape[0])
+
+    def evaluate(self) -> Tensor:
+        if self.rule is None:
+            return self.compute()
+        self.check()
+        with _as_in(self):
+            result: Tensor = self.counter.run(self.rule(self, self.backend))
+        if isinstance(self.source, Step):
+            self.source.mark_fused()
+        return result
+
+
+class Given(Step):
+    """A map that is there, as a term of a sum."""
+
+    __slots__ = ()
+
+    def function(self, *inputs: Any) -> Tensor:
+        x: Tensor = inputs[0]
+        return x
 
 
 class Sum:
-    """The sum of two convolutions that wait, for which a rule has a fused operator."""
+    """A sum that waits, for which a rule has a fused operator. Its terms are steps, or such sums."""
 
-    __slots__ = ("counter", "fuse", "fused", "left", "result", "right", "size", "tensor")
+    __slots__ = ("__weakref__", "block", "counter", "fused", "left", "modes", "result", "right", "size", "tensor", "x")
 
-    def __init__(self, left: Step, right: Step, fuse: Callable[[], Tensor], counter: Counter) -> None:
-        self.left, self.right, self.fuse, self.counter = left, right, fuse, counter
+    def __init__(self, left: "Step | Sum", right: "Step | Sum", block: Fused, counter: Counter) -> None:
+        self.left, self.right, self.block, self.counter = left, right, block, counter
+        self.x: Tensor = left.x
+        self.modes: Modes = left.modes
         self.result: Tensor | None = None
         self.fused = False
         self.tensor: Any = None
         self.size: Any = None
 
+    @property
+    def terms(self) -> tuple[Step, ...]:
+        """The steps that are added, from left to right."""
+        sides = [side.terms if isinstance(side, Sum) else (side,) for side in (self.left, self.right)]
+        return (*sides[0], *sides[1])
+
+    @property
+    def intact(self) -> bool:
+        """As of a step."""
+        return self.left.intact and self.right.intact
+
+    def check(self) -> None:
+        """As of a step."""
+        self.left.check()
+        self.right.check()
+
+    @property
+    def untouched(self) -> bool:
+        """As of a step."""
+        return self.result is None and self.left.untouched and self.right.untouched
+
+    @property
+    def watched(self) -> bool:
+        """As of a step."""
+        alive = self.tensor is not None and self.tensor() is not None
+        return alive or self.left.watched or self.right.watched
+
+    def mark_fused(self) -> None:
+        """As of a step."""
+        self.fused = True
+        self.left.mark_fused()
+        self.right.mark_fused()
+
     def value(self, exact: bool = False) -> Tensor:
-        """The result; with ``exact``, from the plain convolutions if one of their results is still somebody's."""
+        """The result; with ``exact``, from the results of its terms if one of these is still somebody's."""
         if self.result is None:
             left, right = self.left, self.right
-            plain = not (left.untouched and right.untouched) or (exact and (left.watched or right.watched))
-            same = modes_for(left.x) == left.modes
-            with ExitStack() if same else _enter(left.modes, left.x.device):
-                if plain:
+            with unseen(), _as_in(self):
+                if not (left.untouched and right.untouched) or (exact and (left.watched or right.watched)):
                     self.result = left.value() + right.value()
                 else:
-                    left.check()
-                    right.check()
-                    self.result = self.fuse()
+                    self.check()
+                    self.result = self.counter.run(self.block)
                     left.mark_fused()
                     right.mark_fused()
-                    self.counter.fused += 1
         return self.result
+
+
+def _as_in(node: "Step | Sum") -> ExitStack:
+    """The modes that ``node`` was called in."""
+    return ExitStack() if modes_for(node.x) == node.modes else _enter(node.modes, node.x.device)
 
 
 Expression = Step | Sum

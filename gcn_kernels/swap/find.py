@@ -52,6 +52,11 @@ def convolutions(module: nn.Module) -> dict[str, nn.Module]:
     return {path: m for path, m in module.named_modules() if kernel_of(m) is not None}
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether ``module`` is a convolution of every channel by itself."""
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
+
+
 def has_forward(module: nn.Module) -> bool:
     """Whether calling ``module`` does anything: containers such as ``nn.ModuleList`` have no forward."""
     if isinstance(module, torch.jit.ScriptModule):
@@ -89,7 +94,8 @@ def owners(model: nn.Module, claimed: set[nn.Module]) -> Iterator[Candidate]:
     claimed = set(claimed)
     found = []
     for module, places in places_of(model).items():
-        lines = {path: c for path, c in convolutions(module).items() if c not in claimed and _axis(c) is not None}
+        convs = {path: c for path, c in convolutions(module).items() if c not in claimed and not is_depthwise(c)}
+        lines = {path: c for path, c in convs.items() if _axis(c) is not None}
         axes = [_axis(c) for c in lines.values()]
         if has_forward(module) and axes.count(0) >= 2 and axes.count(1) >= 2:
             claimed.update(lines.values())

@@ -28,10 +28,11 @@ class Fusion(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """How a module runs: the names of its children that hold convolutions (None: all), and the backend."""
+    """How a module runs: the names of its children that hold convolutions (None: all), the backend, what is fused."""
 
     children: tuple[str, ...] | None
     backend: str
+    families: tuple[str, ...] = ("gcn",)
 
 
 class Swapped:
@@ -71,7 +72,7 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
         if torch.compiler.is_compiling():
             if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
                 return original.forward(self, *inputs, **named)
-            with GraphScope(how.backend):
+            with GraphScope(how.backend, how.families):
                 return original.forward(self, *inputs, **named)
         scope = scope_of(self, *how)
         if scope is not None:
@@ -79,14 +80,10 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
                 result = original.forward(self, *inputs, **named)
             return scope.release(result)
         outer = Scope.current()
-        if outer is None or not hooked_inside(self, how.children):
+        if outer is None:
             return original.forward(self, *inputs, **named)
-        outer.settle()
-        outer.paused += 1
-        try:
+        with outer.inside(how.families, pause=hooked_inside(self, how.children)):
             return original.forward(self, *inputs, **named)
-        finally:
-            outer.paused -= 1
 
     # Tracers read the signature of the forward that this one stands before.
     body: dict[str, Any] = {"forward": functools.update_wrapper(forward, original.forward)}

@@ -1,14 +1,16 @@
 """What a swap is expected to gain on a 32 x 32 map: as the plan predicts, or else forward timed within a budget."""
 
 import time
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from gcn_kernels.core import backends
 from gcn_kernels.gcn.functional import fused_gcn
-from gcn_kernels.swap.report import Gain, Sizes
+from gcn_kernels.strips.functional import fused_strips
+from gcn_kernels.swap.report import Gain, Sizes, StripsForm
 
 #: Height and width of the map, batch 1: res-4 of a 512 x 512 image.
 MAP = 32
@@ -36,7 +38,7 @@ def expected_gain(sizes: Sizes, dtype: torch.dtype, device: torch.device, backen
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         x, *weights = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, MAP, MAP), *shapes))
         try:
-            plain, fused = _best(x, weights, ("torch", backend))
+            plain, fused = _best(lambda name: fused_gcn(x, *weights, backend=name), device, ("torch", backend))
         except RuntimeError:
             return None
     return Gain(plain / fused)
@@ -59,16 +61,45 @@ def _predicted(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> Gain 
     return Gain(*gains)
 
 
-def _best(x: Tensor, weights: list[Tensor], names: tuple[str, str]) -> list[float]:
+@cache
+def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
+    """Time of the depthwise convolutions of these calls over the time fused; None where nothing can run.
+
+    Nothing is timed in 16 bits, where PyTorch's convolutions can take seconds.
+    """
+    if device.type == "meta" or dtype.itemsize < 4 or backend == "torch":
+        return None
+    plain = fused = 0.0
+    for form in dict.fromkeys(forms):
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            x = torch.ones((1, form.channels, MAP, MAP), dtype=dtype, device=device)
+            weights = [torch.ones((form.channels, 1, *k), dtype=dtype, device=device) for k in form.kernels]
+            biases = [weights[0].new_ones(form.channels) if biased else None for biased in form.biased]
+            steps = iter(zip(weights, biases, form.dilations, strict=True))
+            stem = next(steps) if form.stem else None
+            branches = [[next(steps) for _ in range(length)] for length in form.lengths]
+
+            def run(name: str, x: Any = x, branches: Any = branches, stem: Any = stem, skip: bool = form.skip) -> object:
+                return fused_strips(x, branches, stem=stem, skip=skip, backend=name)
+
+            try:
+                times = _best(run, device, ("torch", backend))
+            except RuntimeError:
+                return None
+        plain, fused = plain + times[0] * forms.count(form), fused + times[1] * forms.count(form)
+    return Gain(plain / fused)
+
+
+def _best(run: Callable[[str], object], device: torch.device, names: tuple[str, str]) -> list[float]:
     """Shortest forward time of each backend, in turns, so that other load on the machine meets both alike."""
     seconds = [float("inf")] * len(names)
     started = time.perf_counter()
     for turn in range(REPEATS + 1):
         for i, name in enumerate(names):
             start = time.perf_counter()
-            fused_gcn(x, *weights, backend=name)
-            if x.device.type != "cpu":
-                torch.accelerator.synchronize(x.device)
+            run(name)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             # The first call prepares; it counts only where there is no time for another.
             seconds[i] = min(seconds[i], time.perf_counter() - start) if turn > 1 else time.perf_counter() - start
         if time.perf_counter() - started > SECONDS:

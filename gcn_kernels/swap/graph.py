@@ -1,10 +1,12 @@
 """The same match where a graph is made of the forward: under ``torch.compile`` and strict export.
 
-Dynamo traces the mode below. Every convolution is traced as it is; where a sum completes a block, the operator is traced in its
-place, and the convolutions that nobody reads any more fall out of the graph. What reads one of them still finds it there. Between
-the first convolution and the sum nothing else may have been traced, as in :mod:`gcn_kernels.swap.scope`.
+Dynamo traces the mode below. Every convolution is traced as it is, a depthwise one as the operator for the chain that ends with
+it; where a sum completes a block, or strips, the operator is traced in its place. What nobody reads any more falls out of the
+graph, and what reads a result in between still finds it there. Between the first convolution and the sum nothing else may have
+been traced, as in :mod:`gcn_kernels.swap.scope`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,39 +15,64 @@ from torch.overrides import TorchFunctionMode
 
 from gcn_kernels.core.checks import DTYPES
 from gcn_kernels.gcn.functional import fused_gcn
+from gcn_kernels.strips.functional import fused_strips
+from gcn_kernels.swap.rules import arrange
+from gcn_kernels.swap.steps import keeps_size_depthwise
 
 
 class GraphScope(TorchFunctionMode):
     """The time in which the forward of a converted module is traced."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, families: Iterable[str] = ("gcn",)) -> None:
         super().__init__()
-        self.backend = backend
+        self.backend, self.families = backend, tuple(families)
         #: Of every convolution: its result, its axis, x, the parameters of the chain up to it, the modes.
         self.known: list[tuple[Any, ...]] = []
+        #: Of every result of depthwise convolutions: itself, the map, the chains of steps (number, input, weight, bias,
+        #: dilation) that are summed, the modes.
+        self.strips: list[tuple[Any, ...]] = []
+        self.steps = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Trace ``func``, or the operator in the place of the sum that completes a block."""
         kwargs = kwargs or {}
         if func is torch.conv2d and len(args) == 7 and not kwargs:
+            strips = self._depthwise(*args) if "strips" in self.families else None
+            if strips is not None:
+                return strips
             result = func(*args)
-            self._note(result, *args)
+            if "gcn" not in self.families or not self._note(result, *args):
+                self.strips = []
             return result
-        # A sum in place is left as it is: its target has other readers in the graph.
+        if (func is Tensor.add_ or func is Tensor.__iadd__) and len(args) == 2 and not kwargs:
+            total = self._total(*args)
+            if total is not None:
+                # Whoever else has the left operand reads the sum in it.
+                left, sums = args[0].copy_(total), [entry for entry in self.strips if entry[0] is total]
+                self.known, self.strips = [], [(left, *entry[1:]) for entry in sums]
+                return left
         if (func is Tensor.add or func is torch.add) and len(args) == 2 and not kwargs:
             left = self._find(args[0])
             if left is not None and type(args[1]) is int and args[1] == 0:
                 result = func(*args)
                 self.known.append((result, *left[1:]))
                 return result
-            right = self._find(args[1])
-            if left is not None and right is not None and self._is_block(left, right):
-                first, second = (left, right) if left[1] == 1 else (right, left)
-                (w_l1, b_l1, w_l2, b_l2), (w_r1, b_r1, w_r2, b_r2) = first[3], second[3]
-                self.known = []
-                return fused_gcn(left[2], w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2, backend=self.backend)
-        self.known = []
+            total = self._total(*args)
+            if total is not None:
+                return total
+        self.known, self.strips = [], []
         return func(*args, **kwargs)
+
+    def _total(self, first: Any, second: Any) -> Any:
+        """The operator in the place of a sum, or None."""
+        left, right = self._find(first), self._find(second)
+        if left is not None and right is not None and self._is_block(left, right):
+            if left[1] == 0:
+                left, right = right, left
+            (w_l1, b_l1, w_l2, b_l2), (w_r1, b_r1, w_r2, b_r2) = left[3], right[3]
+            self.known = []
+            return fused_gcn(left[2], w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2, backend=self.backend)
+        return self._sum(first, second)
 
     def _find(self, t: Any) -> tuple[Any, ...] | None:
         for entry in self.known:
@@ -55,19 +82,70 @@ class GraphScope(TorchFunctionMode):
 
     def _note(
         self, result: Tensor, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
-    ) -> None:
+    ) -> bool:
         kh, kw = weight.shape[2], weight.shape[3]
         plain = stride == (1, 1) and dilation == (1, 1) and groups == 1 and (kh == 1) != (kw == 1) and kh % 2 == 1 and kw % 2 == 1
         if not plain or (padding != "same" and padding != (kh // 2, kw // 2)) or x.dim() != 4:
-            return
+            return False
         if type(x) is not Tensor or x.dtype not in DTYPES or x.is_meta or type(weight) not in (Tensor, nn.Parameter):
-            return
+            return False
         axis, modes = 0 if kw == 1 else 1, _modes(x)
         before = self._find(x)
         if before is None:
             self.known.append((result, axis, x, (weight, bias), modes))
         elif len(before[3]) == 2 and before[1] != axis and before[4] == modes:
             self.known.append((result, axis, before[2], (*before[3], weight, bias), modes))
+        return True
+
+    def _depthwise(self, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Any:
+        """The operator for the chain that ends with this convolution, or None where it is not of strips."""
+        pair = keeps_size_depthwise(weight, stride, padding, dilation, groups)
+        if pair is None or x.dim() != 4 or x.shape[1] != groups:
+            return None
+        if type(x) is not Tensor or x.dtype not in DTYPES or x.is_meta or type(weight) not in (Tensor, nn.Parameter):
+            return None
+        modes = _modes(x)
+        if modes[1] is None and (weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype)):
+            return None
+        self.steps += 1
+        step, before = (self.steps, x, weight, bias, pair), self._strips_of(x)
+        if before is None or len(before[2]) != 1 or before[3] != modes:
+            root, chain = x, [step]
+        else:
+            root, chain = before[1], [*before[2][0], step]
+        result = self._fused(root, None, [chain], False)
+        self.strips.append((result, root, [chain], modes))
+        return result
+
+    def _sum(self, left: Any, right: Any) -> Any:
+        """The operator for the sum of two results of depthwise convolutions, or of one and their map; or None."""
+        a, b = self._strips_of(left), self._strips_of(right)
+        if a is None and b is not None and b[1] is left and b[3][1] is None:
+            a = (left, left, [[]], b[3])
+        if b is None and a is not None and a[1] is right and a[3][1] is None:
+            b = (right, right, [[]], a[3])
+        if a is None or b is None or a[1] is not b[1] or not a[3] == b[3] == _modes(a[1]):
+            return None
+        chains = [*a[2], *b[2]]
+        numbers = arrange([[step[0] for step in chain] for chain in chains])
+        if numbers is None:
+            return None
+        stem, _, skip = numbers
+        steps = {step[0]: step for chain in chains for step in chain}
+        branches = [[steps[number] for number in branch] for branch in numbers[1]]
+        result = self._fused(a[1] if stem is None else steps[stem][1], None if stem is None else steps[stem], branches, skip)
+        self.strips.append((result, a[1], chains, a[3]))
+        return result
+
+    def _fused(self, x: Any, stem: Any, branches: list[list[Any]], skip: bool) -> Any:
+        chains = [[step[2:] for step in branch] for branch in branches]
+        return fused_strips(x, chains, stem=None if stem is None else stem[2:], skip=skip, backend=self.backend)
+
+    def _strips_of(self, t: Any) -> tuple[Any, ...] | None:
+        for entry in self.strips:
+            if entry[0] is t:
+                return entry
+        return None
 
     def _is_block(self, left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
         chains = len(left[3]) == 4 and len(right[3]) == 4 and left[1] != right[1]

@@ -103,6 +103,14 @@ def values_in(container: Any, func: Any = None) -> Any:
     return container
 
 
+def holds(container: Any, t: Tensor) -> bool:
+    """Whether ``container`` has the very tensor ``t`` in it."""
+    kind = type(container)
+    if kind is tuple or kind is list:
+        return any(item is t or holds(item, t) for item in container)
+    return any(holds((item,), t) for item in container.values()) if kind is dict else False
+
+
 NESTED = (Pending, tuple, list, dict)
 
 

@@ -1,11 +1,12 @@
 """What a swap found and did, as data and as a table."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from gcn_kernels.gcn.problem import KERNEL_DIM
+from gcn_kernels.swap.expression import Fused
 
 COLUMNS = ("place", "class", "sizes", "parameters", "gain", "result")
 
@@ -39,6 +40,37 @@ class Sizes:
         return f"{self.channels} -> {middle} -> {self.out}, k={k}"
 
 
+class StripsForm(NamedTuple):
+    """One call of strips: channels, kernels (kh, kw) with dilations (dh, dw) in the order of the steps, how they go together."""
+
+    channels: int
+    kernels: tuple[tuple[int, int], ...]
+    dilations: tuple[tuple[int, int], ...]
+    stem: bool
+    lengths: tuple[int, ...]
+    skip: bool
+    biased: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, block: Fused) -> "StripsForm":
+        """The form of a call."""
+        stem, lengths, skip, dilations = block.form
+        weights: Any = block.parameters[: len(dilations)]
+        kernels = tuple((w.shape[2], w.shape[3]) for w in weights)
+        biased = tuple(b is not None for b in block.parameters[len(dilations) :])
+        return cls(weights[0].shape[0], kernels, dilations, stem, lengths, skip, biased)
+
+    def __str__(self) -> str:
+        steps = [
+            f"{kh}x{kw}" + (f"/{dh}" if dh == dw != 1 else f"/{dh}x{dw}" if (dh, dw) != (1, 1) else "")
+            for (kh, kw), (dh, dw) in zip(self.kernels, self.dilations, strict=True)
+        ]
+        first = f"{steps.pop(0)}, then " if self.stem else ""
+        remaining = iter(steps)
+        chains = [" ".join(next(remaining) for _ in range(length)) for length in self.lengths]
+        return f"{self.channels}: {first}{' + '.join([*(['x'] if self.skip else []), *chains])}"
+
+
 class Gain(NamedTuple):
     """Time of a block as four convolutions over its time fused, on a 32 x 32 map; ``backward`` only where it is predicted."""
 
@@ -62,6 +94,7 @@ class Entry:
         reason: why not, or how many blocks its forward computes.
         parameters: number of parameters of the four convolutions.
         gain: what the swap is expected to gain; None where nothing was swapped or nothing could be timed.
+        family: of the operator.
     """
 
     place: str
@@ -72,6 +105,7 @@ class Entry:
     reason: str
     parameters: int
     gain: Gain | None
+    family: str = "gcn"
 
 
 @dataclass(frozen=True)
@@ -81,10 +115,12 @@ class SwapReport:
     Attributes:
         model: the converted model: the one that was given, or its copy with ``inplace=False``.
         entries: every block and look-alike that was found.
+        families: what was looked for.
     """
 
     model: nn.Module
     entries: list[Entry] = field(default_factory=list)
+    families: tuple[str, ...] = ("gcn",)
 
     @property
     def swapped(self) -> list[Entry]:
@@ -97,9 +133,12 @@ class SwapReport:
         return [e for e in self.entries if not e.swapped]
 
     def __str__(self) -> str:
-        summary = f"GCN blocks: {len(self.swapped)} swapped, {len(self.refused)} refused"
+        what = " and ".join({"gcn": "GCN blocks", "strips": "modules with strips"}[family] for family in self.families)
+        summary = f"{what}: {len(self.swapped)} swapped, {len(self.refused)} refused"
         if not self.entries:
-            return f"{summary}. No module has four convolutions of the shapes k x 1, 1 x k, 1 x k, k x 1."
+            lines_of = "No module has four convolutions of the shapes k x 1, 1 x k, 1 x k, k x 1."
+            depthwise = "No module has depthwise convolutions."
+            return " ".join([f"{summary}.", *({"gcn": lines_of, "strips": depthwise}[family] for family in self.families)])
         rows = [COLUMNS, *(_row(e) for e in self.entries)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]]) for row in rows]

@@ -1,53 +1,112 @@
-"""Which sums of two chains of steps a fused operator computes.
+"""Which chains of steps, and which sums of them, a fused operator computes.
 
-A rule takes the two sides and the backend, and gives the function that computes their sum, or None. Another operator is another
-rule; other kinds of steps that it needs are further classes in :mod:`gcn_kernels.swap.expression` and entries of
-:data:`gcn_kernels.swap.scope.EXTEND`.
+A rule takes the two sides of a sum and the backend, and gives the call of a fused operator that computes it, or None. Another
+operator is another rule; other kinds of steps that it needs are further classes in :mod:`gcn_kernels.swap.expression` and entries
+of :data:`gcn_kernels.swap.steps.EXTEND`.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from gcn_kernels.gcn.functional import fused_gcn
-from gcn_kernels.swap.expression import Convolution, Step, ZeroAdded
+from gcn_kernels.strips.functional import fused_strips
+from gcn_kernels.swap.expression import Convolution, Depthwise, Expression, Fused, Given, Step, Sum, ZeroAdded
+
+__all__ = ["RULES", "Rule", "arrange", "chain", "fused_gcn", "fused_strips", "gcn", "strips"]
 
 
 class Rule(Protocol):
     """See the module."""
 
-    def __call__(self, *sides: Step, backend: str) -> Callable[[], Tensor] | None: ...
+    def __call__(self, left: Expression, right: Expression, backend: str) -> Fused | None: ...
 
 
-def gcn(*sides: Step, backend: str) -> Callable[[], Tensor] | None:
+def gcn(left: Expression, right: Expression, backend: str) -> Fused | None:
     """The block of Peng et al. 2017: k x 1, 1 x k plus 1 x k, k x 1 over the same map."""
-    left, right = (step.source if isinstance(step, ZeroAdded) else step for step in sides)
-    if not isinstance(left, Convolution) or not isinstance(right, Convolution):
+    left_end: Any = left.source if type(left) is ZeroAdded else left
+    right_end: Any = right.source if type(right) is ZeroAdded else right
+    if type(left_end) is not Convolution or type(right_end) is not Convolution or left_end.axis == right_end.axis:
         return None
-    first_left, first_right = left.before, right.before
-    if not isinstance(first_left, Convolution) or not isinstance(first_right, Convolution):
+    first_left, first_right = left_end.before, right_end.before
+    if type(first_left) is not Convolution or type(first_right) is not Convolution:
         return None
-    if first_left.before is not first_right.before or left.axis == right.axis:
+    if first_left.before is not first_right.before:
         return None
     x = left.x
-    if any(a != b for t, a in first_left.stamps for u, b in first_right.stamps if t is u):
-        return None
-    if left.axis == 0:
+    if left_end.axis == 0:
         # The sum takes its layout from its left operand, which matters to the operator only through the first weights.
-        left, right, first_left, first_right = right, left, first_right, first_left
-    weights = (first_left.weight, left.weight, first_right.weight, right.weight)
-    biases = (first_left.bias, left.bias, first_right.bias, right.bias)
+        left_end, right_end, first_left, first_right = right_end, left_end, first_right, first_left
+    weights = (first_left.weight, left_end.weight, first_right.weight, right_end.weight)
+    biases = (first_left.bias, left_end.bias, first_right.bias, right_end.bias)
 
-    def compute() -> Tensor:
-        if torch.compiler.is_compiling():
-            return fused_gcn(x, *weights, *biases, backend=backend)
-        # It may choose PyTorch's convolutions, which are not to wait for their results once more.
-        with torch._C.DisableTorchFunction():
-            return fused_gcn(x, *weights, *biases, backend=backend)
+    def call() -> Tensor:
+        return fused_gcn(x, *weights, *biases, backend=backend)
 
-    return compute
+    return Fused("gcn", x, (*weights, *biases), None, call)
 
 
-RULES: list[Rule] = [gcn]
+def strips(left: Expression, right: Expression, backend: str) -> Fused | None:
+    """Chains of depthwise convolutions over one map, which may be the result of such a chain and be added itself."""
+    terms: list[Any] = [t for side in (left, right) for t in (side.terms if isinstance(side, Sum) else (side,))]
+    terms = [t.source if type(t) is ZeroAdded else t for t in terms]
+    if not all(type(t) is Depthwise or type(t) is Given for t in terms):
+        return None
+    roots, chains = zip(*map(_chain, terms), strict=True)
+    if any(root is not roots[0] for root in roots):
+        return None
+    arranged = arrange(chains)
+    if arranged is None:
+        return None
+    stem, branches, skip = arranged
+    return _strips(roots[0] if stem is None else stem.source, branches, stem, skip, backend)
+
+
+def arrange(chains: Sequence[list[Any]]) -> tuple[Any, list[list[Any]], bool] | None:
+    """The last step that all chains share (None if there is none), what follows it, and whether its result is a term itself."""
+    shared = 0
+    while all(len(chain) > shared and chain[shared] == chains[0][shared] for chain in chains):
+        shared += 1
+    branches = [chain[shared:] for chain in chains if len(chain) > shared]
+    skips = len(chains) - len(branches)
+    if skips > 1 or not branches:
+        return None
+    return chains[0][shared - 1] if shared else None, branches, skips == 1
+
+
+def chain(end: Depthwise, backend: str) -> Fused:
+    """The chain of depthwise convolutions that ends with ``end``, from the last result that is known."""
+    root, steps = _chain(end)
+    return _strips(root, [steps], None, False, backend)
+
+
+def _chain(term: Step) -> tuple[Tensor | Step, list[Depthwise]]:
+    """The depthwise convolutions that lead to ``term``, in order, and what the first of them reads."""
+    steps: list[Depthwise] = []
+    source: Any = term.source if type(term) is Given else term
+    while type(source) is Depthwise and source.result is None:
+        steps.append(source)
+        source = source.source
+    return source, steps[::-1]
+
+
+def _strips(
+    source: Tensor | Step, branches: Sequence[Sequence[Depthwise]], stem: Depthwise | None, skip: bool, backend: str
+) -> Fused:
+    convs = [*([stem] if stem is not None else []), *(conv for branch in branches for conv in branch)]
+    parameters = (*(conv.weight for conv in convs), *(conv.bias for conv in convs))
+    form = (stem is not None, tuple(map(len, branches)), skip, tuple(conv.dilation for conv in convs))
+
+    def step(conv: Depthwise) -> Any:
+        return conv.weight, conv.bias, conv.dilation
+
+    def call() -> Tensor:
+        x = source.value() if isinstance(source, Step) else source
+        steps = [[step(conv) for conv in branch] for branch in branches]
+        return fused_strips(x, steps, stem=None if stem is None else step(stem), skip=skip, backend=backend)
+
+    return Fused("strips", source.x if isinstance(source, Step) else source, parameters, form, call)
+
+
+RULES: dict[str, Rule] = {"gcn": gcn, "strips": strips}

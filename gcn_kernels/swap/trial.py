@@ -11,12 +11,13 @@ import inspect
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import CALL_HOOKS, CONVOLUTIONS
 from gcn_kernels.swap.scope import Scope
 
@@ -29,18 +30,19 @@ class Refused(Exception):
     """The module is not swapped; the message says why."""
 
 
-def count_fused(module: nn.Module, channels: Sequence[int]) -> int:
-    """How many sums of one call of ``module`` would run fused.
+def fused_in(module: nn.Module, channels: Sequence[int], families: Iterable[str] = ("gcn",)) -> list[Fused]:
+    """The calls of fused operators that one call of ``module`` would make; their tensors have no data.
 
     Args:
         module: what is tried, on a copy.
         channels: what its inputs may have, in the order to try.
+        families: of operators.
 
     Raises:
         Refused: it cannot be copied, or its forward runs on none of the inputs.
     """
     errors: list[Exception] = []
-    best = -1
+    best: list[Fused] | None = None
     with _undisturbed():
         for device, size in (("meta", MAP), ("cpu", SMALL_MAP)):
             for count in dict.fromkeys(channels):
@@ -49,21 +51,21 @@ def count_fused(module: nn.Module, channels: Sequence[int]) -> int:
                 except Exception as error:
                     raise Refused(f"it cannot be copied for a trial: {_first_line(error)}") from error
                 try:
-                    best = max(best, _run(twin, device, (count, *size)))
+                    best = _run(twin, device, (count, *size), families)
                 except Exception as error:
                     errors.append(error)
-                if best > 0:
+                if best:
                     return best
-            if best == 0:
+            if best is not None:
                 return best
     first = _first_line(errors[-len(set(channels))])
     raise Refused(f"its forward does not run on a map of {channels[0]} channels: {first}{suspects(module)}")
 
 
-def _run(twin: nn.Module, device: str, size: tuple[int, ...]) -> int:
+def _run(twin: nn.Module, device: str, size: tuple[int, ...], families: Iterable[str]) -> list[Fused]:
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
     inputs = [torch.zeros((1, *size), dtype=dtype, device=device) for _ in range(_needed(twin))]
-    scope = Scope("auto", trial=True)
+    scope = Scope("auto", families, trial=True)
     with torch.no_grad():
         with scope:
             result = twin.forward(*inputs)

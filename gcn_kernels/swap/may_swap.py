@@ -1,0 +1,66 @@
+"""Whether the class of a module can be exchanged, and how the swapped module runs."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gcn_kernels.gcn.module import FusedGCN
+from gcn_kernels.strips.module import FusedStrips
+from gcn_kernels.swap.find import hooked
+from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped
+from gcn_kernels.swap.report import Entry
+from gcn_kernels.swap.trial import Refused
+
+#: The entry of the report, the module, and how it is to run if it is swapped.
+Decision = tuple[Entry, nn.Module, Watched | None]
+
+
+def watch(module: nn.Module, convs: Mapping[str, nn.Module], backend: str, family: str) -> Watched:
+    """How ``module`` is to run with the convolutions ``convs`` (by path) fused; raises :class:`Refused` if it cannot."""
+    children = tuple(dict.fromkeys(path.split(".")[0] for path in convs))
+    _check_hooks(module, children)
+    watched = Watched(children, backend, (family,))
+    _class_for(module, watched)
+    return watched
+
+
+def check_class(module: nn.Module) -> None:
+    """Raise :class:`Refused` unless the class can be exchanged for a subclass with another forward."""
+    cls = type(module)
+    if is_swapped(module) or isinstance(module, (FusedGCN, FusedStrips)):
+        raise Refused("it already runs fused")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise Refused("it is scripted or traced, its graph is fixed: convert before torch.jit.script")
+    if isinstance(module, torch.fx.GraphModule):
+        raise Refused("it is a graph made by torch.fx or torch.export: convert before tracing")
+    if cls.__call__ is not nn.Module.__call__:
+        raise Refused("its class overrides __call__ instead of forward")
+    if "forward" in vars(module):
+        raise Refused("its forward is replaced on the instance")
+    pickling = cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__
+    if pickling or hasattr(cls, "__deepcopy__"):
+        raise Refused("its class has a way of its own to copy or pickle, which would lose the swap")
+    if any("__init_subclass__" in vars(base) for base in cls.__mro__ if base is not object):
+        raise Refused("its class acts when a subclass of it is made (__init_subclass__)")
+
+
+def _check_hooks(module: nn.Module, children: Iterable[str]) -> None:
+    for name in children:
+        for path, m in module.get_submodule(name).named_modules(prefix=name):
+            if (hook := hooked(m)) is not None:
+                raise Refused(f"{path} has {hook}, which works on the convolutions' own results")
+
+
+def _class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
+    original: Any = type(module)
+    try:
+        return fused_class(original, how)
+    except Exception as error:
+        raise Refused(f"its class cannot be subclassed: {type(error).__name__}: {error}") from error
+
+
+def count(convs: Iterable[nn.Module]) -> int:
+    """Number of parameters, each once."""
+    return sum(p.numel() for p in {p for conv in convs for p in conv.parameters()} if not nn.parameter.is_lazy(p))

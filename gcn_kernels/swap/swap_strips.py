@@ -1,0 +1,95 @@
+"""Strips: which modules are swapped."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import nn
+
+from gcn_kernels.core import backends
+from gcn_kernels.strips.module import FusedStrips
+from gcn_kernels.strips.spec import STRIPS
+from gcn_kernels.swap.expression import Fused
+from gcn_kernels.swap.find import Candidate
+from gcn_kernels.swap.find_strips import flaws, joined, owners
+from gcn_kernels.swap.gain import strips_gain
+from gcn_kernels.swap.may_swap import Decision, check_class, count, watch
+from gcn_kernels.swap.report import Entry, StripsForm
+from gcn_kernels.swap.trial import Refused, fused_in
+
+#: A module whose strips take more than this many times PyTorch's time is left as it is.
+SLOWER = 1.05
+
+
+def strips_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
+    """What is done with every module that holds depthwise convolutions."""
+    ready = {m for block in model.modules() if isinstance(block, FusedStrips) for m in block.modules()}
+    found = [c for c in owners(model) if c.module not in left_out and c.module not in ready]
+
+    parents = {child: module for module in model.modules() for child in module.children()}
+
+    @cache
+    def tried(module: nn.Module) -> list[Fused] | Refused:
+        try:
+            return fused_in(module, _input_channels(module, parents.get(module)), ("strips",))
+        except Refused as refusal:
+            return refusal
+
+    def calls(candidate: Candidate) -> int:
+        result = tried(candidate.module)
+        return 0 if isinstance(result, Refused) else len(result)
+
+    for candidate in joined(model, found, calls) if verify else found:
+        if not left_out.isdisjoint(candidate.module.modules()):
+            continue
+        yield _decide(candidate, tried(candidate.module) if verify else None, backend, force)
+
+
+def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: str, force: bool) -> Decision:
+    module, convs = candidate.module, candidate.convs
+    forms: list[StripsForm] = []
+    gain, watched, reason = None, None, ""
+    try:
+        check_class(module)
+        reasons = flaws(convs)
+        if len(reasons) == len(convs):
+            raise Refused("; ".join(reasons))
+        watched = watch(module, convs, backend, "strips")
+        if isinstance(tried, Refused):
+            raise tried
+        if tried == []:
+            raise Refused("its forward computes no depthwise convolution of them")
+        forms = [StripsForm.of(block) for block in tried or ()]
+        like = next(iter(next(iter(convs.values())).parameters()))
+        if backend == "auto" and not force and like.device.type != "meta":
+            x = torch.empty((1, 1, 1, 1), dtype=like.dtype, device=like.device)
+            if backends.choose(backend, "auto", x, STRIPS.backends) == "torch":
+                raise Refused(f"there are no kernels for strips of {like.dtype} on {like.device.type} here")
+        gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
+        if gain is not None and gain.forward * SLOWER < 1 and not force:
+            raise Refused(f"it is expected to run slower fused ({gain}); force=True swaps it all the same")
+        reason = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""
+        reason = "; ".join([*([reason] if reason else []), *reasons])
+    except Refused as refusal:
+        watched, reason = None, str(refusal)
+    entry = Entry(
+        place=candidate.places[0],
+        also=candidate.places[1:],
+        class_name=type(module).__name__,
+        sizes="; ".join(dict.fromkeys(map(str, forms))),
+        swapped=watched is not None,
+        reason=reason,
+        parameters=count(convs.values()),
+        gain=gain,
+        family="strips",
+    )
+    return entry, module, watched
+
+
+def _input_channels(module: nn.Module, parent: nn.Module | None) -> list[int]:
+    """What the map that ``module`` takes may have: channels of its convolutions, of what is beside it, of an image."""
+    found = [m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)]
+    for m in parent.children() if parent is not None else ():
+        # Of a convolution, a linear layer, a normalisation.
+        found += [n for name in ("in_channels", "in_features", "num_features") if isinstance(n := getattr(m, name, None), int)]
+    return list(dict.fromkeys([*found, 3]))
