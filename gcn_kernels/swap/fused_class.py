@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from gcn_kernels.swap import straight_line
 from gcn_kernels.swap.graph import GraphScope
 from gcn_kernels.swap.scope import Scope, hooked_inside, scope_of
 
@@ -74,10 +75,14 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
                 return original.forward(self, *inputs, **named)
             with GraphScope(how.backend, how.families):
                 return original.forward(self, *inputs, **named)
+        if (y := straight_line.run(self, original, inputs, named, how.backend)) is not None:
+            return y
         scope = scope_of(self, *how)
         if scope is not None:
             with scope:
                 result = original.forward(self, *inputs, **named)
+            if (block := scope.whole(result)) is not None:
+                straight_line.learn(self, original, block)
             return scope.release(result)
         outer = Scope.current()
         if outer is None:
