@@ -195,6 +195,13 @@ def test_a_converted_model_goes_the_way_of_the_plain_one(way: Callable[[nn.Seque
     torch.testing.assert_close(model(X), plain(X), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_programs_have_the_convolutions(strict: bool) -> None:
+    _, model = pair()
+    called = [str(node.target) for node in torch.export.export(model, (X,), strict=strict).graph.nodes]
+    assert called.count("aten.conv2d.default") == 13 and not any("gcn_kernels" in name for name in called)
+
+
 def test_copies_are_reverted_by_themselves() -> None:
     plain, model = pair()
     twin = saved(copy.deepcopy(model))

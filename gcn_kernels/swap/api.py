@@ -34,8 +34,8 @@ def convert_gcn(
     A converted module runs its own forward, always; the convolutions and the sum that this forward in fact computes are
     fused, and everything else that it does is done as before. So a swap cannot change what a model computes, now or after
     hooks, adapters, pruning, contexts, attributes or children have changed; what no longer forms a block runs as it is. Under
-    ``torch.compile`` the same match is made on what is traced; under ``torch.jit``, torch.fx, ONNX and ``torch.func`` transforms
-    the plain convolutions run.
+    ``torch.compile`` the same match is made on what is traced; under ``torch.export``, ``torch.jit``, torch.fx, ONNX and
+    ``torch.func`` transforms the plain convolutions run.
 
     Modules that could hold a block are found by structure (four convolutions that chain into k x 1, 1 x k and 1 x k, k x 1,
     whatever their names) and are swapped if a trial on a copy without data shows that their forward computes one. A swap keeps

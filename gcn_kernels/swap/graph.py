@@ -1,4 +1,4 @@
-"""The same match where a graph is made of the forward: under ``torch.compile`` and strict export.
+"""The same match where a graph is made of the forward, under ``torch.compile``.
 
 Dynamo traces the mode below. Every convolution is traced as it is, a depthwise one as the operator for the chain that ends with
 it; where a sum completes a block, or strips, the operator is traced in its place. What nobody reads any more falls out of the
