@@ -526,7 +526,7 @@ def test_a_run_that_is_broken_off_keeps_what_it_has(tmp_path: Path, how: str) ->
     command += ["--budget", "1" if how == "closed" else "1000"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stdout is not None and run.stderr is not None
-    while not (line := run.stdout.readline()).startswith("# "):
+    while not (line := run.stdout.readline()).startswith("-- fwd" if how == "closed" else "# "):
         assert line or run.poll() is None, run.stderr.read()
     if how == "closed":
         run.stdout.close()
