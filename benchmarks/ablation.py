@@ -8,7 +8,6 @@ Networks that several tables share are trained once. Runs resume: started again,
 ``tables.md``, ``results.json``, ``miou_by_k.png`` and ``receptive_field.png`` into the folder.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from eval_seg import inner_point, load_run
-from segmentation import pictures, recipe, tables
+from eval_seg import HEAT, inner_point, load_run
+from segmentation import extras, pictures, recipe, tables
+from segmentation.checkpoint import load_trained
 from segmentation.experiments import BASELINE, TABLES, Experiment, gcn
-from segmentation.process import Process
+from segmentation.pictures import Panel
+from segmentation.process import Parser, Process
 from segmentation.recipe import Recipe
 from segmentation.samples import to_tensor
+from segmentation.settings import at_least, number
+from segmentation.training import task_of
 
 #: What a short run on the built-in set changes, so that all of them fit into 20 minutes on two cores.
 SHORT: dict[str, Any] = {"size": 192, "steps": 350, "warmup": 25, "evaluate_every": 0, "checkpoint_every": 125}
@@ -70,9 +73,9 @@ def options_of(settings: Recipe) -> Iterator[str]:
         value, name = getattr(settings, field.name), field.name.replace("_", "-")
         if isinstance(value, bool):
             yield f"--{name}" if value else f"--no-{name}"
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple) and value:
             yield from (f"--{name}", *map(str, value))
-        elif value != "":
+        elif value not in ("", ()):
             yield from (f"--{name}", str(value))
 
 
@@ -82,7 +85,7 @@ def collect(jobs: list[tuple[Experiment, int]], out: Path) -> dict[str, list[dic
     for experiment, seed in jobs:
         folder = folder_of(out, experiment, seed)
         if (folder / "result.json").exists():
-            network, _ = load_run(folder, Process(0, 1, torch.device("cpu")))
+            network = load_trained(folder, torch.device("cpu")).network
             count = sum(p.numel() for p in network.get_submodule("heads").parameters())
             result = json.loads((folder / "result.json").read_text())
             results.setdefault(experiment.name, []).append({"seed": seed, "head_parameters": count, **result})
@@ -96,32 +99,47 @@ def draw_fields(out: Path, images: int = 4) -> None:
     if not all((f / "last.pt").exists() for f in folders):
         return
     loaded = [load_run(f, process) for f in folders]
-    task, rows = loaded[0][1], []
+    _, task, palette = loaded[0]
+    rows, truths = [], []
     for index in range(min(images, len(task.val))):
         image, labels = task.val[index]
-        y, x = inner_point(labels)
-        row = [image, pictures.overlay(image, labels, len(task.classes))]
-        for network, _ in loaded:
-            row.append(pictures.heat_over(image, pictures.valid_receptive_field(network, to_tensor(image), y, x), y, x))
+        y, x = inner_point(labels, palette)
+        titles = ("image", "truth", "1 x 1: receptive field", "GCN, k = 15") if index == 0 else ("",) * 4
+        row = [Panel(titles[0], image), Panel(titles[1], pictures.overlay(image, labels, palette))]
+        for name, (network, _, _) in zip(titles[2:], loaded, strict=True):
+            field = pictures.valid_receptive_field(network, to_tensor(image), y, x)
+            row.append(Panel(name, pictures.heat_over(image, field, y, x)))
         rows.append(row)
-    pictures.save(pictures.grid(rows), out / "receptive_field.png")
+        truths.append(labels)
+    legend = pictures.legend_of(truths, task.classes, palette)
+    pictures.save_figure(out / "receptive_field.png", rows, legend, HEAT)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, then write tables, plot and receptive fields."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__ or "")
+    count = number(int, at_least(1))
     parser.add_argument("--out", required=True, type=Path, help="folder of the runs")
-    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
-    parser.add_argument("--seeds", type=int, default=3, help="seeds per network")
-    parser.add_argument("--parallel", type=int, default=2, help="runs at once")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES), help="of the paper (default: all)")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds per network (default: 3)")
+    parser.add_argument("--parallel", type=count, default=2, metavar="N", help="runs at once (default: 2)")
+    parser.add_argument("--threads", type=count, default=1, metavar="N", help="threads of each run (default: 1)")
     parser.add_argument("--report", action="store_true", help="train nothing")
     recipe.add_arguments(parser)
     options = parser.parse_args(arguments)
-    given = recipe.from_arguments(options)
-    if options.data == "shapes":
+    try:
+        extras.check(("torchmetrics", "tensorboard", "tqdm", "matplotlib", "PIL"))
+        given = recipe.from_arguments(options)
+    except (ImportError, ValueError) as error:
+        parser.error(str(error))
+    if given.data == "shapes":
         unset = {name: value for name, value in SHORT.items() if getattr(options, name) is None}
         given = replace(given, **unset)
+    else:
+        try:
+            task_of(given)
+        except (FileNotFoundError, ImportError, ValueError) as error:
+            parser.error(str(error))
     networks = dict.fromkeys(e for table in options.tables for e in TABLES[table])
     jobs = [(e, seed) for seed in range(options.seeds) for e in networks]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -135,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     (options.out / "tables.md").write_text(text)
     if results:
         steps = next(iter(results.values()))[0]["steps"]
-        tables.plot(results, options.out / "miou_by_k.png", f"{options.data}, {steps} steps, {options.seeds} seeds")
+        tables.plot(results, options.out / "miou_by_k.png", f"{given.data}, {steps} steps, {tables.seeds(options.seeds)}")
     draw_fields(options.out)
     print(text)
 

@@ -4,9 +4,9 @@ Every data set gives pairs of uint8 arrays: image [H, W, 3] and labels [H, W], 2
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,13 @@ class Task:
         classes: their names; labels are indices into it.
         train: training images.
         val: validation images.
+        annotations: which training labels these are, where there is a choice.
     """
 
     classes: Sequence[str]
     train: Dataset
     val: Dataset
+    annotations: str = ""
 
 
 class MissingData(FileNotFoundError):
@@ -62,8 +64,25 @@ def _need(path: Path, what: str, where: str) -> Path:
     return path
 
 
-def _open(path: Path) -> Any:
-    return np.asarray(require("PIL.Image", "pillow", "reading image files").open(path))
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image file as [H, W, 3], turned as its camera says."""
+    image = require("PIL.ImageOps").exif_transpose(require("PIL.Image").open(path))
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """A data set of which one label counts nowhere."""
+
+    dataset: Dataset
+    ignored: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Pair:
+        image, labels = self.dataset[index]
+        return image, np.where(labels == self.ignored, np.uint8(IGNORE), labels)
 
 
 @dataclass(frozen=True)
@@ -78,38 +97,47 @@ class Files:
 
     def __getitem__(self, index: int) -> Pair:
         image, labels = self.pairs[index]
-        return _open(image)[..., :3], self.table[_read_labels(labels)]
+        return read_image(image), self.table[_read_labels(labels)]
 
 
 def _read_labels(path: Path) -> NDArray[np.uint8]:
     if path.suffix != ".mat":
-        return np.asarray(_open(path), dtype=np.uint8)
-    contents = require("scipy.io", "scipy", "reading the label files of SBD (.mat)").loadmat(str(path))
+        return np.asarray(require("PIL.Image").open(path), dtype=np.uint8)
+    contents = require("scipy.io").loadmat(str(path))
     return np.asarray(contents["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
 
 
-def voc(root: Path) -> Task:
-    """PASCAL VOC 2012 with the annotations of SBD: 10,582 training and 1,449 validation images, 21 classes.
+def voc(root: Path, annotations: str = "auto") -> Task:
+    """PASCAL VOC 2012: 1,449 validation images, 21 classes; 10,582 training images with the annotations of SBD, 1,464 without.
 
     Args:
-        root: folder with ``VOCdevkit/VOC2012`` and ``benchmark_RELEASE/dataset``.
+        root: folder with ``VOCdevkit/VOC2012``.
+        annotations: "sbd", from ``benchmark_RELEASE/dataset`` beside it; "aug", the same annotations as the folder
+            ``SegmentationClassAug`` in ``VOC2012``; "voc", its own alone; or "auto", the first of these that is there.
 
     Raises:
-        MissingData: one of the two is not there.
+        MissingData: they are not there.
     """
     folder = _need(root / "VOCdevkit" / "VOC2012", "PASCAL VOC 2012", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/")
-    extra = _need(root / "benchmark_RELEASE" / "dataset", "SBD", "http://home.bharathh.info/pubs/codes/SBD/download.html")
+    sbd, aug = root / "benchmark_RELEASE" / "dataset", folder / "SegmentationClassAug"
+    if annotations == "auto":
+        annotations = "sbd" if sbd.exists() else "aug" if aug.exists() else "voc"
     lists = folder / "ImageSets" / "Segmentation"
-    val = _lines(lists / "val.txt")
-    train = _lines(lists / "train.txt")
-    more = sorted({*_lines(extra / "train.txt"), *_lines(extra / "val.txt")} - {*train, *val})
+    val, train = _lines(lists / "val.txt"), _lines(lists / "train.txt")
     table = np.arange(256, dtype=np.uint8)
 
-    def pairs(names: list[str]) -> list[tuple[Path, Path]]:
-        return [(folder / "JPEGImages" / f"{n}.jpg", folder / "SegmentationClass" / f"{n}.png") for n in names]
+    def pairs(names: list[str], labels: str = "SegmentationClass") -> tuple[tuple[Path, Path], ...]:
+        return tuple((folder / "JPEGImages" / f"{n}.jpg", folder / labels / f"{n}.png") for n in names)
 
-    from_sbd = [(extra / "img" / f"{n}.jpg", extra / "cls" / f"{n}.mat") for n in more]
-    return Task(VOC_CLASSES, Files((*pairs(train), *from_sbd), table), Files(tuple(pairs(val)), table))
+    chosen = pairs(train)
+    if annotations == "sbd":
+        _need(sbd, "SBD", "http://home.bharathh.info/pubs/codes/SBD/download.html")
+        more = sorted({*_lines(sbd / "train.txt"), *_lines(sbd / "val.txt")} - {*train, *val})
+        chosen += tuple((sbd / "img" / f"{n}.jpg", sbd / "cls" / f"{n}.mat") for n in more)
+    if annotations == "aug":
+        _need(aug, "SegmentationClassAug", "whoever gave you VOC with augmented annotations (one .png per image)")
+        chosen = pairs(sorted({p.stem for p in aug.glob("*.png")} - set(val)), "SegmentationClassAug")
+    return Task(VOC_CLASSES, Files(chosen, table), Files(pairs(val), table), annotations)
 
 
 def cityscapes(root: Path) -> Task:
@@ -143,20 +171,34 @@ def built_in(size: int) -> Task:
     return Task(shapes.CLASSES, shapes.ShapesDataset("train", size), shapes.ShapesDataset("val", size))
 
 
-def load_task(name: str, root: str | None, size: int) -> Task:
+def load_task(name: str, root: str | None, size: int, *, annotations: str = "auto", ignored: int = IGNORE) -> Task:
     """The task that ``name`` ("shapes", "voc" or "cityscapes") stands for.
+
+    Args:
+        name: of the data set.
+        root: its folder.
+        size: of the images of "shapes".
+        annotations: see :func:`voc`.
+        ignored: a label that counts nowhere, beside 255.
 
     Raises:
         ValueError: an unknown name, or no folder for a data set that has one.
         MissingData: the folder does not hold it.
     """
+    task = _load(name, root, size, annotations)
+    if ignored == IGNORE:
+        return task
+    return replace(task, train=Relabelled(task.train, ignored), val=Relabelled(task.val, ignored))
+
+
+def _load(name: str, root: str | None, size: int, annotations: str) -> Task:
     if name == "shapes":
         return built_in(size)
     if name not in ("voc", "cityscapes"):
         raise ValueError(f"data: expected shapes, voc or cityscapes, got {name!r}")
     if root is None:
         raise ValueError(f"data {name!r} needs its folder: pass --root")
-    return voc(Path(root)) if name == "voc" else cityscapes(Path(root))
+    return voc(Path(root), annotations) if name == "voc" else cityscapes(Path(root))
 
 
 def _lines(path: Path) -> list[str]:

@@ -41,7 +41,7 @@ class SegmentationMetrics:
     """
 
     def __init__(self, classes: int, device: torch.device | str = "cpu") -> None:
-        library = require("torchmetrics.classification", "torchmetrics", "evaluation")
+        library = require("torchmetrics.classification")
         options: dict[str, Any] = {"num_classes": classes, "ignore_index": IGNORE, "validate_args": False}
         self.iou = library.MulticlassJaccardIndex(average="none", **options).to(device)
         self.accuracies = {
@@ -58,9 +58,13 @@ class SegmentationMetrics:
         self.accuracies["internal"].update(predictions, labels.masked_fill(near, IGNORE))
 
     def result(self) -> dict[str, Any]:
-        """``miou``, ``pixel``, ``boundary``, ``internal`` in 0 ... 1, and ``iou``, a list by class."""
+        """``miou``, ``pixel``, ``boundary``, ``internal`` ``iou`` by class, in 0 ... 1; None for a class that never occurs."""
         matrix = self.iou.confmat
         iou = self.iou.compute()
         seen = (matrix.sum(0) + matrix.sum(1)) > 0
         result: dict[str, Any] = {name: float(a.compute()) for name, a in self.accuracies.items()}
-        return {"miou": float(iou[seen].mean()), **result, "iou": [float(v) for v in iou]}
+        return {
+            "miou": float(iou[seen].mean()),
+            **result,
+            "iou": [float(v) if s else None for v, s in zip(iou, seen, strict=True)],
+        }

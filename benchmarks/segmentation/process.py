@@ -1,7 +1,8 @@
 """One process of a run: its rank and device, and batch statistics over all of them."""
 
+import argparse
 import os
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -23,10 +24,28 @@ class Process(NamedTuple):
             dist.all_reduce(value)
         return value
 
+    def say(self, text: str) -> None:
+        """Print once, however many processes there are."""
+        if self.rank == 0:
+            print(text, flush=True)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier()
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of a script that torchrun may start several times: one process says what is wrong with them."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """End the script with status 2."""
+        if os.environ.get("RANK", "0") != "0":
+            self.exit(2)
+        super().error(message)
 
 
 def start_process() -> Process:

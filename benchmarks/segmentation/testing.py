@@ -43,6 +43,14 @@ class WholeImage:
             raise ValueError("scales: expected at least one")
         return total / (len(self.scales) * (2 if self.flip else 1))
 
+    def calls(self, height: int, width: int) -> int:
+        """How often the network is called for one image."""
+        count = 0
+        for scale in self.scales:
+            starts = (_starts(int(s * scale), self.window, self.overlap) for s in (height, width))
+            count += math.prod(len(s) for s in starts) if self.window else 1
+        return count * (2 if self.flip else 1)
+
     def _windows(self, network: Network, x: Tensor) -> Tensor:
         if not self.window:
             return network(x).softmax(1)

@@ -2,13 +2,15 @@
 
 The folder of a run holds ``last.pt`` (everything needed to go on), ``log.jsonl`` (one line per step or evaluation), files for
 TensorBoard, and ``result.json`` at the end. A run that finds ``last.pt`` goes on from there and drops what the log says of later
-steps, so a killed run gives the numbers that an undisturbed one gives. The loss of a step is the mean over the labelled pixels of
-all its images, on however many processes and micro-batches they are spread.
+steps, so a killed run gives the numbers that an undisturbed one gives. A larger number of steps extends a run. The loss
+of a step is the mean over the labelled pixels of all its images, on however many processes and micro-batches they are
+spread.
 """
 
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gcn_kernels.core import backends
 from segmentation.build import build_network
+from segmentation.checkpoint import NAME, load_checkpoint
 from segmentation.datasets import IGNORE, Dataset, Task, load_task
-from segmentation.extras import require
+from segmentation.extras import check as check_extras
+from segmentation.extras import progress_bar, require
 from segmentation.metrics import SegmentationMetrics
 from segmentation.process import Process, set_batch_norm
 from segmentation.recipe import Recipe, from_dict, to_dict
@@ -43,12 +48,18 @@ class Run:
         task: the data; loaded as the recipe says if None.
 
     Raises:
-        ValueError: the folder holds a run with another recipe.
+        ValueError: the folder holds a run with another recipe; a setting does not fit the data or this machine.
+        ImportError: a library that the run will need is not installed.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, process: Process, task: Task | None = None) -> None:
         self.recipe, self.folder, self.process = recipe, folder, process
-        self.task = load_task(recipe.data, recipe.root or None, recipe.size) if task is None else task
+        check_extras(_needs(recipe))
+        _check_backend(recipe, process)
+        self.task = task_of(recipe) if task is None else task
+        self._weights = _class_weights(recipe, len(self.task.classes), process.device)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--out {folder}: expected a folder, this is a file")
         network = build_network(recipe, len(self.task.classes)).to(process.device)
         self.network = set_batch_norm(network, recipe.batch_norm, process.device)
         trained = [p for p in self.network.parameters() if p.requires_grad]
@@ -64,7 +75,7 @@ class Run:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "last.pt"
+        return self.folder / NAME
 
     @property
     def _log(self) -> Path:
@@ -95,7 +106,8 @@ class Run:
             if last or due:
                 result = self.evaluate(0 if last else recipe.evaluate_images)
                 self._write_result(result, writer)
-                bar.write(f"step {self.step}: mIoU {result['miou']:.4f}, pixel accuracy {result['pixel']:.4f}")
+                if process.rank == 0:
+                    bar.write(f"step {self.step}: mIoU {result['miou']:.4f}, pixel accuracy {result['pixel']:.4f}")
             if last or self.step % recipe.checkpoint_every == 0:
                 self._save()
         bar.close()
@@ -105,7 +117,8 @@ class Run:
 
     def evaluate(self, limit: int = 0) -> dict[str, Any]:
         """Metrics on the validation images, or the first ``limit`` of them."""
-        return evaluate(self.tested, self.task.val, len(self.task.classes), self.process, limit=limit)
+        count = len(self.task.classes)
+        return evaluate(self.tested, self.task.val, count, self.process, limit=limit, progress=True)
 
     def _one_step(self, parallel: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
         recipe, process = self.recipe, self.process
@@ -115,8 +128,10 @@ class Run:
             group["lr"] = learning_rate(recipe, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        labelled = torch.stack([(y != IGNORE).sum() for _, y in batches]).sum()
-        labelled = process.total(labelled.to(process.device)).clamp(min=1)
+        labelled = torch.stack([_weight_of(y, self._weights) for _, y in batches]).sum()
+        labelled = process.total(labelled.to(process.device))
+        # The images of a step may hold no label at all.
+        labelled = torch.where(labelled > 0, labelled, 1)
         total = torch.zeros((), device=process.device)
         for i, (x, y) in enumerate(batches):
             x, y = x.to(process.device, memory_format=layout), y.to(process.device)
@@ -124,7 +139,7 @@ class Run:
             with parallel.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 with torch.autocast(process.device.type, dtype=AMP[recipe.amp], enabled=recipe.amp != "none"):
                     scores = parallel(x)
-                loss = F.cross_entropy(scores.float(), y, ignore_index=IGNORE, reduction="sum") / labelled
+                loss = F.cross_entropy(scores.float(), y, self._weights, ignore_index=IGNORE, reduction="sum") / labelled
                 # DistributedDataParallel takes the mean over processes; the loss is a sum.
                 torch.autograd.backward(self.scaler.scale(loss * process.size))
             total += loss.detach()
@@ -161,6 +176,7 @@ class Run:
                 "step": self.step,
                 "recipe": to_dict(self.recipe),
                 "classes": list(self.task.classes),
+                "annotations": self.task.annotations,
                 "network": self.network.state_dict(),
                 "tested": self.tested.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -179,13 +195,25 @@ class Run:
     def _resume(self) -> None:
         state = load_checkpoint(self._checkpoint)
         saved = from_dict(state["recipe"])
-        changed = [f.name for f in fields(Recipe) if getattr(saved, f.name) != getattr(self.recipe, f.name)]
+        fixed = [f.name for f in fields(Recipe) if not f.metadata["free"]]
+        changed = [name for name in fixed if getattr(saved, name) != getattr(self.recipe, name)]
+        extended = self.recipe.steps > saved.steps
+        if extended:
+            changed.remove("steps")
         if changed:
             raise ValueError(
                 f"{self.folder} holds a run with another recipe ({', '.join(changed)} differ): "
-                "use another folder, or the same options"
+                "use another folder, or the same options; only steps may grow"
+            )
+        if state.get("annotations", "") not in ("", self.task.annotations):
+            raise ValueError(
+                f"{self.folder} was trained on VOC with the annotations {state['annotations']!r}, now there are "
+                f"{self.task.annotations!r}: use another folder, or the same --root"
             )
         self.step = state["step"]
+        self.process.say(f"{self.folder}: goes on from step {self.step} of {self.recipe.steps}")
+        if extended:
+            self.process.say(f"extended from {saved.steps} steps: the learning rate now falls over {self.recipe.steps}")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -224,20 +252,54 @@ def evaluate(
     network.eval()
     with torch.inference_mode():
         mine = range(process.rank, count, process.size)
-        for index in progress_bar(mine, disable=not progress or process.rank > 0, unit="image"):
+        hidden = not progress or process.rank > 0
+        for index in progress_bar(mine, disable=hidden, unit="image", desc="evaluation", leave=False, mininterval=0.5):
             image, labels = dataset[index]
             probabilities = testing.probabilities(network, to_tensor(image)[None].to(process.device))
             metrics.add(probabilities.argmax(1), torch.from_numpy(labels)[None].long().to(process.device))
     return metrics.result()
 
 
-def progress_bar(*arguments: Any, **options: Any) -> Any:
-    """A bar of tqdm."""
-    return require("tqdm", "tqdm", "the progress bar").tqdm(*arguments, **options)
+def task_of(recipe: Recipe, root: str | None = None) -> Task:
+    """The data of a recipe, from ``root`` if it is not where it was."""
+    place = root or recipe.root or None
+    return load_task(recipe.data, place, recipe.size, annotations=recipe.annotations, ignored=recipe.ignore_index)
+
+
+def _needs(recipe: Recipe) -> Iterator[str]:
+    """The libraries that a run will ask for, most of them long after its start."""
+    yield from ("torchmetrics", "tensorboard", "tqdm")
+    if recipe.data != "shapes":
+        yield "PIL"
+    if recipe.data == "voc" and recipe.annotations in ("auto", "sbd"):
+        yield "scipy"
+    if recipe.encoder.startswith("timm:"):
+        yield "timm"
+
+
+def _check_backend(recipe: Recipe, process: Process) -> None:
+    try:
+        backends.choose(recipe.backend, "auto", torch.empty(0, device=process.device))
+    except RuntimeError as error:
+        raise ValueError(f"--backend {recipe.backend}: {error}") from error
+
+
+def _class_weights(recipe: Recipe, classes: int, device: torch.device) -> Tensor | None:
+    if not recipe.class_weights:
+        return None
+    if len(recipe.class_weights) != classes:
+        raise ValueError(f"--class-weights: expected {classes} numbers, one per class, got {len(recipe.class_weights)}")
+    return torch.tensor(recipe.class_weights, device=device)
+
+
+def _weight_of(labels: Tensor, weights: Tensor | None) -> Tensor:
+    """What the loss of these labels is divided by: the number of labelled pixels, or the sum of their classes' weights."""
+    valid = labels != IGNORE
+    return valid.sum() if weights is None else weights[labels[valid].to(weights.device)].sum()
 
 
 def _writer(folder: Path, step: int) -> Any:
-    library = require("torch.utils.tensorboard", "tensorboard", "the log for TensorBoard")
+    library = require("torch.utils.tensorboard")
     return library.SummaryWriter(str(folder), purge_step=step)
 
 
@@ -248,22 +310,10 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * rise * decay
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
 def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
-    raise ValueError(f"optimizer: expected sgd or adamw, got {recipe.optimizer!r}")
+    return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def _step_of(line: str) -> int:
