@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from gcnbench import baselines, check, clock, environment, memory, options, plot, report, runner, runtimes
 from gcnbench.environment import Rates
 from gcnbench.problems import PRESETS, Map, Problem, make_inputs, parse_map
-from gcnbench.report import Row
+from gcnbench.report import FLOOR, Row
 from gcnbench.variants import UnavailableError, fused, mode_context, result_names, torch_call
 from torch import Tensor
 
@@ -609,6 +610,33 @@ def test_plot(tmp_path: Path) -> None:
     plot.draw(several, rows + wide, "against k")
     assert "kernel size k" in several.read_text() or several.stat().st_size > 10_000
     assert single.read_bytes()[1:4] == b"PNG"
+
+
+def test_a_plot_shows_k_spread_and_few_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    kept: list[Any] = []
+    monkeypatch.setattr(figure, "savefig", lambda self, path: kept.append(self))
+    bars = table("a", 8.0, 10.0, 4.0)
+    for r in bars:
+        r.ms_p20, r.ms_p80 = r.ms, 2 * (r.ms or 0)
+    plot.draw(tmp_path / "bars.png", bars, "bars")
+    axis = kept[0].axes[0]
+    assert f"k {bars[0].k}, " in axis.get_title() and kept[0].legends and not axis.get_legend()
+    ends = [segment[1][0] for segment in axis.containers[0].lines[2][0].get_segments()]
+    assert ends == pytest.approx([r.ms_p80 for r in bars if r.kind != "floor"])
+
+    rows = []
+    for k in (7, 15):
+        floor, eager, _, fused = table("a", 8.0, 10.0, 4.0)
+        # Eight baselines, two of which lie on each other.
+        others = [replace(eager, backend=f"baseline {i}", ms=10.0 * max(i, 1)) for i in range(8)]
+        rows += [replace(r, k=k) for r in (floor, fused, *others)]
+    plot.draw(tmp_path / "k.png", rows, "lines")
+    axis = kept[1].axes[0]
+    names = [text.get_text() for text in kept[1].legends[0].get_texts()]
+    assert names == [FLOOR, fused.backend, "baseline 0", "baseline 2", "baseline 3"] and len(names) == plot.LINES
+    assert "5 that are slower or lie on these" in kept[1].get_suptitle()
+    assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["7", "15"]
 
 
 @pytest.mark.parametrize(
