@@ -8,9 +8,13 @@ from torch import Tensor
 from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import is_channels_last
+from gcn_kernels.core.operator import Operator
 from gcn_kernels.reference import Step
 from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, form_of
+
+#: The operator of every backend that has kernels for strips.
+OPERATORS: dict[str, Operator] = {backend: STRIPS for backend in STRIPS.backends}
 
 
 def fused_strips(
@@ -68,10 +72,11 @@ def fused_strips(
 
 def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
     problem.check_same(x, strips)
-    if backends.choose(backend, "auto", x, STRIPS.backends) == "torch":
+    chosen = backends.choose(backend, "auto", x, tuple(OPERATORS))
+    if chosen == "torch":
         branches, stem = strips.steps()
         return reference.strips(x, branches, stem=stem, skip=strips.skip)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     tensors = (batch, list(strips.weights), [b for b in strips.biases if b is not None])
-    y = STRIPS(tensors, (*form_of(strips), is_channels_last(batch)))
+    y = OPERATORS[chosen](tensors, (*form_of(strips), is_channels_last(batch)))
     return y if x.dim() == 4 else y.squeeze(0)
