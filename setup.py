@@ -31,19 +31,25 @@ PLAN_SOURCES = [
     "csrc/cuda/describe.cpp",
     *sorted(glob("csrc/cuda/hopper/hopper_plan*.cpp")),
 ]
+#: Host code of an operator that the kernels of every device start from.
+SHARED_SOURCES = sorted(glob("csrc/strips/*.cpp"))
 CPU_SOURCES = [
     *sorted(glob("csrc/*.cpp")),
     *sorted(glob("csrc/cpu/**/*.cpp", recursive=True)),
+    *SHARED_SOURCES,
     "csrc/cuda/gpu_plan.cpp",
     *PLAN_SOURCES,
 ]
 #: The instances take longest, so they start first.
 CUDA_SOURCES = [
     *sorted(glob("csrc/cuda/instances/*.cu")),
+    *sorted(glob("csrc/cuda/strips/*.cu")),
     "csrc/cuda/kernels.cu",
     "csrc/cuda/gcn_cuda.cpp",
     "csrc/cuda/execute.cpp",
     "csrc/cuda/hopper/hopper_execute.cpp",
+    *sorted(glob("csrc/cuda/strips/*.cpp")),
+    *SHARED_SOURCES,
     *PLAN_SOURCES,
 ]
 #: For sm_90a alone, where 9.0 is among the architectures; else the other file stands for them.

@@ -12,10 +12,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "../../strips/program.h"
 #include "../fft/backend.h"
-#include "program.h"
 
 namespace gcn::cpu::strips {
+
+using gcn::strips::Buffer, gcn::strips::Dot, gcn::strips::Form, gcn::strips::Kernel, gcn::strips::Program, gcn::strips::Step,
+    gcn::strips::WantedGradients, gcn::strips::kNone;
 
 enum class DType : int8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
@@ -48,6 +51,9 @@ struct Plan {
   int64_t units() const { return groups * parts * tiles * bands; }
   int64_t cells_of_group() const { return parts * tiles * cells; }
 };
+
+// Sets how far each map of a program reaches around the tile, how long its rows live, and the rows of a row block.
+void measure(Program& program, int64_t height);
 
 Plan make_plan(const Program& program, const Sizes& sizes, bool float64, int64_t lanes, int64_t threads);
 

@@ -15,6 +15,23 @@ constexpr double kMoveCost = 8, kUnitCost = 4000;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Rows of a block, and what halos are rounded up to: then vertical convolutions always write whole groups of rows.
+constexpr int64_t kBlockRows = 16, kRowGroup = 8;
+
+int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// A small map is one block.
+constexpr int64_t kSmallMap = 32;
+
+// A block of a map with vertical dilation d is d interleaved problems, each of which should still fill a group of rows.
+int64_t block_rows(const Program& p, int64_t height) {
+  if (height <= kSmallMap) return height;
+  int64_t rows = kBlockRows;
+  for (const Kernel& k : p.kernels)
+    if (k.kh > 1) rows = std::max(rows, kRowGroup * k.dh);
+  return std::min(rows, height);
+}
+
 int64_t ring_bytes(const Program& program, const Plan& plan) {
   const int64_t vector = plan.lanes * (plan.float64 ? 8 : 4);
   int64_t bytes = 0;
@@ -39,6 +56,35 @@ double unit_cost(const Program& program, const Plan& plan, int64_t rows) {
 }
 
 }  // namespace
+
+// How far each map reaches around the tile, and how long its rows live.
+void measure(Program& p, int64_t height) {
+  p.rows = block_rows(p, height);
+  const int64_t group = height == p.rows ? height : kRowGroup;
+  std::vector<Buffer>& b = p.buffers;
+  const auto need = [&](int buffer, int64_t rh, int64_t rw, int64_t low) {
+    b[buffer].rh = std::max(b[buffer].rh, rh);
+    b[buffer].rw = std::max(b[buffer].rw, rw);
+    b[buffer].low = std::min(b[buffer].low, low);
+  };
+  for (const Dot& dot : p.dots) {
+    const Kernel& k = p.kernels[dot.kernel];
+    need(dot.g, 0, 0, 0);
+    if (dot.weight) need(dot.x, k.reach_h(), k.reach_w(), -k.reach_h());
+  }
+  for (auto step = p.steps.rbegin(); step != p.steps.rend(); ++step) {
+    Buffer& dst = b[step->dst];
+    // All steps that write a map come after all that read it in this order, so its reach is known by now.
+    dst.rh = round_up(dst.rh, group);
+    const Kernel& k = p.kernels[step->kernel];
+    need(step->src, dst.rh + k.reach_h(), dst.rw + k.reach_w(), dst.rh - k.reach_h());
+    if (step->addend != kNone && step->addend != step->dst) need(step->addend, dst.rh, dst.rw, dst.rh);
+  }
+  for (Buffer& buffer : b) {
+    buffer.rh = round_up(buffer.rh, group);
+    buffer.low = std::min(buffer.low, buffer.rh);
+  }
+}
 
 Plan make_plan(const Program& program, const Sizes& sizes, bool float64, int64_t lanes, int64_t threads) {
   Plan plan = {};

@@ -4,14 +4,14 @@
 //
 // The backward pass is a program of the same kind: the maps between the steps are computed again, output gradients run
 // through the chains in reverse with flipped kernels, and a dot product of the two for every tap gives the weight's
-// gradient. A program is carried out row block by row block (march.inl), so every map exists only as far as later steps
-// still read it.
+// gradient. How a program is carried out is each device's own: csrc/cpu/strips marches down the map row block by row block,
+// csrc/cuda/strips keeps tiles in shared memory.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-namespace gcn::cpu::strips {
+namespace gcn::strips {
 
 // One depthwise convolution, stride 1, zero padding that keeps the size; kh and kw are odd.
 struct Kernel {
@@ -36,7 +36,7 @@ struct Form {
 struct Buffer {
   int image;                // of the call that is read or written, or -1: a map between steps
   bool result;              // written to its image
-  int64_t rh = 0, rw = 0;   // rows and columns around the tile's core that are needed
+  int64_t rh = 0, rw = 0;   // rows and columns around the tile's core that are needed; the device's to fill in, as all below
   int64_t low = INT64_MAX;  // the first row still needed when rows up to r + rh are being written, relative to r
 };
 
@@ -57,10 +57,9 @@ struct Program {
   std::vector<Buffer> buffers;
   std::vector<Step> steps;  // each after those it reads from
   std::vector<Dot> dots;
-  int64_t rows = 0;  // of a row block
+  int64_t rows = 0;  // of a row block, where the map is worked off in such
 
   int64_t taps() const;
-  int64_t max_rh() const;
 };
 
 struct WantedGradients {
@@ -68,9 +67,11 @@ struct WantedGradients {
   std::vector<bool> weights, biases;
 };
 
-// Images of the call: 0 is x, 1 is y.
-Program forward_program(const Form& form, int64_t height);
-// Images of the call: 0 is dy, 1 is x, 2 is dx.
-Program backward_program(const Form& form, const WantedGradients& wanted, int64_t height);
+constexpr int kNone = -1;  // no addend, no image
 
-}  // namespace gcn::cpu::strips
+// Images of the call: 0 is x, 1 is y.
+Program forward_program(const Form& form);
+// Images of the call: 0 is dy, 1 is x, 2 is dx.
+Program backward_program(const Form& form, const WantedGradients& wanted);
+
+}  // namespace gcn::strips
