@@ -2,34 +2,12 @@
 
 #include <algorithm>
 
+#include "chain.h"
 #include "hopper/hopper_execute.h"
 #include "tiles.h"
 
 namespace gcn::cuda {
 namespace {
-
-// Launches one kernel after another; the first failure ends the chain. All but the first may overlap with the one before.
-class Chain {
- public:
-  explicit Chain(CUstream_st* stream) : stream_(stream) {}
-
-  // `kernel`: its name, for whoever reads of a failure.
-  template <class LaunchKernel>
-  void then(const char* kernel, const LaunchKernel& launch) {
-    if (error_ == 0) {
-      failed_launch = {};
-      error_ = launch(Stream{stream_, launched_});
-      failed_launch.kernel = kernel;
-    }
-    launched_ = true;
-  }
-  int error() const { return error_; }
-
- private:
-  CUstream_st* stream_;
-  bool launched_ = false;
-  int error_ = 0;
-};
 
 unsigned char* at(void* workspace, size_t offset) { return static_cast<unsigned char*>(workspace) + offset; }
 

@@ -8,10 +8,18 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "plan.h"
 
 namespace gcn::cuda {
+
+template <class Numbers>
+size_t hash_of(const Numbers& numbers) {
+  uint64_t hash = 0;
+  for (const int64_t number : numbers) hash = (hash ^ uint64_t(number)) * 0x9e3779b97f4a7c15u, hash ^= hash >> 32;
+  return size_t(hash);
+}
 
 // What a plan is made from, as numbers; what is not said is zero.
 class PlanKey {
@@ -26,11 +34,7 @@ class PlanKey {
 
   bool operator==(const PlanKey& other) const { return numbers_ == other.numbers_; }
   struct Hash {
-    size_t operator()(const PlanKey& key) const {
-      uint64_t hash = 0;
-      for (const int64_t number : key.numbers_) hash = (hash ^ uint64_t(number)) * 0x9e3779b97f4a7c15u, hash ^= hash >> 32;
-      return size_t(hash);
-    }
+    size_t operator()(const PlanKey& key) const { return hash_of(key.numbers_); }
   };
 
  private:
@@ -38,13 +42,28 @@ class PlanKey {
   size_t count_ = 0;
 };
 
+// A key of any length.
+class LongPlanKey {
+ public:
+  void add(int64_t number) { numbers_.push_back(number); }
+  void add(const std::vector<int64_t>& numbers) { numbers_.insert(numbers_.end(), numbers.begin(), numbers.end()); }
+
+  bool operator==(const LongPlanKey& other) const { return numbers_ == other.numbers_; }
+  struct Hash {
+    size_t operator()(const LongPlanKey& key) const { return hash_of(key.numbers_); }
+  };
+
+ private:
+  std::vector<int64_t> numbers_;
+};
+
 // May be used by several threads at once. Problems come in few sizes; where they do not, all plans are dropped now and then.
-template <class Plan>
+template <class Plan, class Key = PlanKey>
 class PlanCache {
  public:
   // The plan of this key, which `make` makes if there is none yet.
   template <class Make>
-  std::shared_ptr<const Plan> get(const PlanKey& key, const Make& make) {
+  std::shared_ptr<const Plan> get(const Key& key, const Make& make) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       const auto found = plans_.find(key);
@@ -59,7 +78,7 @@ class PlanCache {
  private:
   static constexpr size_t kMost = 256;
   std::mutex mutex_;
-  std::unordered_map<PlanKey, std::shared_ptr<const Plan>, PlanKey::Hash> plans_;
+  std::unordered_map<Key, std::shared_ptr<const Plan>, typename Key::Hash> plans_;
 };
 
 }  // namespace gcn::cuda
