@@ -382,7 +382,7 @@ ERRORS: dict[str, tuple[type[Exception], str, Callable[[], object]]] = {
     "integers": (TypeError, "dtypes", lambda: fused_strips(X.int(), [[step()]])),
     "mixed": (RuntimeError, "same dtype", lambda: fused_strips(X, [[step(dtype=torch.float64)]])),
     "devices": (RuntimeError, "same device", lambda: fused_strips(X, [[step(device="meta")]])),
-    "cuda": (RuntimeError, "no kernels for this operator", lambda: fused_strips(X, [[step()]], backend="cuda")),
+    "cuda": (RuntimeError, "backend='cuda' cannot run: ", lambda: fused_strips(X, [[step()]], backend="cuda")),
     "triton": (RuntimeError, "no kernels for this operator", lambda: fused_strips(X, [[step()]], backend="triton")),
 }
 

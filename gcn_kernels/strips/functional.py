@@ -42,8 +42,8 @@ def fused_strips(
             kh and kw, which may exceed the map; bias [C] or None; dilation an int or (dh, dw).
         stem: a step before all branches, or None.
         skip: whether the branches' input is added to their sum.
-        backend: ``"auto"``, ``"cpu"`` or ``"torch"`` (plain convolutions). On a GPU ``"auto"`` is ``"torch"``: there are no GPU
-            kernels for strips yet.
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"torch"`` (plain convolutions). ``"auto"`` takes the kernels of the
+            tensors' device where they can run, else plain convolutions; an explicit backend that cannot run is an error.
 
     Returns:
         A map of the shape and dtype of ``x``, channels_last where ``x`` is.

@@ -57,5 +57,5 @@ STRIPS = Operator(
     definition=_definition,
     fake=_fake,
     definition_options=("lengths", "dilations", "biased", "stem", "skip"),
-    backends=("cpu",),
+    backends=("cpu", "cuda"),
 )

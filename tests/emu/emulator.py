@@ -144,11 +144,13 @@ EXAMPLE = Build("emu_example", ("example_module.cpp", "example_driver.cpp"), ker
 MATHS = ("half", "bfloat16", "tf32", "float")
 KERNELS = ("first_stage", "line_conv", "weight_grad", "second_stage_grad")
 HOPPER_KERNELS = ("first_stage", "weight_grad", "input_grad", "second_stage")
-HOST = (
-    "operator_module.cpp",
+PLANS = (
     *("plan.cpp", "plan_first_stage.cpp", "plan_line_conv.cpp", "plan_weight_grad.cpp", "cost.cpp"),
-    *("execute.cpp", "kernels.cu"),
     *("hopper/hopper_plan.cpp", *(f"hopper/hopper_plan_{kernel}.cpp" for kernel in HOPPER_KERNELS)),
+)
+HOST = (
+    *("operator_module.cpp", *PLANS),
+    *("execute.cpp", "kernels.cu"),
     *("hopper/hopper_execute.cpp", "hopper/hopper_kernels.cu"),
 )
 INSTANCES = tuple(f"instances/{kernel}_{math}.cu" for kernel in KERNELS for math in MATHS)
@@ -171,18 +173,39 @@ SANITIZED = replace(
 )
 
 
+STRIPS = Build(
+    "emu_strips",
+    (
+        *("strips_module.cpp", *PLANS, "hopper/hopper_absent.cpp"),
+        *("strips/strips_plan.cpp", "strips/strips_layout.cpp", "strips/strips_execute.cpp", "strips_program.cpp"),
+        *("strips/strips_kernels.cu", *(f"strips/strips_{stored}.cu" for stored in ("half", "bfloat16", "float", "double"))),
+    ),
+)
+
+
 def host_library() -> Path:
-    """The host file of the operators over the same kernels, as a library for ``torch.ops.load_library``; see host_library.cpp."""
+    """The host file of the first operator over the same kernels, as a library for ``torch.ops.load_library``."""
+    return _host_library("host_library.cpp", [source for source in OPERATOR.sources if source != "operator_module.cpp"])
+
+
+def strips_library(more: Sequence[Path] = (), build: Build = STRIPS) -> Path:
+    """The same of the depthwise strips, with ``more`` objects in it."""
+    return _host_library("host_strips.cpp", build.sources, more, build)
+
+
+def _host_library(host_source: str, sources: Sequence[str], more: Sequence[Path] = (), build: Build = OPERATOR) -> Path:
     import torch
 
+    CACHE.mkdir(parents=True, exist_ok=True)
     installed = Path(torch.__file__).parent
     headers = (f"-isystem{installed / 'include'}", f"-I{HERE / 'host'}")
     stable = ("-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY")
-    host = compiled("host_library.cpp", SOURCES, (*OPERATOR.flags, *stable, *headers), WARNINGS)
-    objects = [host, *(OPERATOR._compiled(source) for source in OPERATOR.sources if source != "operator_module.cpp")]
-    library = CACHE / _digest(*map(str, objects)) / "host_library.so"
+    host = compiled(host_source, SOURCES, (*build.flags, *stable, *headers), WARNINGS)
+    with ThreadPoolExecutor(JOBS) as pool:
+        objects = [host, *pool.map(build._compiled, sources), *more]
+    library = CACHE / _digest(*map(str, objects)) / f"{Path(host_source).stem}.so"
     if not library.exists():
         library.parent.mkdir(exist_ok=True)
         links = [f"-L{installed / 'lib'}", f"-Wl,-rpath,{installed / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl"]
-        _produce(library, [COMPILER, "-shared", *OPERATOR.flags, *map(str, objects), *links])
+        _produce(library, [COMPILER, "-shared", *build.flags, *map(str, objects), *links])
     return library

@@ -44,6 +44,12 @@ class Planting:
 
 def library(base: Build, plantings: Sequence[Planting]) -> Path:
     """The module of ``base`` with all of these in it."""
+    base.library()  # compiles the sound objects, all at a time
+    return base.library(objects(base, plantings))
+
+
+def objects(base: Build, plantings: Sequence[Planting]) -> list[Path]:
+    """All of these, compiled as ``base`` is."""
     headers: dict[str, list[Planting]] = {}
     for planting in plantings:
         headers.setdefault(planting.header, []).append(planting)
@@ -52,11 +58,9 @@ def library(base: Build, plantings: Sequence[Planting]) -> Path:
         for header, together in headers.items()
         for i in range(0, len(together), FAULTS_TOGETHER)
     ]
-    base.library()  # compiles the sound objects, all at a time
     flags = (*base.flags, "-O1")  # they are compiled once and run once, on a small problem
     with ThreadPoolExecutor(emulator.JOBS) as pool:
-        objects = list(pool.map(lambda unit: _compiled(unit, flags), units))
-    return base.library(objects)
+        return list(pool.map(lambda unit: _compiled(unit, flags), units))
 
 
 def _compiled(unit: str, flags: tuple[str, ...]) -> Path:

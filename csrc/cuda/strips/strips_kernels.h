@@ -1,0 +1,104 @@
+// The parameters of the kernels of depthwise strips as plain structs, and their launchers.
+//
+// A program (csrc/strips/program.h) is carried out in one launch: a block has a tile of some channels of an image, and every map
+// of the program lives in its shared memory, as far as the tile needs it. A map in shared memory is [channel][row][column], of
+// the type that sums are kept in. Its region reaches `rh` rows and `rw` columns beyond the tile's core, and is zero outside of
+// the image, which is the padding of the convolutions that read it.
+#pragma once
+
+#include "../kernels.h"
+
+namespace gcn::cuda {
+
+constexpr int kStripsGroup = 8;          // outputs of a thread along a kernel, and taps that it takes at a time
+constexpr int kStripsMostThreads = 512;  // of a block
+constexpr int kStripsSums = 32;          // of a block that adds up parts
+constexpr int kStripsMostMaps = 20, kStripsMostOps = 40, kStripsMostKernels = 16;
+
+// Where a map lies in shared memory. Sizes are multiples of kStripsGroup but for the pitch, which is odd, so that neither rows
+// nor columns fall on the same banks.
+struct StripsMap {
+  int first;         // element of shared memory
+  int plane, pitch;  // from one channel to the next, from one row to the next
+  short rows, cols;  // of the region
+  short rh, rw;      // of it, before the core
+};
+
+// One kernel's parameters, dense: weight [C, kh, kw], bias [C] or null.
+struct StripsKernel {
+  const void* weight;
+  const void* bias;
+  int kh, kw, dh, dw;
+};
+
+enum class StripsKind : signed char { kLoad, kConv, kDot, kStore };
+enum class StripsAddend : signed char { kNone, kItself, kMap };
+
+struct StripsOp {
+  StripsKind kind;
+  signed char src, dst;  // conv: maps. load: image, map. store: map, image. dot: the kernel's input, its output gradient
+  signed char kernel;
+  StripsAddend addend;  // conv
+  signed char addend_map;
+  bool flipped;        // conv: the kernel turned by half a turn, and no bias
+  bool weight, bias;   // dot: which gradients
+  signed char splits;  // dot: of the lines, each of which is added up by a warp of its own
+  int weights;         // conv: element of shared memory
+  int sums;            // dot: the first of its sums, the bias's after the weight's
+};
+
+struct StripsTile {
+  StridedMap image[3];  // the last one is written to, and so is the second of a forward program
+  StripsKernel kernel[kStripsMostKernels];
+  StripsMap map[kStripsMostMaps];
+  StripsOp op[kStripsMostOps];
+  int ops;
+  int n, c, h, w;
+  int tile_h, tile_w, tiles_h, tiles_w;
+  int channels, groups;            // of a block, a power of two; groups of so many
+  bool channels_first;             // neighbouring blocks have neighbouring channels, and neighbouring threads load them
+  int scratch;                     // element of shared memory where dots have their parts
+  int weight_first, weight_plane;  // shared memory of the weights of one channel
+  void* partial;                   // [image and tile][channel][sum], in the accumulator's type
+  int sums;
+};
+
+// Adds up the parts of every sum, in their order.
+struct StripsFinish {
+  struct Gradient {
+    void* out;  // [C][count], dense
+    int first, count;
+  } gradient[2 * kStripsMostKernels];
+  int gradients;
+  const void* partial;  // [part][channel][sum]
+  int c, sums;
+  int64_t parts;
+};
+
+// Any program on any map, an operation a launch: maps between the steps are in device memory, in the accumulator's type.
+struct StripsDirectMap {
+  StridedMap map;
+  bool image;  // of the type of x
+};
+
+struct StripsDirectConv {
+  StripsDirectMap src, dst, addend;  // an addend without data is none
+  StripsKernel kernel;
+  bool flipped;
+  int n, c, h, w;
+};
+
+struct StripsDirectDot {
+  StripsDirectMap x, g;
+  StripsKernel kernel;
+  void *weight, *bias;  // gradients, dense; or null
+  int n, c, h, w;
+};
+
+// Of float32, float64, bfloat16 and float16: Math::kFloat, and so on. The arithmetic is float32, or float64.
+int strips_tile(Math, const StripsTile&, int64_t blocks, int threads, int shared_bytes, Stream);
+int strips_finish(Math, const StripsFinish&, Stream);
+int strips_direct_conv(Math, const StripsDirectConv&, Stream);
+int strips_direct_dot(Math, const StripsDirectDot&, Stream);
+
+}  // namespace gcn::cuda

@@ -1,0 +1,128 @@
+"""``fused_strips`` over emulated CUDA kernels, as a function of torch tensors with derivatives, and with faults planted in them.
+
+Run in processes of their own as well, which see this folder only.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import torch
+from rule import check, evaluate, expect
+from strips_cases import Case, make
+from strips_mutations import MUTATIONS, Mutation
+from torch import Tensor
+
+from gcn_kernels.core.checks import is_channels_last
+from gcn_kernels.core.library import SCHEMAS
+from gcn_kernels.strips import problem
+from gcn_kernels.strips.spec import STRIPS, form_of
+
+#: Seconds of the processor that a fault may take.
+CPU_SECONDS = 60
+
+
+def load(library: Path | str) -> ctypes.CDLL:
+    """Register the operators of the namespace gcn_emulated; what is returned has the functions of strips_module.cpp."""
+    for operator in STRIPS.schemas:
+        name, _, signature = SCHEMAS[operator].partition("(")
+        torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
+    torch.ops.load_library(str(library))
+    functions = ctypes.CDLL(str(library))
+    functions.take_launched.restype = ctypes.c_char_p
+    return functions
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """Calling it with flat arguments computes a case; gradients come from the emulated backward operator, all or some."""
+
+    case: Case
+    wanted: int | None = None
+    backend = "emulated"
+
+    def __call__(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        y: Tensor = _Emulated.apply(self, x, *parameters)
+        return y
+
+    def arguments(self, x: Tensor, parameters: Sequence[Tensor | None]) -> tuple[Any, ...]:
+        """x, weights, biases, and the form."""
+        case, count = self.case, len(self.case.steps)
+        dilations, lengths = tuple(s[2] for s in case.steps), tuple(map(len, case.branches))
+        weights: Any = tuple(parameters[:count])
+        strips = problem.Strips(weights, tuple(parameters[count:]), dilations, lengths, bool(case.stem), case.skip)
+        return x, list(weights), [b for b in strips.biases if b is not None], *form_of(strips)
+
+
+class _Emulated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Emulated, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        ctx.run, ctx.given, ctx.parameters = run, run.arguments(x, parameters), parameters
+        y: Tensor = torch.ops.gcn_emulated.strips(*ctx.given, is_channels_last(x))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights, biases, *form = ctx.given
+        wanted = (1 << 1 + len(weights) + len(biases)) - 1 if ctx.run.wanted is None else ctx.run.wanted
+        dx, of_weights, of_biases = torch.ops.gcn_emulated.strips_backward(dy, x, weights, biases, wanted, *form)
+        remaining = iter(of_biases)
+        found = [dx, *of_weights, *(None if b is None else next(remaining) for b in ctx.parameters[len(weights) :])]
+        return (None, *(g if g is None or g.numel() or x.numel() == 0 else None for g in found))
+
+
+def launched(library: str, mutations: Sequence[str]) -> list[tuple[str, ...]]:
+    """The kernels that the problem of each mutation, given by its name, launches without the fault."""
+    functions = load(library)
+    found = []
+    for m in map(_named, mutations):
+        functions.take_launched()
+        evaluate(Emulated(m.caught_by), make(m.caught_by).in_layout(m.layout))
+        found.append(tuple(functions.take_launched().decode().splitlines()))
+    return found
+
+
+def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
+    """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
+    torch.set_num_threads(1)  # threads do not outlive a fork
+    functions = load(library)
+    expected = {m.caught_by: expect(make(m.caught_by)) for m in (_named(name) for _, name in faults)}
+
+    def wrong_with(number: int, m: Mutation) -> str:
+        functions.choose_fault(number)
+        try:
+            check(evaluate(Emulated(m.caught_by), make(m.caught_by).in_layout(m.layout)), expected[m.caught_by])
+        except (AssertionError, RuntimeError) as error:
+            return str(error)
+        return ""
+
+    return [_forked(lambda number=number, name=name: wrong_with(number, _named(name))) for number, name in faults]
+
+
+def _named(name: str) -> Mutation:
+    return next(m for m in MUTATIONS if m.name == name)
+
+
+def _forked(run: Any) -> str:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.write(write, b"1" + run()[:1000].encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        said = answer.read()
+    _, status = os.waitpid(child, 0)
+    if not said:
+        return f"ended by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"ended with {status}"
+    return said[1:].decode()

@@ -1,0 +1,196 @@
+"""The CUDA kernels of depthwise strips, emulated, behind their own host file: the error rule, and that these tests are honest."""
+
+import math
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import emulator
+import planting
+import pytest
+import torch
+from cases import DTYPES, LAYOUTS, every_dtype, every_layout
+from isolated import call
+from planting import Planting
+from rule import check, evaluate, expect
+from strips_cases import CASES, LSKA, MSCA, PAIR, STRIP_BLOCK, Case, draw, make, pairs, row
+from strips_emulated import Emulated, load
+from strips_mutations import FAR, MUTATIONS, Mutation
+from suites import in_suites
+from views import VIEWS
+
+reason = emulator.why_not()
+pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
+
+#: More kernels than one launch has room for.
+LONG_CHAIN = Case("long-chain", (tuple(row(3) for _ in range(17)),), n=1, c=2, h=7, w=9)
+#: Problems drawn for every run of the tests, and for a thorough one.
+EVERYDAY, PROOF = 40, 320
+
+
+@cache
+def functions() -> Any:
+    return load(emulator.strips_library())
+
+
+@pytest.fixture(autouse=True)
+def operators() -> Any:
+    return functions()
+
+
+def launched() -> set[str]:
+    """Names of the kernels' templates that ran since the last question."""
+    names = functions().take_launched().decode().splitlines()
+    return {name.removeprefix("void ").removeprefix("gcn::cuda::").split("<")[0] for name in names}
+
+
+@pytest.mark.parametrize("dtype", in_suites(DTYPES, everyday=lambda dtype: dtype == torch.float32), ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_named_problem(case: Case, dtype: torch.dtype) -> None:
+    block = make(case, dtype)
+    expected = expect(block)
+    for layout in LAYOUTS:
+        check(evaluate(Emulated(case), block.in_layout(layout)), expected)
+
+
+@every_dtype
+@pytest.mark.parametrize("case", [MSCA, replace(LSKA, bias=True)], ids=lambda case: case.name)
+def test_dtype(case: Case, dtype: torch.dtype) -> None:
+    test_named_problem(case, dtype)
+    assert launched() == {"strips_tile_kernel", "strips_finish_kernel"}
+
+
+@pytest.mark.parametrize("first", in_suites(range(0, PROOF, 40), everyday=lambda first: first < EVERYDAY))
+def test_drawn_problems(first: int) -> None:
+    for seed in range(first, first + 40):
+        case = draw(seed)
+        block = make(case, DTYPES[seed % len(DTYPES)], seed)
+        layout = ("nchw", "channels_last")[seed // len(DTYPES) % 2]
+        try:
+            check(evaluate(Emulated(case), block.in_layout(layout)), expect(block))
+        except (AssertionError, RuntimeError) as error:
+            raise AssertionError(f"seed {seed}, {case}: {error}") from error
+
+
+@every_dtype
+@pytest.mark.parametrize("case", [FAR, LONG_CHAIN], ids=lambda case: case.name)
+def test_what_fits_no_tile_goes_an_operation_a_launch(case: Case, dtype: torch.dtype) -> None:
+    launched()
+    block = make(case, dtype)
+    check(evaluate(Emulated(case), block.in_layout("channels_last")), expect(block))
+    assert launched() == {"strips_direct_conv_kernel", "strips_direct_dot_kernel"}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("of", ["maps", "parameters"])
+def test_any_strides(of: str, view: Any) -> None:
+    plain = make(replace(PAIR, c=5))
+    block = plain.with_maps(view)
+    if of == "parameters":
+        biases = tuple(None if b is None else view(b) for b in plain.biases)
+        block = replace(plain, weights=tuple(map(view, plain.weights)), biases=biases)
+    found = evaluate(Emulated(block.case), block)
+    check(found, expect(block))
+    for name, argument in block.named.items():
+        assert found[name].stride() == torch.empty_like(argument).stride()
+
+
+@every_layout
+@pytest.mark.parametrize("case", [MSCA, LSKA, Case("stemless", pairs(5), skip=True)], ids=lambda case: case.name)
+def test_only_the_gradients_asked_for(case: Case, layout: str) -> None:
+    """Each gradient alone is what the rule allows, and no other is computed."""
+    block = make(case).in_layout(layout).leaves()
+    expected = expect(make(case))
+    for i, (name, leaf) in enumerate(block.named.items()):
+        y = Emulated(case, wanted=1 << i)(*block.arguments)
+        (alone,) = torch.autograd.grad(y, leaf, block.dy)
+        check({name: alone}, expected)
+    (none,) = torch.autograd.grad(Emulated(case, wanted=0)(*block.arguments), block.x, block.dy, allow_unused=True)
+    assert none is None
+
+
+@every_layout
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("case", [MSCA, STRIP_BLOCK, replace(PAIR, h=20, w=37), FAR], ids=lambda case: case.name)
+def test_non_finite_values_reach_what_they_should_and_no_more(case: Case, value: float, layout: str) -> None:
+    block = make(case).in_layout(layout)
+    where = (case.n - 1, case.c - 1, case.h - 1, case.w - 1)
+    x, seen = block.x.clone(memory_format=torch.preserve_format), torch.zeros_like(block.x)
+    x[where], seen[where] = value, 1
+    found = evaluate(Emulated(case), replace(block, x=x))
+    ones = replace(block, x=seen, weights=tuple(map(torch.ones_like, block.weights)), dy=torch.ones_like(block.dy))
+    ones = replace(ones, biases=tuple(None if b is None else torch.zeros_like(b) for b in block.biases))
+    reached = evaluate(block.definition, ones.to(torch.float64))
+    for name, t in found.items():
+        if name == "y" or name.startswith("w"):
+            assert torch.equal(~t.isfinite(), reached[name] > 1e-9), name
+        else:
+            assert t.isfinite().all(), name
+
+
+@every_layout
+def test_same_bits_whatever_runs_first(layout: str) -> None:
+    block = make(MSCA).in_layout(layout)
+    functions().set_random_order(0)
+    expected = evaluate(Emulated(MSCA), block)
+    for seed in (1, 2):
+        functions().set_random_order(seed)
+        for name, t in evaluate(Emulated(MSCA), block).items():
+            assert torch.equal(t, expected[name]), name
+    functions().set_random_order(0)
+
+
+def test_a_failed_launch_names_its_kernel_and_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = make(PAIR)
+    monkeypatch.setenv("GCN_EMULATOR_REFUSES", "strips_tile_kernel")
+    says = r"gcn_kernels::strips: launching strips_tile \(grid \d+ x 1 x 1 in clusters of 1, \d+ threads, \d+ bytes of shared"
+    with pytest.raises(RuntimeError, match=says):
+        evaluate(Emulated(PAIR), block)
+
+
+def test_refusals() -> None:
+    block = make(replace(PAIR, c=3, h=5, w=5))
+    x, weights, biases, *form = Emulated(block.case).arguments(block.x, block.arguments[1:])
+    with pytest.raises(RuntimeError, match="dy: expected the shape"):
+        torch.ops.gcn_emulated.strips_backward(x[1:], x, weights, biases, 1, *form)
+    with pytest.raises(RuntimeError, match="wanted: expected one bit for each of 5"):
+        torch.ops.gcn_emulated.strips_backward(x, x, weights, biases, 32, *form)
+    with pytest.raises(RuntimeError, match="weights: expected"):
+        torch.ops.gcn_emulated.strips(x, [w[1:] for w in weights], biases, *form, False)
+
+
+# ---------------------------------------------------------------- faults
+
+#: The first fault of each header.
+CANARIES = {m.fault.file: m for m in reversed(MUTATIONS)}
+
+
+@pytest.fixture(scope="module")
+def said(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What was said about the faults of all tests that are run, and, by their headers' names, of copies without a fault."""
+    chosen = [item.callspec.params for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    asked = [(p["mutation"].name, p["mutation"], p["mutation"].fault) for p in chosen if "mutation" in p]
+    asked += [(p["header"], CANARIES[p["header"]], None) for p in chosen if "header" in p]
+    names = call("strips_emulated:launched", str(emulator.strips_library()), [m.name for _, m, _ in asked], timeout=600.0)
+    plantings = [
+        Planting(n, m.fault.file, fault, kernels)
+        for n, ((_, m, fault), kernels) in enumerate(zip(asked, names, strict=True), start=1)
+    ]
+    library = emulator.strips_library(planting.objects(emulator.STRIPS, plantings))
+    numbered = [(n, m.name) for n, (_, m, _) in enumerate(asked, start=1)]
+    answers = call("strips_emulated:outcomes", str(library), numbered, timeout=1800.0)
+    return {name: answer for (name, _, _), answer in zip(asked, answers, strict=True)}
+
+
+@pytest.mark.parametrize("mutation", in_suites(MUTATIONS, everyday=lambda m: CANARIES[m.fault.file] is m), ids=lambda m: m.name)
+def test_a_fault_in_a_kernel_is_caught(mutation: Mutation, said: dict[str, str]) -> None:
+    assert said[mutation.name], f"not caught: {mutation.fault.why}"
+
+
+@pytest.mark.parametrize("header", CANARIES)
+def test_of_a_copy_without_a_fault_nothing_is_said(header: str, said: dict[str, str]) -> None:
+    assert said[header] == ""
+
+
+def test_names_are_unique() -> None:
+    assert len({m.name for m in MUTATIONS}) == len(MUTATIONS)
