@@ -22,6 +22,7 @@ TESTS = ROOT / "tests"
 GPU_TESTS = (
     "test_cuda_stream.py",
     "test_cuda_first_call.py",
+    "test_strips_cuda.py",
     "test_registration.py",
     "test_determinism.py",
     "test_strides.py",
@@ -33,7 +34,7 @@ GPU_TESTS = (
     "test_forward.py",
 )
 #: How the names of the kernels begin.
-OURS = "prepare|first_stage|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper"
+OURS = "prepare|first_stage|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips"
 #: Whose kernels: those of every GPU, and those of sm_90a wherever they take a problem.
 GENERATIONS = ("hopper", "portable")
 
@@ -128,6 +129,10 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("timing", *options, "--backends", *running, "--no-compile", *more)
         return step(f"benchmark-{dtype}", f"paper's maps, {dtype}, by replays of CUDA graphs", limit, command, least=20)
 
+    def strips(task: str, limit: float) -> Step:
+        command = module("strips", task, "--out", out / f"strips-{task}.jsonl", "--seconds", 0.8 * limit)
+        return step(f"strips-{task}", f"depthwise strips: {task}", limit, command, least=10)
+
     first = ("--sets", "paper", "views", "--math", "bfloat16", "float16", "tf32")
     rest = ("--sets", "tests")
     calibration = [sys.executable, str(TESTS / "emu" / "calibration.py"), "--out", str(out / "calibration")]
@@ -149,6 +154,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         "A": [
             Step("info", "what is installed", [sys.executable, "-m", "gcn_kernels.info"], 60),
             *(correctness(generation, 55, "correctness", *first) for generation in GENERATIONS),
+            strips("check", 25),
             Step("calibration", "wrappers of the device layer with fixed inputs", calibration, 30, _no_calibration(), least=8),
             *(correctness(generation, 30, "tests-correctness", *rest) for generation in GENERATIONS),
             correctness("portable", 20, "triton-correctness", *first, backend="triton"),
@@ -159,6 +165,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
                 of(g, "kernels", "every kernel against its floor", 35, module("kernels", "--out", out / f"kernels-{g}.json"))
                 for g in GENERATIONS
             ),
+            strips("time", 45),
             benchmark("float32", 40),
             Step("plots", "pictures", module("summary", "--plots", out), 15, why_not or plot.missing(), least=5),
         ],
