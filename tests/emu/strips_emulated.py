@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
 from rule import check, evaluate, expect
-from strips_cases import Case, make
+from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, make
 from strips_mutations import MUTATIONS, Mutation
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from gcn_kernels.core.library import SCHEMAS
 from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, form_of
 
+FORMS = {"msca": MSCA, "strip-block": STRIP_BLOCK, "lska": LSKA}
 #: Seconds of the processor that a fault may take.
 CPU_SECONDS = 60
 
@@ -109,6 +110,20 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
 
 def _named(name: str) -> Mutation:
     return next(m for m in MUTATIONS if m.name == name)
+
+
+def wrong(library: str, problems: Sequence[tuple[str, tuple[int, int, int, int], str, str]]) -> list[str]:
+    """What is wrong with problems, each the name of a form, N, C, H, W, a dtype and a layout; nothing where none is."""
+    load(library)
+    found = []
+    for form, (n, c, h, w), dtype, layout in problems:
+        case = replace(FORMS[form], n=n, c=c, h=h, w=w)
+        block = make(case, getattr(torch, dtype))
+        try:
+            check(evaluate(Emulated(case), block.in_layout(layout)), expect(block))
+        except (AssertionError, RuntimeError) as error:
+            found.append(f"{case} {dtype} {layout}: {error}")
+    return found
 
 
 def _forked(run: Any) -> str:

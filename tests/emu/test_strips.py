@@ -72,6 +72,21 @@ def test_drawn_problems(first: int) -> None:
             raise AssertionError(f"seed {seed}, {case}: {error}") from error
 
 
+#: Of problems that are small here and have the tiles, channels and threads of a block that large ones have on a large GPU.
+LARGE_BLOCKS = [
+    *(("msca", (1, 3, 64, 64), "float32", layout) for layout in LAYOUTS),
+    ("msca", (1, 2, 130, 128), "bfloat16", "nchw"),
+    ("strip-block", (1, 5, 64, 60), "bfloat16", "channels_last"),
+    *(("msca", (2, 70, 16, 16), "float16", layout) for layout in LAYOUTS),
+    *(("lska", (3, 33, 7, 7), "float32", layout) for layout in LAYOUTS),
+]
+
+
+def test_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCN_EMULATED_GPU", "large-blocks")
+    assert call("strips_emulated:wrong", str(emulator.strips_library()), LARGE_BLOCKS, timeout=900.0) == []
+
+
 @every_dtype
 @pytest.mark.parametrize("case", [FAR, LONG_CHAIN], ids=lambda case: case.name)
 def test_what_fits_no_tile_goes_an_operation_a_launch(case: Case, dtype: torch.dtype) -> None:

@@ -1,5 +1,10 @@
-// What csrc/cuda/gcn_cuda.cpp needs of the CUDA runtime, for a small GPU that is not there. Small, so that plans split.
+// What the host files of csrc/cuda need of the CUDA runtime, for a small GPU that is not there. Small, so that plans split; or, where
+// the environment variable GCN_EMULATED_GPU is "large-blocks", one multiprocessor with all the shared memory of an H100's, so that
+// small problems have the plans of large ones.
 #pragma once
+
+#include <cstdlib>
+#include <string>
 
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
@@ -13,11 +18,13 @@ enum cudaDeviceAttr {
 };
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  *value = which == cudaDevAttrMultiProcessorCount            ? 6
-           : which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024
+  const char* const asked = std::getenv("GCN_EMULATED_GPU");
+  const bool large_blocks = asked && std::string(asked) == "large-blocks";
+  *value = which == cudaDevAttrMultiProcessorCount            ? (large_blocks ? 1 : 6)
+           : which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? (large_blocks ? 227 : 99) * 1024
            : which == cudaDevAttrComputeCapabilityMajor       ? 8
            : which == cudaDevAttrComputeCapabilityMinor       ? 6
-                                                              : 100 * 1024;
+                                                              : (large_blocks ? 228 : 100) * 1024;
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDevice(int* device) {
