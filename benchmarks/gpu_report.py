@@ -9,9 +9,9 @@ Usage::
 
 Part A: whether the kernels are right. What is installed; the paper's maps and maps whose elements share memory against
 float64, by the kernels of sm_90a and by the portable ones, run twice; every wrapper of the device layer with fixed inputs;
-the problems of the tests; Triton. Part B: how fast they are. Both generations and the baselines interleaved in one process
-by replays of CUDA graphs; every kernel against its floor; tf32. Part C: Nsight Compute, compute-sanitizer, and the tests
-that need a GPU, for both generations.
+the problems of the tests; Triton; depthwise strips. Part B: how fast they are. Both generations and the baselines
+interleaved in one process by replays of CUDA graphs; every kernel against its floor; depthwise strips; tf32. Part C: Nsight
+Compute, compute-sanitizer, and the tests that need a GPU, for both generations.
 
 Each step is a program with a time limit; one that fails or is stopped is recorded with its log, and the next goes on. What no
 longer fits into a part's time is dropped, the least valuable first, and the report says so. Called again with the same folder,

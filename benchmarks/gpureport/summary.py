@@ -50,6 +50,8 @@ def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome], so
         *(line for name, rows in checked.items() for line in ("", f"### {name}", *_correctness(rows))),
         "## Speed",
         *_speed(benchmarks),
+        "## Depthwise strips",
+        *_strips(_lines(out / "strips-check.jsonl"), _lines(out / "strips-time.jsonl")),
         "## Lines for kMeasuredFaster",
         *(["", "```", *faster, "```", ""] if faster else ["", "None.", ""]),
         "## Kernels against their floors",
@@ -71,6 +73,22 @@ def draw(out: Path) -> list[Path]:
 
 def _load(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _strips(checked: Sequence[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many problems are within the rule, those that are not, and the times of every variant."""
+    status = [row["status"] for row in checked]
+    bad = [f"* {row['math']}, {row['case']}, {row['layout']}: {row['reason']}" for row in checked if row["status"] == "failed"]
+    counts = ", ".join(f"{status.count(name)} {name}" for name in ("passed", "failed", "not reached"))
+    names = ("problem", "mode", "variant", "us", "times the floor", "faster than eager's best")
+    rows = [row for row in timed if "ms" in row]
+    numbers = [(f"{r['ms'] * 1e3:.1f}", f"{r['times_floor']:.2f}", f"{r['faster_than_best_eager']:.2f}") for r in rows]
+    table = [(r["problem"], r["mode"], r["variant"], *n) for r, n in zip(rows, numbers, strict=True)]
+    return ["", f"{counts}." if checked else "Not checked.", "", *bad[:MOST_FAILURES], *_table(names, table)]
 
 
 def _machine(machine: Mapping[str, str]) -> list[str]:
