@@ -385,21 +385,28 @@ INPUT_GRAD = _of(
 
 SECOND_STAGE = _of(
     "hopper/hopper_second_stage.cuh",
-    ("weights-not-awaited", "    barrier_wait(weights_full, 0);\n", "", "weights have not come yet", SMALL),
-    ("windows-not-awaited", "      windows.wait_until_full();\n", "", "windows have not come yet", SMALL),
-    ("copies-not-awaited", "        copy_wait<0>();\n", "", "full before the window has come", SMALL),
+    ("weights-not-awaited", "    barrier_wait(weights_full + branch, 0);\n", "", "weights have not come yet", SMALL),
+    (
+        "windows-not-awaited",
+        "    barrier_wait(full(windows.slot, branch), windows.parity);\n",
+        "",
+        "windows have not come yet",
+        SMALL,
+    ),
+    ("first-window-not-awaited", "        copy_wait<1>();\n", "", "the first branch's window has not come yet", SMALL),
+    ("copies-not-awaited", "        copy_wait<0>();\n", "", "full before the second branch's window has come", SMALL),
     (
         "no-fence-of-copies",
-        "        copy_wait<0>();\n        fence_async_proxy();",
-        "        copy_wait<0>();",
+        "const {\n    fence_async_proxy();\n    __syncwarp();",
+        "const {\n    __syncwarp();",
         "wgmma may not see the windows yet",
         SMALL,
     ),
     (
-        "fence-before-copies",
-        "        copy_wait<0>();\n        fence_async_proxy();",
-        "        fence_async_proxy();\n        copy_wait<0>();",
-        "what comes after the fence wgmma may not see",
+        "told-too-early",
+        "        copy_wait<0>();\n        tell(slot, 1);",
+        "        tell(slot, 1);\n        copy_wait<0>();",
+        "full before the second branch's window has come",
         SMALL,
     ),
     (

@@ -20,7 +20,8 @@
 // H100's copy engine 2 to 7 clocks each where they lie apart in L2, so that it would take longer than the products. Two warps
 // fill a set while the two others wait for theirs to arrive. Planes are so far apart that eight lanes write to all banks.
 //
-// There is nothing to wait for in the products of a unit: weights stay, and its windows are its own until the end. Where a block
+// The products of a branch wait for its weights and its window, and then for nothing: weights stay, and windows are the unit's
+// own until the end. The second set is copied when the first one has come, so that the first products start early. Where a block
 // has several units, warpgroup 2 starts its first one half a unit late, so that one writes while the other multiplies.
 //
 // Cost of 64 pixels for k = 15, M = O = 21: 46 steps of 16, of which each reads (64 + 24) x 32 bytes of shared memory in 22
@@ -45,8 +46,8 @@ struct HopperSecondStageBlock {
   const HopperSecondStage& p;
   unsigned char* shared;
   Barrier* weights_full;
-  Ring windows;
-  Barrier* half_way;
+  Ring windows;                     // a stage is full branch by branch: full()
+  Barrier *half_way, *first_set;    // of one phase each: so far has warpgroup 1 come, and the first set of windows is there
   const int warpgroup, warp, lane;  // the warp's number in its warpgroup
 
   // --- shared memory
@@ -57,6 +58,8 @@ struct HopperSecondStageBlock {
   GCN_DEVICE E* outputs_of(int side) const {
     return reinterpret_cast<E*>(zeros() + p.zeros_bytes + side * second_stage_outputs_bytes(kPixels));
   }
+
+  GCN_DEVICE Barrier* full(int slot, int branch) const { return windows.full + 2 * slot + branch; }
 
   // --- units of work
   struct Unit {
@@ -80,17 +83,18 @@ struct HopperSecondStageBlock {
   // --- the warpgroup that copies
 
   GCN_DEVICE void copy_weights() const {
-    barrier_expect(weights_full, uint32_t(p.weights_bytes));
     unsigned char* to = shared;
 #pragma unroll 1
     for (int branch = 0; branch < 2; ++branch) {
       const int pairs = p.octets[branch] / 2, phases = (p.octets[branch] + 1) / 2;
+      const int k_blocks_of_all = pairs * k_blocks(branch, true) + p.octets[branch] % 2 * k_blocks(branch, false);
+      barrier_expect(weights_full + branch, uint32_t(k_blocks_of_all * kBlockOfWeights));
       const int64_t phase_bytes = int64_t(p.k_blocks[branch]) * kBlockOfWeights;
       const unsigned char* from = static_cast<const unsigned char*>(p.weights[branch]) + n_tile() * phases * phase_bytes;
 #pragma unroll 1
       for (int phase = 0; phase < phases; ++phase, from += phase_bytes) {
         const int bytes = k_blocks(branch, phase < pairs) * kBlockOfWeights;
-        copy_bulk(to, from, uint32_t(bytes), weights_full);
+        copy_bulk(to, from, uint32_t(bytes), weights_full + branch);
         to += bytes;
       }
     }
@@ -120,19 +124,32 @@ struct HopperSecondStageBlock {
     }
   }
 
+  // A warp's part of a window has come.
+  GCN_DEVICE void tell(int slot, int branch) const {
+    fence_async_proxy();  // wgmma reads it
+    __syncwarp();
+    if (lane == 0) barrier_arrive(full(slot, branch));
+  }
+
   GCN_DEVICE void copy_all() {
     if (warp == 0 && lane == 0) copy_weights();
     __syncwarp();
     const int slot = warp / kCopyingWarps;
+    bool first = slot == 0;
+    if (slot == 1) barrier_wait(first_set, 0);  // what is needed first comes first
     for_each_unit([&](const Unit& u) {
       if (windows.slot == slot) {
         barrier_wait(windows.empty + slot, windows.parity ^ 1);
-        for (int branch = 0; branch < 2; ++branch) copy_window(u, slot, branch, warp % kCopyingWarps);
-        copy_commit();
+        for (int branch = 0; branch < 2; ++branch) {
+          copy_window(u, slot, branch, warp % kCopyingWarps);
+          copy_commit();
+        }
+        copy_wait<1>();
+        tell(slot, 0);
         copy_wait<0>();
-        fence_async_proxy();  // wgmma reads them
-        __syncwarp();
-        if (lane == 0) barrier_arrive(windows.full + slot);
+        tell(slot, 1);
+        if (first && lane == 0) barrier_arrive(first_set);
+        first = false;
       }
       windows.next();
     });
@@ -160,6 +177,8 @@ struct HopperSecondStageBlock {
     const uint32_t row = p.window_w[branch] * kPixelBytes, tap = branch == 0 ? kPixelBytes : row;
     const uint32_t plane = p.plane_bytes[branch], first = shared_address(window_at(windows.slot, branch)) + side * kHeight * row;
     const int radius = p.radius[branch], octets = p.octets[branch];
+    barrier_wait(weights_full + branch, 0);
+    barrier_wait(full(windows.slot, branch), windows.parity);
     const auto tile_at = [&](int i) { return uint32_t(i / kAcross * 8 * row + i % kAcross * 8 * kPixelBytes); };
     uint32_t start = first;
 #pragma unroll 1
@@ -317,11 +336,9 @@ struct HopperSecondStageBlock {
   GCN_DEVICE void multiply_all(int side) {
     const bool several = gridDim.x < patches() * p.n_tiles;
     bool first = several && side == 0;
-    barrier_wait(weights_full, 0);
     if (several && side == 1) barrier_wait(half_way, 0);
     for_each_unit([&](const Unit& u) {
       uint64_t of_w = operand(shared_address(shared), 0, 8 * kBlockBytes, Swizzle::k64);
-      windows.wait_until_full();
       float acc[kTiles][kCount] = {};
 #pragma unroll 1
       for (int branch = 0; branch < 2; ++branch) {
@@ -346,11 +363,12 @@ struct HopperSecondStageBlock {
       store_shared(reinterpret_cast<uint4*>(zeros()) + i, make_uint4(0, 0, 0, 0));
     fence_async_proxy();  // wgmma reads them
     if (threadIdx.x == 0) {
-      barrier_init(weights_full, 1);
       barrier_init(half_way, kWarps);
+      barrier_init(first_set, kCopyingWarps);
       for (int i = 0; i < 2; ++i) {
-        barrier_init(windows.full + i, kCopyingWarps);
+        barrier_init(weights_full + i, 1);
         barrier_init(windows.empty + i, 2 * kWarps);
+        for (int branch = 0; branch < 2; ++branch) barrier_init(full(i, branch), kCopyingWarps);
       }
       fence_barrier_init();
     }
@@ -372,8 +390,15 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_second_stage_kernel(
   Barrier* barriers = reinterpret_cast<Barrier*>(
       aligned + second_stage_barriers_at(p.weights_bytes, p.windows_bytes, p.zeros_bytes, 64 * kDown * kAcross));
   const int warp = of_first_lane(int(threadIdx.x) / 32);
-  HopperSecondStageBlock<M, kDown, kAcross>{
-      p, aligned, barriers, Ring{barriers + 1, barriers + 3, 2}, barriers + 5, warp / 4, warp % 4, int(threadIdx.x) % 32}
+  HopperSecondStageBlock<M, kDown, kAcross>{p,
+                                            aligned,
+                                            barriers,
+                                            Ring{barriers + 2, barriers + 6, 2},
+                                            barriers + 8,
+                                            barriers + 9,
+                                            warp / 4,
+                                            warp % 4,
+                                            int(threadIdx.x) % 32}
       .run();
 }
 

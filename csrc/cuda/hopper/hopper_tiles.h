@@ -112,7 +112,7 @@ constexpr GCN_HOST_TOO int second_stage_barriers_at(int weights_bytes, int windo
   return weights_bytes + 2 * windows_bytes + zeros_bytes + 2 * second_stage_outputs_bytes(pixels_of_a_half);
 }
 constexpr int hopper_second_stage_shared_bytes(int weights_bytes, int windows_bytes, int zeros_bytes, int pixels_of_a_half) {
-  return kSwizzleAlignment + second_stage_barriers_at(weights_bytes, windows_bytes, zeros_bytes, pixels_of_a_half) + 8 * 6;
+  return kSwizzleAlignment + second_stage_barriers_at(weights_bytes, windows_bytes, zeros_bytes, pixels_of_a_half) + 8 * 10;
 }
 
 }  // namespace gcn::cuda
