@@ -61,7 +61,13 @@ def test_unasked_the_input_gradient_into_nchw_is_the_portable_one() -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "blocks", "shared_bytes"),
-    [("", 64, 127176), ("input_grad_rows=16", 32, 166344), ("input_grad_rows=8", 64, 127176), ("input_grad_portable=1", 0, 0)],
+    [
+        ("", 64, 184632),
+        ("input_grad_rows=16", 32, 223800),
+        ("input_grad_rows=8", 64, 184632),
+        ("input_grad_together=2", 32, 184632),
+        ("input_grad_portable=1", 0, 0),
+    ],
 )
 def test_overrides_of_the_input_gradient_into_nchw(
     monkeypatch: pytest.MonkeyPatch, overrides: str, blocks: int, shared_bytes: int

@@ -8,6 +8,7 @@ from hopper_problems import (
     MANY_OUTPUTS,
     ODD_ROWS,
     ODD_SIZES,
+    PAIRS,
     PLANES,
     SHORT_LINES,
     THREE_TILES,
@@ -32,6 +33,7 @@ COPIED = EmulatedCase(PLANES, "half", "nchw", "hopper")
 COPIED_INF = SpecialCase(PLANES, "half", "nchw", "h100", ("b_l2",), "x", "one")
 INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 #: Into NCHW; patches that reach over the map.
+TOGETHER = EmulatedCase(PAIRS, "half", "nchw", "hopper-1", wanted=("x",))
 PLANAR = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2", wanted=("x",))
 EDGE = EmulatedCase(ODD_ROWS, "half", "nchw", "hopper", wanted=("x",))
 
@@ -354,6 +356,15 @@ INPUT_GRAD = _of(
     ),
     ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
     ("phase", "start += 2 * plane", "start += plane", "the second phase starts at the second octet", INPUT),
+    ("windows-let-go-too-early", "    if (!u.last) return;\n", "", "the next tile of channels has the next windows", TOGETHER),
+    ("windows-copied-again", "if (u.first) copy_windows(u);", "copy_windows(u);", "nobody takes the second copy", TOGETHER),
+    (
+        "tile-of-channels",
+        "p().weights[axis]) + u.n_tile *",
+        "p().weights[axis]) + 0 *",
+        "all have the first channels' weights",
+        INPUT,
+    ),
     (
         "nchw-halves",
         "moved(of_du, i * 8 * kPixelBytes)",

@@ -61,6 +61,10 @@ MANY = Case("many-channels", n=1, c=264, h=24, w=8, mid_l=7, mid_r=17, out=3, k=
 HALF_AN_OCTET = Case("half-an-octet", n=1, c=12, h=9, w=10, mid_l=5, mid_r=3, out=6, k=square(5))
 #: Rows that are whole pieces, patches that reach over the map on either side, two maps.
 ODD_ROWS = Case("odd-rows", n=2, c=24, h=13, w=24, mid_l=9, mid_r=3, out=3, k=(5, 3, 7, 3))
+#: Three tiles of channels on two multiprocessors: two follow each other with the same windows.
+SHALLOW = Case("shallow", n=1, c=264, h=8, w=16, mid_l=9, mid_r=16, out=3, k=(5, 3, 9, 3))
+#: Three patches, each with two tiles of channels that follow each other.
+PAIRS = Case("pairs", n=3, c=256, h=8, w=16, mid_l=9, mid_r=3, out=3, k=(5, 3, 9, 3))
 BACKWARD = (
     EmulatedCase(HALF_AN_OCTET, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",)),
@@ -75,6 +79,8 @@ BACKWARD = (
     EmulatedCase(THREE_TILES, "bfloat16", "nchw", "hopper-2"),
     EmulatedCase(ODD_ROWS, "bfloat16", "nchw", "hopper"),
     EmulatedCase(WIDE, "half", "nchw", "hopper-2", wanted=("x",)),
+    EmulatedCase(PAIRS, "half", "nchw", "hopper-1", wanted=("x",)),
+    EmulatedCase(SHALLOW, "half", "nchw", "hopper-2", wanted=("x",)),
 )
 
 #: Two maps whose elements may share memory. The copy engine takes none of them; x is copied first.

@@ -209,6 +209,8 @@ class Facts {
       add("hopper input_grad in clusters of " + std::to_string(h.input_grad.cluster));
       add_if(sizes.n * h.input_grad.patches_h * h.input_grad.patches_w % h.input_grad.cluster, "hopper input_grad patch outside");
       add_if(h.input_grad.n_tiles > 1, "hopper input_grad tiles of channels");
+      add_if(h.input_grad.together > 1, "hopper input_grad tiles with the same windows");
+      add_if(h.input_grad.n_tiles % h.input_grad.together, "hopper input_grad tile without another one");
       for (int octets : h.input_grad.octets) {
         add_if(octets > 1, "hopper input_grad pairs of octets");
         add_if(octets % 2, "hopper input_grad single octet");

@@ -125,7 +125,8 @@ HopperInputGrad hopper_input_grad_params(const BackwardPlan& plan, const void* c
                {kOctet, uint32_t(h.window_w[i]), uint32_t(h.window_h[i]), 1},
                0};
   }
-  p.windows_bytes = h.windows_bytes, p.zeros_bytes = h.zeros_bytes, p.stages = h.stages, p.cluster = h.cluster;
+  p.windows_bytes = h.windows_bytes, p.zeros_bytes = h.zeros_bytes, p.stages = h.stages, p.cluster = h.cluster,
+  p.together = h.together;
   p.out = dx;
   p.stride_n = plan.dx.out.n, p.stride_c = plan.dx.out.c, p.stride_h = plan.dx.out.h, p.stride_w = plan.dx.out.w;
   p.n = int(s.n), p.h = int(s.h), p.w = int(s.w), p.channels = int(s.c);

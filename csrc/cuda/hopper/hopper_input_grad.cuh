@@ -8,9 +8,8 @@
 //   channels_last: 16 x 8 pixels and 256 (or 128) channels. D is [64 pixels][all channels]: a warpgroup has eight of the patch's
 //   rows, du is A and the weights are B;
 //   NCHW: 16 (or 8) rows of 16 pixels and 128 channels. D is [64 channels][all pixels]: the weights are A, half of them to each
-//   warpgroup, and du is B, in two products, one for the left eight pixels of the rows and one for the right ones. As many sums
-//   to a byte from L2 (234 KB for 256 x 128 of them, against 405 KB for 128 x 256), and 192 clocks of shared memory for the 256
-//   of a step, against 160.
+//   warpgroup, and du is B, in two products, one for the left eight pixels of the rows and one for the right ones. For as many
+//   sums, 234 KB come from L2 instead of 405 KB, and a step reads shared memory for 192 clocks instead of 160.
 //
 // Shared memory, from an address that is a multiple of 1024:
 //   ring of stages of weights, each a k-block [channels of x][64 B] as they are packed, K-major in permuted rows of 64 bytes;
@@ -23,15 +22,17 @@
 // tap of both octets, the window of one octet apart; of an octet without a partner it is two taps, one tap apart, and behind the
 // last tap stands the block of zeros (a real zero: a weight of zero times NaN would not be one).
 //
-// Pipeline: weights up to eight stages ahead, windows a unit ahead. One k-block of 256 (or 128) clocks is in flight while the
-// next is issued, which takes some 45 instructions: descriptors advance by constants, and the steps that are different are apart
-// from the loops. Warpgroup 2 starts half a ring of weights behind warpgroup 1 and keeps that distance: while one writes its
-// output, the other has the tensor cores.
+// Pipeline: weights up to 128 KB ahead; windows behind the last weights of the unit before, which have to last until the windows
+// have come: a pixel of 16 bytes takes the copy engine about two clocks, those of a patch of 16 x 16 pixels 5760 for k = 15 and
+// M = 21, and eight k-blocks of 256 x 128 products take 4096. Where a patch has several tiles of channels, two of them may follow
+// each other with the same windows. One k-block of 256 (or 128) clocks is in flight while the next is issued, which takes some 45
+// instructions: descriptors advance by constants, and the steps that are different are apart from the loops. Warpgroup 2 starts
+// four k-blocks behind warpgroup 1 and keeps that distance: while one writes its output, the other has the tensor cores.
 //
 // Output: from registers. For channels_last, weights are packed in such an order of channels that a lane has eight neighbouring
 // ones of a pixel, and four lanes store 64 bytes in a row. For NCHW, the four lanes that have eight pixels of a channel exchange
-// theirs, so that each has all eight of one half of one row, and two lanes store 32 bytes in a row, which is a sector: of every
-// two rows, 16 shuffles and 32 selections for 8 stores.
+// theirs, so that each has all eight of one half of one row, and two lanes store 32 bytes in a row, which is a sector: in all 64
+// shuffles and 192 selections for the 16 stores of a lane.
 //
 // Clusters, where they save anything: two blocks with neighbouring patches need the same weights at the same time; each loads
 // half of a stage and sends it to both.
@@ -80,17 +81,24 @@ struct HopperInputGradBlock {
   // --- units of work
   struct Unit {
     int n, h, w, n_tile;
+    bool first, last;  // of those that have one copy of the windows together
   };
   // Blocks of a cluster have neighbouring patches of the same channels; one past the last patch is outside of the map.
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
     const uint32_t in_row = p().patches_w, in_map = p().patches_h * in_row, blocks = p().cluster;
-    const uint32_t groups = (p().n * in_map + blocks - 1) / blocks, all = groups * p().n_tiles;
+    const uint32_t groups = (p().n * in_map + blocks - 1) / blocks,
+                   all = groups * ((p().n_tiles + p().together - 1) / p().together);
     const uint32_t first = blocks == 1 ? blockIdx.x : blockIdx.x / 2, step = blocks == 1 ? gridDim.x : gridDim.x / 2;
     for (uint32_t i = first; i < all; i += step) {
-      const uint32_t n_tile = i / groups, patch = (i - n_tile * groups) * blocks + rank;
+      const uint32_t tiles = i / groups, patch = (i - tiles * groups) * blocks + rank;
       const uint32_t n = patch / in_map, at = patch - n * in_map, row = at / in_row;
-      work(Unit{int(n), int(row) * kShape.patch_h, int(at - row * in_row) * kShape.patch_w, int(n_tile)});
+      const int from = int(tiles) * p().together, to = min(from + p().together, p().n_tiles);
+#pragma unroll 1
+      for (int n_tile = from; n_tile < to; ++n_tile) {
+        work(Unit{int(n), int(row) * kShape.patch_h, int(at - row * in_row) * kShape.patch_w, n_tile, n_tile == from,
+                  n_tile + 1 == to});
+      }
     }
   }
 
@@ -132,7 +140,7 @@ struct HopperInputGradBlock {
 
   GCN_DEVICE void copy_all() {
     for_each_unit([&](const Unit& u) {
-      copy_windows(u);
+      if (u.first) copy_windows(u);
 #pragma unroll 1
       for (int axis = 0; axis < 2; ++axis) {
         const int pairs = p().octets[axis] / 2, phases = (p().octets[axis] + 1) / 2;
@@ -180,7 +188,7 @@ struct HopperInputGradBlock {
     lag.count(flow.taken, 0, 0);
   }
 
-  GCN_DEVICE void product(Sums& acc, Flow& flow, int side, int lane) {
+  GCN_DEVICE void product(Sums& acc, Flow& flow, const Unit& u, int side, int lane) {
     flow.blocks = 0;
     windows.wait_until_full();
 #pragma unroll 1
@@ -212,6 +220,7 @@ struct HopperInputGradBlock {
 #pragma unroll
     for (int i = 0; i < kProducts; ++i) wgmma_results(acc[i]);
     weights.let_go_of_shared(flow.before, lane, p().cluster);
+    if (!u.last) return;
     windows.let_go(windows.slot, lane);
     windows.next();
   }
@@ -304,7 +313,7 @@ struct HopperInputGradBlock {
     lag.wait(side);
     for_each_unit([&](const Unit& u) {
       Sums acc = {};
-      product(acc, flow, side, lane);
+      product(acc, flow, u, side, lane);
       write(acc, u, side, warp, lane);
     });
     lag.end(flow.taken, side, lane);
@@ -348,7 +357,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_input_grad_kernel(GC
         cluster_rank(),
         Ring{barriers, barriers + p.stages, p.stages},
         Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + 2, 2},
-        Lag{barriers + 2 * p.stages + 4, p.stages / 2}}
+        Lag{barriers + 2 * p.stages + 4, min(p.stages / 2, kGradLagMost)}}
       .run();
 }
 

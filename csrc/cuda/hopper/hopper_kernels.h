@@ -43,8 +43,9 @@ struct HopperInputGrad {
   void* out;
   int64_t stride_n, stride_c, stride_h, stride_w;  // of `out`, in elements
   int n, h, w, channels, n_tiles, patches_h, patches_w;
-  int stages;   // of the ring of weights
-  int cluster;  // blocks that share the weights they load: 1 or 2, of neighbouring patches
+  int stages;    // of the ring of weights
+  int cluster;   // blocks that share the weights they load: 1 or 2, of neighbouring patches
+  int together;  // tiles of channels that follow each other with the same windows
 };
 
 int hopper_input_grad(Math, InputGradTile, const HopperInputGrad&, int blocks, int shared_bytes, Stream);

@@ -29,7 +29,8 @@ struct HopperInputGradPlan {
   bool used = false;
   InputGradTile tile = InputGradTile::kChannels256;
   int n_tiles = 0, octets[2] = {}, phases[2] = {}, k_blocks[2] = {}, window_h[2] = {}, window_w[2] = {};
-  int patches_h = 0, patches_w = 0, windows_bytes = 0, zeros_bytes = 0, stages = 0, cluster = 1, blocks = 0, shared_bytes = 0;
+  int patches_h = 0, patches_w = 0, windows_bytes = 0, zeros_bytes = 0, stages = 0, cluster = 1, together = 1, blocks = 0,
+      shared_bytes = 0;
   size_t packed_bytes[2] = {}, weights_at[2] = {};  // of either branch's weights, and where they are in the workspace
 };
 

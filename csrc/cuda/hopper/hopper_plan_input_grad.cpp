@@ -15,9 +15,9 @@ int steps(const HopperInputGradPlan& h, int axis, int taps) {
   return pairs * taps + single * (taps + 1) / 2;
 }
 
-// Units that clusters are given.
+// Units that clusters are given, those that follow each other with the same windows as one.
 int64_t units(const Sizes& s, const HopperInputGradPlan& h) {
-  return ceil_div(s.n * h.patches_h * h.patches_w, h.cluster) * h.n_tiles;
+  return ceil_div(s.n * h.patches_h * h.patches_w, h.cluster) * ceil_div(h.n_tiles, h.together);
 }
 
 // Steps of the depth, of both branches.
@@ -35,11 +35,13 @@ double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu
   const double depth = all_steps(h), weights = depth * shape.channels * 32, output = double(shape.pixels()) * shape.channels * 2;
   const double tensor = shape.pixels() * 16.0 * shape.channels * depth / wgmma_fma_per_clock(gpu);
   const double reads = 2.0 * shape.products() * (64 + shape.columns()) * 32 * depth;
-  const double shared = (reads + h.windows_bytes + weights) / (128 * kSharedShare);
-  const double l2 = (h.windows_bytes + weights / h.cluster + output) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
+  const double windows = double(h.windows_bytes) / h.together;
+  const double shared = (reads + windows + weights) / (128 * kSharedShare);
+  const double l2 = (windows + weights / h.cluster + output) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
   const double epilogue = output / 128 + kWriteClocks;  // of one warpgroup: half of the output, 64 bytes a clock
   const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2}) + kUnitClocks;
-  return kStartClocks + double(ceil_div(units(s, h), clusters_side_by_side(h.cluster, gpu))) * unit + epilogue;
+  const double most = double(ceil_div(units(s, h), clusters_side_by_side(h.cluster, gpu))) * h.together;  // of one block
+  return kStartClocks + most * unit + epilogue;
 }
 
 void size_input_grad(const Sizes& s, const LineConvPlan& l, InputGradTile tile, HopperInputGradPlan& h) {
@@ -95,7 +97,7 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
     if (!allowed_tile(tile, nchw, gpu.overrides)) continue;
     HopperInputGradPlan trial;
     size_input_grad(s, l, tile, trial);
-    trial.stages = kHopperStagesMost;
+    trial.stages = std::min(kGradStagesMost, kGradWeightsMost / (input_grad_shape(tile).channels * kBlockBytes));
     const auto bytes = [&] {
       return hopper_input_grad_shared_bytes(input_grad_shape(tile).channels, trial.windows_bytes, trial.zeros_bytes,
                                             trial.stages);
@@ -103,8 +105,12 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
     while (trial.stages > kHopperStagesLeast && bytes() > gpu.shared_per_block) --trial.stages;
     trial.shared_bytes = bytes();
     if (trial.shared_bytes > gpu.shared_per_block || trial.window_h[0] > kBoxMost || trial.window_w[1] > kBoxMost) continue;
-    for (trial.cluster = 1; trial.cluster <= 2; ++trial.cluster) {
-      if (clusters_side_by_side(trial.cluster, gpu) == 0 || !allowed(gpu.overrides.input_grad_cluster, trial.cluster)) continue;
+    for (int choice = 0; choice < 4; ++choice) {  // of equals, the one that copies windows least often, and without clusters
+      trial.together = choice < 2 ? 2 : 1, trial.cluster = 1 + choice % 2;
+      if (clusters_side_by_side(trial.cluster, gpu) == 0 || !allowed(gpu.overrides.input_grad_cluster, trial.cluster) ||
+          !allowed(gpu.overrides.input_grad_together, trial.together) || trial.together > trial.n_tiles) {
+        continue;
+      }
       const double clocks = input_grad_clocks(s, trial, gpu);
       if (clocks < quickest) quickest = clocks, h = trial;
     }

@@ -92,6 +92,8 @@ constexpr GCN_HOST_TOO InputGradShape input_grad_shape(InputGradTile tile) {
   }
   return {};
 }
+constexpr int kGradStagesMost = 15, kGradWeightsMost = 128 << 10;  // of the ring of weights: stages, and bytes
+constexpr int kGradLagMost = 4;                                    // stages that one warpgroup is behind the other
 constexpr int hopper_input_grad_shared_bytes(int channels, int windows_bytes, int zeros_bytes, int stages) {
   return kSwizzleAlignment + stages * channels * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * (stages + 2) + 1);
 }
