@@ -1,6 +1,6 @@
-// What the host files of csrc/cuda need of the CUDA runtime, for a small GPU that is not there. Small, so that plans split; or, where
-// the environment variable GCN_EMULATED_GPU is "large-blocks", one multiprocessor with all the shared memory of an H100's, so that
-// small problems have the plans of large ones.
+// What the host files of csrc/cuda need of the CUDA runtime, for a small GPU that is not there. Small, so that plans split; or,
+// where the environment variable GCN_EMULATED_GPU is "large-blocks", one multiprocessor with all the shared memory of an H100's,
+// so that small problems have the plans of large ones.
 #pragma once
 
 #include <cstdlib>
