@@ -47,6 +47,13 @@ def test_registers_leave_room_for_the_blocks_of_the_plan(kernels: tuple[Kernel, 
     assert not [f"{k}: {k.registers}" for k in counted_on if k.registers * BLOCK * BLOCKS[k.name] > REGISTERS]
 
 
+def test_strips_have_registers_for_the_threads_of_the_plan(kernels: tuple[Kernel, ...]) -> None:
+    """Two blocks of 256 threads, or one of 512."""
+    found = [k for k in kernels if k.name == "strips_tile_kernel"]
+    assert len(found) == 4
+    assert not [f"{k}: {k.registers}" for k in found if k.registers * 512 > REGISTERS]
+
+
 @needs_nvdisasm
 def test_no_local_memory(kernels: tuple[Kernel, ...]) -> None:
     assert all(k.instructions for k in kernels)

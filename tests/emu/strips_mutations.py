@@ -46,8 +46,15 @@ TILE = _of(
     ),
     (
         "no-padding-of-maps",
-        "inside && in_along.holds(first + i) ? sum[i] : A(0)",
-        "inside ? sum[i] : A(0)",
+        "if (op.addend != StripsAddend::kItself) zero_outside(dst, in_h, in_w);",
+        "",
+        "a map's padding is what was there before",
+        MSCA,
+    ),
+    (
+        "end-of-line",
+        "if (first + i < along.end) store_shared(to + i * to_step, sum[i]);",
+        "store_shared(to + i * to_step, sum[i]);",
         "a bias leaks over the border",
         MSCA,
     ),

@@ -13,7 +13,7 @@ using gcn::strips::Buffer, gcn::strips::Dot, gcn::strips::Kernel, gcn::strips::k
 
 constexpr int kCores[] = {8, 16, 24, 32, 48, 64, 96, 128};  // of a tile, beside all of an image
 constexpr int kMostChannels = 32, kThreadCounts[] = {256, 512};
-constexpr int kRegisters = 96, kRegistersOfMultiprocessor = 1 << 16, kThreadsOfMultiprocessor = 2048, kReservedShared = 1024;
+constexpr int kRegisters = 112, kRegistersOfMultiprocessor = 1 << 16, kThreadsOfMultiprocessor = 2048, kReservedShared = 1024;
 
 // Estimates, of instructions of a warp and of clocks that a block waits.
 constexpr double kIssue = 4, kHalfWarps = 4;  // instructions a clock and multiprocessor; warps that reach half of them

@@ -7,13 +7,13 @@
 // All maps of the program are in shared memory (strips_kernels.h), in fp32 (fp64 for fp64), so that device memory sees each image
 // once, and halos of tiles once more, mostly in L2. Operations are separated by barriers.
 //
-// A kernel's longer axis is its "along" axis. A thread computes kStripsGroup neighbouring outputs along it from a window in
-// registers: with k taps it reads k + 7 inputs and k / 4 vectors of weights for 8 k multiply-adds. Its lanes are neighbours
-// across that axis; the odd pitch puts them into different banks either way. A warp of a dot has as many taps at a time, its
-// lanes have different pixels, and what they have is added by shuffles in a fixed order.
+// A kernel's longer axis is its "along" axis. A thread computes 8 or 16 neighbouring outputs along it from a window in registers:
+// for 16 with k taps it reads k + 15 inputs and k / 4 vectors of weights to 16 k multiply-adds. Its lanes are neighbours across
+// that axis; the odd pitch puts them into different banks either way. A warp of a dot has 8 taps at a time, its lanes have
+// different pixels, and what they have is added by shuffles in a fixed order.
 //
-// Cost: at k = 21 about 34 wavefronts of shared memory to 168 multiply-adds of a warp, so that the multiply-adds bind (128 a
-// clock and SM); of MSCA 103 a pixel, three times the time that device memory needs for 16 bits.
+// Cost: at k = 21 a task of 16 outputs takes about 480 instructions, of which 336 are multiply-adds, so that these bind (128 a
+// clock and SM); of MSCA 103 a pixel, four to five times the time that device memory needs for 16 bits.
 #pragma once
 
 #include <algorithm>
@@ -35,45 +35,48 @@ GCN_DEVICE void load_vector(double* to, const double* from) {
 }
 
 // sum[i] += w[t] line[i + t]: `line` points to the first input of output 0, `step` is from one to the next.
-template <class A>
-GCN_DEVICE void add_line(A (&sum)[kStripsGroup], const A* line, int step, const A* weights, int taps) {
+template <class A, int kOutputs>
+GCN_DEVICE void add_line(A (&sum)[kOutputs], const A* line, int step, const A* weights, int taps) {
   constexpr int kGroup = kStripsGroup, kVector = 16 / sizeof(A);
-  A window[2 * kGroup - 1], w[kGroup];
+  A window[kOutputs + kGroup - 1], w[kGroup];
 #pragma unroll
-  for (int i = 0; i < kGroup - 1; ++i) window[i] = load_shared(line + i * step);
-  line += (kGroup - 1) * step;
+  for (int i = 0; i < kOutputs - 1; ++i) window[i] = load_shared(line + i * step);
+  line += (kOutputs - 1) * step;
 #pragma unroll 1
   for (; taps >= kGroup; taps -= kGroup, line += kGroup * step, weights += kGroup) {
 #pragma unroll
     for (int t = 0; t < kGroup; t += kVector) load_vector(w + t, weights + t);
 #pragma unroll
-    for (int t = 0; t < kGroup; ++t) window[kGroup - 1 + t] = load_shared(line + t * step);
+    for (int t = 0; t < kGroup; ++t) window[kOutputs - 1 + t] = load_shared(line + t * step);
 #pragma unroll
     for (int t = 0; t < kGroup; ++t) {
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) sum[i] += w[t] * window[i + t];
+      for (int i = 0; i < kOutputs; ++i) sum[i] += w[t] * window[i + t];
     }
 #pragma unroll
-    for (int i = 0; i < kGroup - 1; ++i) window[i] = window[i + kGroup];
+    for (int i = 0; i < kOutputs - 1; ++i) window[i] = window[i + kGroup];
   }
+  // Fewer than a group are left: k is odd.
+#pragma unroll
+  for (int t = 0; t < kGroup; t += kVector) load_vector(w + t, weights + t);
+#pragma unroll
+  for (int t = 0; t < kGroup - 1; ++t) window[kOutputs - 1 + t] = t < taps ? load_shared(line + t * step) : A(0);
 #pragma unroll
   for (int t = 0; t < kGroup - 1; ++t) {
     if (t >= taps) break;
-    const A weight = load_shared(weights + t);
-    window[kGroup - 1 + t] = load_shared(line + t * step);
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) sum[i] += weight * window[i + t];
+    for (int i = 0; i < kOutputs; ++i) sum[i] += w[t] * window[i + t];
   }
 }
 
 // The same where the taps are `dilation` inputs apart: no window, a load for each product.
-template <class A>
-GCN_DEVICE void add_dilated_line(A (&sum)[kStripsGroup], const A* line, int step, int dilation, const A* weights, int taps) {
+template <class A, int kOutputs>
+GCN_DEVICE void add_dilated_line(A (&sum)[kOutputs], const A* line, int step, int dilation, const A* weights, int taps) {
 #pragma unroll 1
   for (int t = 0; t < taps; ++t, line += dilation * step) {
     const A weight = load_shared(weights + t);
 #pragma unroll
-    for (int i = 0; i < kStripsGroup; ++i) sum[i] += weight * load_shared(line + i * step);
+    for (int i = 0; i < kOutputs; ++i) sum[i] += weight * load_shared(line + i * step);
   }
 }
 
@@ -272,47 +275,75 @@ class StripsBlock {
   }
 
   GCN_DEVICE void conv(const StripsOp& op) const {
+    const StripsMap& dst = p.map[op.dst];
+    const StripsAxes axes(p.kernel[op.kernel]);
+    const StripsSpan in_h(row0 - dst.rh, dst.rows, p.h), in_w(col0 - dst.rw, dst.cols, p.w);
+    if (op.addend != StripsAddend::kItself) zero_outside(dst, in_h, in_w);
+    const StripsSpan along = axes.down ? in_h : in_w, across = axes.down ? in_w : in_h;
+    const int outputs = along.end - along.begin, lines = across.end - across.begin;
+    // More outputs of a thread are fewer loads to each, as long as there is work for all threads.
+    constexpr int kMany = 2 * kStripsGroup;
+    if (outputs % kMany == 0 && outputs / kMany * lines * channels >= threads) {
+      conv_inside<kMany>(op, axes, along, across);
+    } else {
+      conv_inside<kStripsGroup>(op, axes, along, across);
+    }
+  }
+
+  // What convolutions write lies in the image alone; the padding around it is there once the map's place is first written.
+  GCN_DEVICE void zero_outside(const StripsMap& map, const StripsSpan& in_h, const StripsSpan& in_w) const {
+    if (in_h.begin == 0 && in_h.end == map.rows && in_w.begin == 0 && in_w.end == map.cols) return;
+    const int lines = channels * map.rows;
+#pragma unroll 1
+    for (int line = warp; line < lines; line += warps) {
+      const int c = line / map.rows, row = line % map.rows;
+      A* const to = shared + map.first + c * map.plane + row * map.pitch;
+      for (int col = lane; col < map.cols; col += kStripsWarp) {
+        if (!in_h.holds(row) || !in_w.holds(col)) store_shared(to + col, A(0));
+      }
+    }
+  }
+
+  template <int kOutputs>
+  GCN_DEVICE void conv_inside(const StripsOp& op, const StripsAxes& axes, const StripsSpan& along,
+                              const StripsSpan& across) const {
     const StripsMap &src = p.map[op.src], &dst = p.map[op.dst];
     const StripsKernel& k = p.kernel[op.kernel];
-    const StripsAxes axes(k);
-    const StripsSpan in_h(row0 - dst.rh, dst.rows, p.h), in_w(col0 - dst.rw, dst.cols, p.w);
-    const StripsSpan in_along = axes.down ? in_h : in_w, in_across = axes.down ? in_w : in_h;
-    const int across = axes.down ? dst.cols : dst.rows, groups = (axes.down ? dst.rows : dst.cols) / kStripsGroup;
+    const unsigned lines = unsigned(across.end - across.begin);
+    const unsigned groups = unsigned(along.end - along.begin + kOutputs - 1) / kOutputs;
     const int step = axes.step(src), line_step = axes.line_step(src), to_step = axes.step(dst);
     // Of the first tap of the first output.
     const int origin = (src.rh - dst.rh - k.dh * (k.kh / 2)) * src.pitch + (src.rw - dst.rw - k.dw * (k.kw / 2));
 #pragma unroll 1
-    for (int task = tid; task < across * groups * channels; task += threads) {
-      const int line = task % across, first = task / across % groups * kStripsGroup, c = task / across / groups;
-      const bool inside = in_across.holds(line) && first < in_along.end && first + kStripsGroup > in_along.begin;
+    for (unsigned task = unsigned(tid); task < lines * groups * unsigned(channels); task += unsigned(threads)) {
+      const unsigned rest = task / lines, of_channel = rest / groups;
+      const int line = across.begin + int(task - rest * lines), c = int(of_channel);
+      const int first = along.begin + int(rest - of_channel * groups) * kOutputs;
       const A* const weights = shared + p.weight_first + c * p.weight_plane + op.weights;
-      A sum[kStripsGroup] = {};
-      if (inside) {
-        const A bias = load_shared(weights + axes.lines * axes.padded);
+      const A bias = load_shared(weights + axes.lines * axes.padded);
+      A sum[kOutputs];
 #pragma unroll
-        for (A& s : sum) s = bias;
-        const A* from = shared + src.first + c * src.plane + origin + line * line_step + first * step;
+      for (A& s : sum) s = bias;
+      const A* from = shared + src.first + c * src.plane + origin + line * line_step + first * step;
 #pragma unroll 1
-        for (int u = 0; u < axes.lines; ++u, from += axes.line_dilation * line_step) {
-          if (axes.dilation == 1) {
-            add_line(sum, from, step, weights + u * axes.padded, axes.taps);
-          } else {
-            add_dilated_line(sum, from, step, axes.dilation, weights + u * axes.padded, axes.taps);
-          }
+      for (int u = 0; u < axes.lines; ++u, from += axes.line_dilation * line_step) {
+        if (axes.dilation == 1) {
+          add_line(sum, from, step, weights + u * axes.padded, axes.taps);
+        } else {
+          add_dilated_line(sum, from, step, axes.dilation, weights + u * axes.padded, axes.taps);
         }
       }
-      const int place = line * axes.line_step(dst) + first * to_step;
-      A* const to = shared + dst.first + c * dst.plane + place;
-      if (op.addend != StripsAddend::kNone && inside) {
+      if (op.addend != StripsAddend::kNone) {
         const StripsMap& map = op.addend == StripsAddend::kMap ? p.map[op.addend_map] : dst;
         const A* const addend = shared + map.first + c * map.plane + (map.rh - dst.rh) * map.pitch + (map.rw - dst.rw) +
                                 line * axes.line_step(map) + first * axes.step(map);
 #pragma unroll
-        for (int i = 0; i < kStripsGroup; ++i) sum[i] += load_shared(addend + i * axes.step(map));
+        for (int i = 0; i < kOutputs; ++i) sum[i] += load_shared(addend + i * axes.step(map));
       }
+      A* const to = shared + dst.first + c * dst.plane + line * axes.line_step(dst) + first * to_step;
 #pragma unroll
-      for (int i = 0; i < kStripsGroup; ++i) {
-        store_shared(to + i * to_step, inside && in_along.holds(first + i) ? sum[i] : A(0));
+      for (int i = 0; i < kOutputs; ++i) {
+        if (first + i < along.end) store_shared(to + i * to_step, sum[i]);
       }
     }
   }
