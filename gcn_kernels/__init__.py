@@ -11,6 +11,9 @@ from gcn_kernels.gcn import functional, module, problem
 from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.gcn.spec import GCN
+from gcn_kernels.refine.functional import fused_refine
+from gcn_kernels.refine.module import FusedRefine
+from gcn_kernels.refine.spec import REFINE
 from gcn_kernels.strips.functional import fused_strips
 from gcn_kernels.strips.module import FusedStrips
 from gcn_kernels.strips.spec import STRIPS
@@ -22,11 +25,13 @@ from gcn_kernels.upsample.spec import UPSAMPLE
 __version__ = "0.1.0"
 __all__ = [
     "FusedGCN",
+    "FusedRefine",
     "FusedStrips",
     "FusedUpsample",
     "convert_gcn",
     "convert_model",
     "fused_gcn",
+    "fused_refine",
     "fused_strips",
     "fused_upsample",
     "reference",
@@ -34,7 +39,7 @@ __all__ = [
 ]
 
 #: The compiled operators, each with its backward operator.
-OPERATORS = (GCN, STRIPS, UPSAMPLE)
+OPERATORS = (GCN, STRIPS, UPSAMPLE, REFINE)
 library.load(
     {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
     [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],

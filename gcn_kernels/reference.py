@@ -46,6 +46,14 @@ def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)
 
 
+def refine(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
+    """Boundary refinement (Peng et al. 2017, figure 2 C): a map plus two 3 x 3 convolutions of it with a ReLU between.
+
+    Shapes are those of :func:`gcn_kernels.fused_refine`; both convolutions are zero-padded to keep the map's size.
+    """
+    return x + F.conv2d(F.relu(F.conv2d(x, w1, b1, padding=1)), w2, b2, padding=1)
+
+
 def strips(x: Tensor, branches: Sequence[Sequence[Step]], *, stem: Step | None = None, skip: bool = False) -> Tensor:
     """Depthwise strips: a stem, then the sum of chains of depthwise convolutions (and of their input if ``skip``).
 

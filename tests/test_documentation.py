@@ -18,6 +18,8 @@ MODULES = [
     "gcn_kernels.info",
     "gcn_kernels.strips.functional",
     "gcn_kernels.strips.module",
+    "gcn_kernels.refine.functional",
+    "gcn_kernels.refine.module",
     "gcn_kernels.upsample.functional",
     "gcn_kernels.upsample.module",
 ]

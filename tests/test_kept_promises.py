@@ -30,6 +30,11 @@ SCHEMAS = {
     "upsample_backward": (
         "gcn_kernels::upsample_backward(Tensor dy, Tensor x, Tensor weight, int wanted) -> (Tensor, Tensor, Tensor)"
     ),
+    "refine": "gcn_kernels::refine(Tensor x, Tensor w1, Tensor w2, Tensor? b1, Tensor? b2, bool channels_last) -> Tensor",
+    "refine_backward": (
+        "gcn_kernels::refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
     "cpu_plan": "gcn_kernels::cpu_plan(int[] sizes, bool float64, bool spectra_cached) -> str",
     "cpu_spectra_cache": "gcn_kernels::cpu_spectra_cache(bool clear) -> int",
 }

@@ -194,3 +194,13 @@ def test_fused_and_plain_heads_agree_on_the_maps_of_a_512_pixel_image(channels, 
     with torch.no_grad():
         expected = plain(x)
         assert ((fused(x) - expected).abs().max() / expected.abs().max()).item() < 1e-5
+
+
+def test_refinement_and_deconvolution_take_the_backend_where_they_have_kernels():
+    for backend, expected in (("torch", "torch"), ("cpu", "cpu"), ("auto", "auto"), ("triton", "auto")):
+        assert {m.backend for m in (BoundaryRefinement(3, backend=backend), Deconvolution(3, backend=backend))} == {expected}
+    plain, fused = (GCNNet(resnet(18), 5, 7, backend=backend).eval() for backend in ("torch", "auto"))
+    fused.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 64, 90)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-4, atol=1e-4)

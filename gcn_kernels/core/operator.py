@@ -35,6 +35,7 @@ class Operator:
             None where Python declares the operators, and their shapes with them, rather than the library ``_C``.
         vectors: for every tensor that may be missing, be it optional or not among what the backward operator takes: the tensor
             and the dimension of it that tell its length. Lists go element by element.
+        read: those of ``vectors`` whose values the backward operator reads. The others may be changed before the backward pass.
         definition_options: names of the options that the definition needs, passed by their names.
         backends: which of ``"cpu"``, ``"cuda"``, ``"triton"`` have kernels for it, besides the definition.
 
@@ -50,6 +51,7 @@ class Operator:
     definition: Callable[..., Tensor]
     fake: Callable[..., tuple[Tensor, ...] | Tensor] | None = None
     vectors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    read: tuple[str, ...] = ()
     definition_options: tuple[str, ...] = ()
     backends: tuple[str, ...] = ("cpu", "cuda", "triton")
 
@@ -126,9 +128,9 @@ class Operator:
         ctx.mark_non_differentiable(*everything[len(inputs) + 1 :])
         ctx.set_materialize_grads(False)
         values = [everything[place] for place in self._saved_places]
-        # No value of what is in `vectors`, biases, is read by the backward kernels: one that an optimizer changes before the
-        # backward pass is no error, as with conv2d. Only the derivative of the backward pass needs the values as they were.
-        unread = [name in self.vectors for name in self.saved]
+        # Biases whose values the backward kernels do not read: one that an optimizer changes before the backward pass is no
+        # error, as with conv2d. Only the derivative of the backward pass needs the values as they were.
+        unread = [name in self.vectors and name not in self.read for name in self.saved]
         _keep(ctx, [None if skip else value for value, skip in zip(values, unread, strict=True)])
         ctx.unread = [value if skip else None for value, skip in zip(values, unread, strict=True)]
         ctx.versions = _versions(ctx.unread)
@@ -140,7 +142,7 @@ class Operator:
         if dy is None or not wanted:
             return [None] * len(needed)
         if torch.is_grad_enabled() and _versions(ctx.unread) != ctx.versions:
-            changed = [name for name in self.saved if name in self.vectors]
+            changed = [name for name in self.saved if name in self.vectors and name not in self.read]
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
                 f"{' or '.join(changed)} was changed between the forward pass and a backward pass with create_graph=True, whose "

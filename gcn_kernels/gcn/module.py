@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
 
 from gcn_kernels.core import backends
+from gcn_kernels.core.children import channels, hooks_on_all, special, wants_convolutions
 from gcn_kernels.gcn.functional import fused_gcn
 
 #: The children of a block, and the axis that each one's kernel lies along: 0 for k x 1 (H), 1 for 1 x k (W).
@@ -63,9 +63,9 @@ class FusedGCN(nn.Module):
     ) -> None:
         super().__init__()
         kh, kw = _kernel_pair(kernel_size)
-        in_channels = _channels("in_channels", in_channels)
-        out_channels = _channels("out_channels", out_channels)
-        mid_channels = out_channels if mid_channels is None else _channels("mid_channels", mid_channels)
+        in_channels = channels("in_channels", in_channels)
+        out_channels = channels("out_channels", out_channels)
+        mid_channels = out_channels if mid_channels is None else channels("mid_channels", mid_channels)
         self._set_algorithm(backend, algo)
         options: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
         vertical: dict[str, Any] = {"kernel_size": (kh, 1), "padding": (kh // 2, 0), **options}
@@ -129,7 +129,7 @@ class FusedGCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``x`` [N, C, H, W] or [C, H, W]."""
         l1, l2, r1, r2 = self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2
-        if _wants_convolutions(x) or self._why_not_fused() is not None:
+        if wants_convolutions(x) or self._why_not_fused() is not None:
             y: Tensor = l2(l1(x)) + r2(r1(x))
             return y
         self._check_input(x)
@@ -180,10 +180,8 @@ class FusedGCN(nn.Module):
 
     def _why_not_fused(self) -> str | None:
         """Why the convolutions run themselves, or None while they are plain."""
-        if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
-            return "a hook is set on all modules"
-        if nn_module._global_backward_hooks or nn_module._global_backward_pre_hooks:
-            return "a hook is set on all modules"
+        if (everywhere := hooks_on_all()) is not None:
+            return everywhere
         children: Any = self._modules
         for name, axis in CHILDREN.items():
             if (reason := _special(children[name], axis)) is not None:
@@ -260,27 +258,10 @@ class _Convolutions(nn.Module):
         return y
 
 
-def _wants_convolutions(x: Tensor) -> bool:
-    """Whether ``x`` comes from a tracer that has to see convolutions, or has no data to run on."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
-    if isinstance(x, torch.fx.Proxy):
-        return True
-    if isinstance(x, Tensor) and x.is_meta:
-        return True
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing and torch.onnx.is_in_onnx_export()
-
-
 def _special(conv: nn.Module, axis: int) -> str | None:
     """What ``conv`` does beside a plain convolution along ``axis`` that keeps the size, or None."""
-    kind = type(conv)
-    if kind is not nn.Conv2d and not _computes_as_conv2d(kind):
-        return f"is a {kind.__name__}"
-    if "forward" in conv.__dict__ or "_conv_forward" in conv.__dict__:
-        return "has a forward of its own"
-    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
-        return "has a hook"
+    if (reason := special(conv)) is not None:
+        return reason
     assert isinstance(conv, nn.Conv2d)
     k, padding = conv.kernel_size[axis], conv.padding
     if conv.kernel_size[1 - axis] != 1 or k % 2 == 0:
@@ -289,30 +270,7 @@ def _special(conv: nn.Module, axis: int) -> str | None:
         return f"has padding {padding}"
     if conv.padding_mode != "zeros" and k > 1:
         return f"has padding_mode {conv.padding_mode!r}"
-    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:
-        return f"has stride {conv.stride}, dilation {conv.dilation}, groups {conv.groups}"
     return None
-
-
-def _computes_as_conv2d(kind: type[nn.Module]) -> bool:
-    """Whether a class computes exactly as ``nn.Conv2d`` from its weight and bias, as that of a parametrized one does."""
-    return (
-        issubclass(kind, nn.Conv2d)
-        and kind.forward is nn.Conv2d.forward
-        and kind._conv_forward is nn.Conv2d._conv_forward
-        and kind.__call__ is nn.Module.__call__
-    )
-
-
-def _channels(name: str, value: int) -> int:
-    """``value`` as an int of at least 1; NumPy's integers are taken too."""
-    try:
-        channels = operator.index(value)
-    except TypeError:
-        channels = 0
-    if channels < 1:
-        raise ValueError(f"{name}: expected an int of at least 1, got {value!r}")
-    return channels
 
 
 def _kernel_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:

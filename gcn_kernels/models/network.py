@@ -14,40 +14,36 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcn_kernels.core.operator import Operator
 from gcn_kernels.models.heads import make_head
+from gcn_kernels.refine.module import FusedRefine
+from gcn_kernels.refine.spec import REFINE
 from gcn_kernels.upsample.module import FusedUpsample
+from gcn_kernels.upsample.spec import UPSAMPLE
 
 #: What the four stages divide the size of the image by.
 REDUCTIONS = (4, 8, 16, 32)
 
 
-class BoundaryRefinement(nn.Module):
-    """S + conv3x3(relu(conv3x3(S))), [N, O, H, W] -> [N, O, H, W] (figure 2 C).
+class BoundaryRefinement(FusedRefine):
+    """S + conv3x3(relu(conv3x3(S))), [N, O, H, W] -> [N, O, H, W] (figure 2 C): adds a learnt correction.
 
     Example:
         >>> BoundaryRefinement(21)(torch.zeros(1, 21, 8, 8)).shape
         torch.Size([1, 21, 8, 8])
     """
 
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(classes, classes, 3, padding=1)
-        self.conv2 = nn.Conv2d(classes, classes, 3, padding=1)
-
-    def forward(self, score: Tensor) -> Tensor:
-        """Add the learnt correction."""
-        y: Tensor = score + self.conv2(F.relu(self.conv1(score)))
-        return y
+    def __init__(self, classes: int, *, backend: str = "auto") -> None:
+        super().__init__(classes, backend=_with_kernels(REFINE, backend))
 
 
 class Deconvolution(FusedUpsample):
     """Doubles a score map; starts as bilinear interpolation of every class by itself (the paper does not say)."""
 
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, classes)
+    def __init__(self, classes: int, *, backend: str = "auto") -> None:
+        super().__init__(classes, classes, backend=_with_kernels(UPSAMPLE, backend))
         slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
         with torch.no_grad():
             self.weight.copy_(torch.eye(classes)[:, :, None, None] * slope[:, None] * slope)
@@ -64,7 +60,8 @@ class GCNNet(nn.Module):
         head: ``"gcn"``, or what it is compared with, see :func:`gcn_kernels.models.make_head`.
         refine: whether to use boundary refinement; without, the nine places are the identity.
         middle: maps of the ``"stack"`` head.
-        backend: of the GCN, see :func:`gcn_kernels.fused_gcn`.
+        backend: of the GCN, see :func:`gcn_kernels.fused_gcn`, and of the refinements and deconvolutions; those that have no
+            kernels for it choose by themselves.
 
     Shape:
         [N, 3, H, W] -> [N, classes, H, W], any H and W of at least 1.
@@ -102,12 +99,12 @@ class GCNNet(nn.Module):
         )
 
         def refinements(count: int) -> nn.ModuleList:
-            return nn.ModuleList(BoundaryRefinement(classes) if refine else nn.Identity() for _ in range(count))
+            return nn.ModuleList(BoundaryRefinement(classes, backend=backend) if refine else nn.Identity() for _ in range(count))
 
         self.refine_stage = refinements(4)
         self.refine_sum = refinements(3)
         self.refine_final = refinements(2)
-        self.deconvolutions = nn.ModuleList(Deconvolution(classes) for _ in range(5))
+        self.deconvolutions = nn.ModuleList(Deconvolution(classes, backend=backend) for _ in range(5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores at the size of the input."""
@@ -120,6 +117,11 @@ class GCNNet(nn.Module):
         for i, size in enumerate((((height + 1) // 2, (width + 1) // 2), (height, width))):
             score = self.refine_final[i](self.deconvolutions[3 + i](score, size))
         return score
+
+
+def _with_kernels(operator: Operator, backend: str) -> str:
+    """``backend``, or ``"auto"`` if it is one that the operator has no kernels for."""
+    return "auto" if backend in {"cpu", "cuda", "triton"}.difference(operator.backends) else backend
 
 
 def _stages(encoder: nn.Module) -> tuple[list[int], list[int]]:

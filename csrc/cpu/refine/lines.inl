@@ -1,0 +1,99 @@
+// Windows: rows of a map in float, [row][channel][line], with zeros around the image. A line holds its columns in P phases,
+// column q at place q / P of phase q % P; so lanes are neighbouring columns for P = 1, and neighbouring tiles of P columns
+// otherwise. Columns are counted from the first of the unit.
+
+template <int P>
+struct Lines {
+  int64_t pitch;  // floats of a phase
+  // For columns -P .. columns + P, and whole vectors of them from -P on.
+  explicit Lines(int64_t columns) : pitch(kBorder + padded((columns + P - 1) / P + 2) + kBorder) {}
+  int64_t size() const { return P * pitch; }
+  static int64_t floor(int64_t column) { return column >= 0 ? column / P : -((P - 1 - column) / P); }
+  static int64_t ceil(int64_t column) { return floor(column + P - 1); }
+  int64_t at(int64_t column) const { return (column - P * floor(column)) * pitch + kBorder + floor(column); }
+  // Zeros from a column on.
+  void clear_from(int64_t column, float* line) const {
+    for (int p = 0; p < P; p++) clear(line + p * pitch + kBorder + ceil(column - p), line + (p + 1) * pitch);
+  }
+};
+
+// What is around a unit: its columns in the map, and how many there are beside them, at most `wanted` on either side.
+struct Span {
+  int64_t first, count, left, right;
+  Span(const Unit& u, int64_t width, int64_t wanted)
+      : first(u.column0),
+        count(u.column1 - u.column0),
+        left(smaller(wanted, u.column0)),
+        right(smaller(wanted, width - u.column1)) {}
+};
+
+// The phases of a line of whole columns, and back.
+template <int P>
+static void split(const float* whole, int64_t columns, float* line, int64_t pitch) {
+  static_assert(P == 4);
+  for (int64_t j = 0; j < columns; j += P * kLanes, line += kLanes) {
+    const Vec a = load(whole + j), b = load(whole + j + kLanes);
+    const Vec c = load(whole + j + 2 * kLanes), d = load(whole + j + 3 * kLanes);
+    const Vec even0 = shuffle<Every2nd<0>>(a, b), even1 = shuffle<Every2nd<0>>(c, d);
+    const Vec odd0 = shuffle<Every2nd<1>>(a, b), odd1 = shuffle<Every2nd<1>>(c, d);
+    store(line, shuffle<Every2nd<0>>(even0, even1));
+    store(line + pitch, shuffle<Every2nd<0>>(odd0, odd1));
+    store(line + 2 * pitch, shuffle<Every2nd<1>>(even0, even1));
+    store(line + 3 * pitch, shuffle<Every2nd<1>>(odd0, odd1));
+  }
+}
+template <int P>
+static void join(const float* line, int64_t pitch, int64_t columns, float* whole) {
+  static_assert(P == 4);
+  for (int64_t j = 0; j < columns; j += P * kLanes, line += kLanes) {
+    const Vec a = load(line), b = load(line + pitch), c = load(line + 2 * pitch), d = load(line + 3 * pitch);
+    const Vec even0 = shuffle<Interleave<0>>(a, c), even1 = shuffle<Interleave<1>>(a, c);
+    const Vec odd0 = shuffle<Interleave<0>>(b, d), odd1 = shuffle<Interleave<1>>(b, d);
+    store(whole + j, shuffle<Interleave<0>>(even0, odd0));
+    store(whole + j + kLanes, shuffle<Interleave<1>>(even0, odd0));
+    store(whole + j + 2 * kLanes, shuffle<Interleave<0>>(even1, odd1));
+    store(whole + j + 3 * kLanes, shuffle<Interleave<1>>(even1, odd1));
+  }
+}
+
+// One row of a map into a window. whole: floats for a row without phases, `wide` a channel.
+template <int P>
+static void load_window_row(const ConstImage& image, int64_t n, int64_t row, int64_t height, const Span& span, int64_t channels,
+                            const Lines<P>& lines, float* to, float* whole, int64_t wide) {
+  if (row < 0 || row >= height) return clear(to, to + channels * lines.size());
+  const Row source{n, row, span.first, span.count, channels};
+  if (P == 1) {
+    load_row(image, source, to + kBorder, lines.pitch);
+  } else {
+    load_row(image, source, whole, wide);
+  }
+  for (int64_t c = 0; c < channels; c++) {
+    float* line = to + c * lines.size();
+    if constexpr (P > 1) {
+      clear(whole + c * wide + span.count, whole + (c + 1) * wide);
+      split<P>(whole + c * wide, span.count, line + kBorder, lines.pitch);
+    }
+    const int64_t first = offset_of(image, source) + c * image.stride_c;
+    for (int64_t q = -span.left; q < 0; q++) line[lines.at(q)] = load_element(image, first + q * image.stride_w);
+    for (int64_t q = span.count; q < span.count + span.right; q++) {
+      line[lines.at(q)] = load_element(image, first + q * image.stride_w);
+    }
+    lines.clear_from(span.count + span.right, line);
+  }
+}
+
+// image = result + addend, both a row of a window. The result is overwritten.
+template <int P>
+static void store_sum(const Image& image, int64_t n, int64_t row, const Span& span, int64_t channels, const Lines<P>& lines,
+                      float* result, const float* addend, float* whole, int64_t wide) {
+  for (int64_t i = 0; i < channels * lines.size(); i += kLanes) store(result + i, load(result + i) + load(addend + i));
+  const Row target{n, row, span.first, span.count, channels};
+  if constexpr (P == 1) {
+    store_row(image, target, result + kBorder, lines.pitch);
+  } else {
+    for (int64_t c = 0; c < channels; c++) {
+      join<P>(result + c * lines.size() + kBorder, lines.pitch, span.count, whole + c * wide);
+    }
+    store_row(image, target, whole, wide);
+  }
+}

@@ -1,0 +1,277 @@
+// The operators gcn_kernels::refine and gcn_kernels::refine_backward on the CPU: allocate the results, cut the problem into units
+// of work, hand them to the kernels for this CPU.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include "../../dtype.h"
+#include "../image.h"
+#include "../parallel.h"
+#include "../spare_memory.h"
+#include "kernels.h"
+#include "plain.h"
+
+namespace gcn::cpu {
+namespace refine {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::stable::Tensor;
+
+// Backward, sums over pixels are made for this many units, for any number of threads; forward, each thread gets a few.
+constexpr int64_t kBackwardUnits = 16, kUnitsPerThread = 3;
+// Units are dealt out in at most this many groups; each has sums of its own.
+constexpr int64_t kMostGroups = 32;
+
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, bool channels_last = false) {
+  return torch::stable::empty({sizes.begin(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+const Kernels* kernels() {
+#if GCN_FFT_HAVE_X86
+  if (fft::active_isa() == fft::Isa::kAvx512) return &kAvx512Kernels;
+  if (fft::active_isa() == fft::Isa::kAvx2) return &kAvx2Kernels;
+#endif
+#if GCN_FFT_HAVE_VECTORS
+  return &kPortableKernels;
+#else
+  return nullptr;
+#endif
+}
+
+// Where vectors of float do not serve, plain loops do.
+bool is_plain(const Tensor& x) { return x.scalar_type() == ScalarType::Double || !kernels(); }
+
+template <class F>
+void with_arithmetic(ScalarType dtype, const F& f) {
+  dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+// Users meet the checks of gcn_kernels/refine/functional.py, which explain themselves; the ones here only keep a direct call of
+// the registered operators from reading out of bounds.
+void check_like(const char* name, const Tensor& t, const Tensor& x) {
+  check(t.scalar_type() == x.scalar_type() && t.device() == x.device(), name, ": expected the dtype and device of x");
+}
+void check_weight(const char* name, const Tensor& w, int64_t outputs, int64_t inputs) {
+  check(w.dim() == 4 && w.size(0) == outputs && w.size(1) == inputs && w.size(2) == 3 && w.size(3) == 3, name, ": expected [",
+        outputs, ", ", inputs, ", 3, 3]");
+}
+void check_bias(const char* name, const std::optional<Tensor>& b, int64_t length, const Tensor& x) {
+  if (!b) return;
+  check(b->dim() == 1 && b->size(0) == length, name, ": expected [", length, "]");
+  check_like(name, *b, x);
+}
+Sizes sizes_of(const Tensor& x, const Tensor& w1, const Tensor& w2) {
+  check(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
+  check_dtype(x.scalar_type());
+  check(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, "x: expected C, H and W of at least 1");
+  check(w1.dim() == 4 && w1.size(0) > 0, "w1: expected [M, C, 3, 3] with M of at least 1");
+  check_weight("w1", w1, w1.size(0), x.size(1));
+  check_weight("w2", w2, x.size(1), w1.size(0));
+  check_like("w1", w1, x);
+  check_like("w2", w2, x);
+  return {x.size(0), x.size(1), w1.size(0), x.size(2), x.size(3)};
+}
+
+template <class A>
+std::vector<A> dense_bias(const std::optional<Tensor>& b) {
+  return b ? dense_vector<A>(*b) : std::vector<A>();
+}
+
+// w [outputs][inputs][3][3] -> the weights of the transposed convolution, [inputs][outputs][3][3] with the taps in reverse order.
+template <class A>
+std::vector<A> transposed(const std::vector<A>& w, int64_t outputs, int64_t inputs) {
+  std::vector<A> to(w.size());
+  for (int64_t o = 0; o < outputs; ++o) {
+    for (int64_t c = 0; c < inputs; ++c) {
+      for (int tap = 0; tap < 9; ++tap) to[(c * outputs + o) * 9 + 8 - tap] = w[(o * inputs + c) * 9 + tap];
+    }
+  }
+  return to;
+}
+
+std::vector<float> packed(const Kernels& k, int64_t outputs, int64_t inputs, const std::vector<float>& w) {
+  std::vector<float> to(w.size());
+  k.pack(outputs, inputs, w.data(), to.data());
+  return to;
+}
+
+// relu, as PyTorch has it: nan stays.
+template <class A>
+std::vector<A> relu(std::vector<A> of) {
+  for (A& value : of) value = value < 0 ? A(0) : value;
+  return of;
+}
+
+Tensor refine(const Tensor& x, const Tensor& w1, const Tensor& w2, const std::optional<Tensor>& b1,
+              const std::optional<Tensor>& b2, bool channels_last) {
+  const Sizes s = sizes_of(x, w1, w2);
+  check_bias("b1", b1, s.m, x);
+  check_bias("b2", b2, s.c, x);
+  const Tensor y = new_tensor(x, {s.n, s.c, s.h, s.w}, channels_last);
+  if (s.n == 0) return y;
+  if (is_plain(x)) {
+    with_arithmetic(x.scalar_type(), [&](auto a) {
+      using A = decltype(a);
+      const std::vector<A> from = dense_copy<A>(input_map(x));
+      const std::vector<A> h = relu(conv_plain({s.n, s.c, s.h, s.w}, from, dense_copy<A>(input_map(w1)), dense_bias<A>(b1), s.m));
+      std::vector<A> to = conv_plain({s.n, s.m, s.h, s.w}, h, dense_copy<A>(input_map(w2)), dense_bias<A>(b2), s.c);
+      for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+      store_dense(to, output_map(y));
+    });
+    return y;
+  }
+  const Kernels& k = *kernels();
+  const Tiling tiling(s, kWindow * (s.c + s.m), kUnitsPerThread * torch::stable::get_num_threads());
+  const std::vector<float> packed1 = packed(k, s.m, s.c, dense_copy<float>(input_map(w1)));
+  const std::vector<float> packed2 = packed(k, s.c, s.m, dense_copy<float>(input_map(w2)));
+  const std::vector<float> bias1 = dense_bias<float>(b1), bias2 = dense_bias<float>(b2);
+  const Forward call{s,
+                     input_image(x),
+                     output_image(y),
+                     packed1.data(),
+                     packed2.data(),
+                     b1 ? bias1.data() : nullptr,
+                     b2 ? bias2.data() : nullptr};
+  const int64_t scratch = k.forward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
+  for_each_unit(tiling.units, [&](int64_t unit) { k.forward(call, tiling, unit, new_floats(scratch).get()); });
+  return y;
+}
+
+// Where the gradients go; those that are not wanted are null.
+struct Results {
+  const Tensor *x, *w1, *w2, *b1, *b2;
+};
+
+template <class A>
+void store_vector(const A* from, const Tensor& to) {
+  with_storage_type(to.scalar_type(), [&](auto storage) {
+    convert(from, 1, static_cast<decltype(storage)*>(to.mutable_data_ptr()), 1, to.numel());
+  });
+}
+
+template <class A>
+void backward_plain(const Sizes& s, const Tensor& dy, const Tensor& x, const Tensor& w1, const Tensor& w2,
+                    const std::optional<Tensor>& b1, const Results& to) {
+  const Planes outer{s.n, s.c, s.h, s.w}, inner{s.n, s.m, s.h, s.w};
+  const std::vector<A> g = dense_copy<A>(input_map(dy)), in = dense_copy<A>(input_map(x));
+  const std::vector<A> dense1 = dense_copy<A>(input_map(w1)), dense2 = dense_copy<A>(input_map(w2));
+  std::vector<A> a = conv_plain(outer, in, dense1, dense_bias<A>(b1), s.m);
+  std::vector<A> da = conv_plain(outer, g, transposed(dense2, s.c, s.m), {}, s.m);
+  for (size_t i = 0; i < a.size(); ++i) da[i] = a[i] <= 0 ? A(0) : da[i];
+  if (to.x) {
+    std::vector<A> dx = conv_plain(inner, da, transposed(dense1, s.m, s.c), {}, s.c);
+    for (size_t i = 0; i < dx.size(); ++i) dx[i] += g[i];
+    store_dense(dx, output_map(*to.x));
+  }
+  if (to.w1) store_dense(weight_gradient_plain(outer, in, da, s.m), output_map(*to.w1));
+  if (to.w2) store_dense(weight_gradient_plain(inner, relu(std::move(a)), g, s.c), output_map(*to.w2));
+  if (to.b1) store_vector(sums_plain(outer, da, s.m).data(), *to.b1);
+  if (to.b2) store_vector(sums_plain(outer, g, s.c).data(), *to.b2);
+}
+
+void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const Tensor& w1, const Tensor& w2,
+                      const std::optional<Tensor>& b1, const Results& to) {
+  const Kernels& k = *kernels();
+  const Tiling tiling(s, 2 * kWindow * (s.c + s.m), kBackwardUnits);
+  const Sums layout(s);
+  const std::vector<float> dense1 = dense_copy<float>(input_map(w1)), dense2 = dense_copy<float>(input_map(w2));
+  const std::vector<float> packed1 = packed(k, s.m, s.c, dense1), packed2t = packed(k, s.m, s.c, transposed(dense2, s.c, s.m));
+  const std::vector<float> packed1t = to.x ? packed(k, s.c, s.m, transposed(dense1, s.m, s.c)) : std::vector<float>();
+  const std::vector<float> bias1 = dense_bias<float>(b1);
+  Backward call{s,
+                input_image(dy),
+                input_image(x),
+                to.x ? output_image(*to.x) : fft::Image{},
+                packed1.data(),
+                packed2t.data(),
+                packed1t.data(),
+                b1 ? bias1.data() : nullptr,
+                to.w1 || to.w2,
+                to.b1 || to.b2,
+                false};
+  const int64_t groups = call.weights || call.biases ? std::min(tiling.units, kMostGroups) : tiling.units;
+  const int64_t scratch = k.backward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
+  std::vector<float> sums;
+  const auto run = [&] {
+    sums.assign(static_cast<size_t>(call.weights || call.biases ? groups * layout.total : 0), 0);
+    for_each_unit(groups, [&](int64_t g) {
+      const Floats floats = new_floats(scratch);
+      for (int64_t unit = g * tiling.units / groups; unit < (g + 1) * tiling.units / groups; ++unit) {
+        k.backward(call, tiling, unit, floats.get(), sums.empty() ? nullptr : sums.data() + g * layout.total);
+      }
+    });
+  };
+  run();
+  if (!std::all_of(sums.begin(), sums.end(), [](float value) { return std::isfinite(value); })) {
+    call.careful = true;
+    run();
+  }
+  // In double, in the order of the groups.
+  const auto sum = [&](int64_t i) {
+    double total = 0;
+    for (int64_t g = 0; g < groups; ++g) total += static_cast<double>(sums[g * layout.total + i]);
+    return static_cast<float>(total);
+  };
+  const auto at = [&](int64_t m, int64_t c, int64_t tap) { return ((m * 3 + tap / 3) * s.c + c) * 3 + tap % 3; };
+  std::vector<float> dense(static_cast<size_t>(std::max({s.m * s.c * 9, s.m, s.c})));
+  if (to.w1) {
+    for (int64_t m = 0; m < s.m; ++m)
+      for (int64_t c = 0; c < s.c; ++c)
+        for (int64_t tap = 0; tap < 9; ++tap) dense[(m * s.c + c) * 9 + tap] = sum(layout.w1 + at(m, c, tap));
+    store_dense(dense, output_map(*to.w1));
+  }
+  if (to.w2) {
+    for (int64_t m = 0; m < s.m; ++m)
+      for (int64_t c = 0; c < s.c; ++c)
+        for (int64_t tap = 0; tap < 9; ++tap) dense[(c * s.m + m) * 9 + tap] = sum(layout.w2 + at(m, c, 8 - tap));
+    store_dense(dense, output_map(*to.w2));
+  }
+  const auto store_bias = [&](const Tensor* t, int64_t first) {
+    if (!t) return;
+    for (int64_t i = 0; i < t->numel(); ++i) dense[i] = sum(first + i);
+    store_vector(dense.data(), *t);
+  };
+  store_bias(to.b1, layout.b1);
+  store_bias(to.b2, layout.b2);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> refine_backward(const Tensor& dy, const Tensor& x, const Tensor& w1,
+                                                                   const Tensor& w2, const std::optional<Tensor>& b1,
+                                                                   int64_t wanted) {
+  const Sizes s = sizes_of(x, w1, w2);
+  check_bias("b1", b1, s.m, x);
+  check(dy.dim() == 4 && dy.size(0) == s.n && dy.size(1) == s.c && dy.size(2) == s.h && dy.size(3) == s.w,
+        "dy: expected the shape of x");
+  check_like("dy", dy, x);
+  const auto like = [&](int bit, const Tensor& t) {
+    return wanted >> bit & 1 ? torch::stable::empty_like(t) : new_tensor(x, {0});
+  };
+  const Tensor dx = like(0, x), dw1 = like(1, w1), dw2 = like(2, w2);
+  const Tensor db1 = new_tensor(x, {wanted & 8 ? s.m : 0}), db2 = new_tensor(x, {wanted & 16 ? s.c : 0});
+  const auto chosen = [&](int bit, const Tensor& t) { return wanted >> bit & 1 ? &t : nullptr; };
+  const Results to{chosen(0, dx), chosen(1, dw1), chosen(2, dw2), chosen(3, db1), chosen(4, db2)};
+  if (s.n == 0) {
+    for (const Tensor* t : {to.w1, to.w2, to.b1, to.b2})
+      if (t) torch::stable::zero_(const_cast<Tensor&>(*t));
+  } else if (is_plain(x)) {
+    with_arithmetic(x.scalar_type(), [&](auto a) { backward_plain<decltype(a)>(s, dy, x, w1, w2, b1, to); });
+  } else {
+    backward_vectors(s, dy, x, w1, w2, b1, to);
+  }
+  return {dx, dw1, dw2, db1, db2};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(gcn_kernels, CPU, m) {
+  m.impl("refine", TORCH_BOX(&refine));
+  m.impl("refine_backward", TORCH_BOX(&refine_backward));
+}
+
+}  // namespace refine
+}  // namespace gcn::cpu

@@ -1,0 +1,378 @@
+"""Boundary refinement is ``x + conv2d(relu(conv2d(x)))`` within the rule, and behaves as an operator."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import DTYPES, LAYOUTS
+from torch import Tensor, nn
+from views import VIEWS
+
+from gcn_kernels import FusedRefine, fused_refine, reference
+from gcn_kernels.refine.spec import REFINE
+
+#: n, c, m, h, w: the paper's, other channels between, odd sizes, one pixel, one line, several units, no image.
+CASES = {
+    "paper": (1, 21, 21, 16, 16),
+    "cityscapes": (2, 19, 19, 37, 33),
+    "pixel": (2, 3, 2, 1, 1),
+    "two-rows": (1, 4, 5, 2, 50),
+    "one-row": (1, 5, 30, 1, 300),
+    "one-column": (1, 24, 1, 70, 1),
+    "one-channel": (3, 1, 1, 5, 7),
+    "wide": (1, 70, 40, 5, 70),
+    "several-units": (1, 3, 20, 70, 40),
+    "several-strips": (1, 90, 70, 3, 200),
+    "batch0": (0, 3, 4, 5, 6),
+}
+NAMES = ("dx", "dw1", "dw2", "db1", "db2")
+Arguments = list[Tensor]
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+def draw_sizes(sizes: tuple[int, ...], dtype: torch.dtype, layout: str = "nchw") -> tuple[Arguments, Tensor]:
+    """x, w1, w2, b1, b2 and dy. Nothing comes so near to the kink of the ReLU that rounding decides on which side it is."""
+    n, c, m, h, w = sizes
+    shapes = (n, c, h, w), (m, c, 3, 3), (c, m, 3, 3), (m,), (c,), (n, c, h, w)
+    for _ in range(100):
+        x, w1, w2, b1, b2, dy = (torch.randn(s, dtype=torch.float64) for s in shapes)
+        given = [t.to(dtype) for t in (x, w1 / (3 * c**0.5), w2 / (3 * m**0.5), b1, b2)]
+        x, w1, _, b1, _ = (t.double() for t in given)
+        before = F.conv2d(x, w1, b1, padding=1)
+        size = F.conv2d(x.abs(), w1.abs(), b1.abs(), padding=1)
+        if dtype == torch.float64 or (before.abs() >= 1e-6 * size).all():
+            break
+    else:
+        raise AssertionError("expected to find a problem away from the kink")
+    given[0] = given[0].contiguous(memory_format=LAYOUTS[layout])
+    return given, dy.to(dtype).contiguous(memory_format=LAYOUTS[layout])
+
+
+def draw(case: str, dtype: torch.dtype, layout: str = "nchw") -> tuple[Arguments, Tensor]:
+    return draw_sizes(CASES[case], dtype, layout)
+
+
+def evaluate(run: Callable[..., Tensor], given: Arguments, dy: Tensor) -> dict[str, Tensor]:
+    leaves = [t.detach().requires_grad_() for t in given]
+    y = run(*leaves)
+    return {"y": y.detach(), **dict(zip(NAMES, torch.autograd.grad(y, leaves, dy), strict=True))}
+
+
+def magnitudes(given: Arguments, dy: Tensor) -> dict[str, Tensor]:
+    """Sums of the magnitudes of what is added up in each result."""
+    x, w1, w2, b1, b2 = (t.double().abs() for t in given)
+    return evaluate(reference.refine, [x, w1, w2, b1, b2], dy.double().abs())
+
+
+def check(results: dict[str, Tensor], given: Arguments, dy: Tensor) -> None:
+    """At most twice PyTorch's own error at the same dtype, and four units in the last place of the sum of magnitudes."""
+    expected = evaluate(reference.refine, [t.double() for t in given], dy.double())
+    own = evaluate(reference.refine, [t.contiguous() for t in given], dy.contiguous())
+    sizes = magnitudes(given, dy)
+    dtype = dy.dtype
+    for name, result in results.items():
+        assert result.dtype == dtype and result.shape == expected[name].shape
+        if result.numel() == 0:
+            continue
+        ulp = max(torch.finfo(dtype).eps, 4 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps)
+        allowed = 2 * (own[name].double() - expected[name]).abs().max() + ulp * sizes[name].abs().max()
+        error = (result.double() - expected[name]).abs().max()
+        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+@every_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(case: str, layout: str, dtype: torch.dtype) -> None:
+    given, dy = draw(case, dtype, layout)
+    results = evaluate(lambda *tensors: fused_refine(*tensors, backend="cpu"), given, dy)
+    check(results, given, dy)
+    assert results["y"].stride() == reference.refine(*given).stride()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_any_strides(view: str) -> None:
+    given, dy = draw("cityscapes", torch.float32)
+    given, dy = [VIEWS[view](t) for t in given], VIEWS[view](dy)
+    check(evaluate(fused_refine, given, dy), given, dy)
+
+
+@pytest.mark.parametrize("missing", [(3,), (4,), (3, 4)])
+def test_without_biases(missing: tuple[int, ...]) -> None:
+    given, dy = draw("cityscapes", torch.float32)
+    with_zeros = [torch.zeros_like(t) if i in missing else t for i, t in enumerate(given)]
+    leaves = [None if i in missing else t.requires_grad_() for i, t in enumerate(given)]
+    y = fused_refine(*leaves)  # type: ignore[arg-type]
+    expected = evaluate(fused_refine, with_zeros, dy)
+    assert torch.equal(y, expected["y"])
+    kept = [i for i in range(5) if i not in missing]
+    for i, gradient in zip(kept, torch.autograd.grad(y, [given[i] for i in kept], dy), strict=True):
+        assert torch.equal(gradient, expected[NAMES[i]])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_do_not_depend_on_threads_or_runs(threads: int) -> None:
+    given, dy = draw("several-units", torch.float32)
+    first = evaluate(fused_refine, given, dy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        again = evaluate(fused_refine, given, dy)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+HUGE = 1e60
+
+
+@pytest.mark.parametrize("case", ["paper", "cityscapes", "several-strips"])
+@pytest.mark.parametrize("where", ["x", "dy"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_not_finite_values_reach_what_they_reach_in_pytorch(value: float, where: str, case: str) -> None:
+    """The padding may take part in a weight gradient (0 * nan) or be left out; conv2d's own algorithms differ there. So the
+    gradient of a tap must be marked where a value inside the image brings the mark, and only where conv2d could mark it.
+    """
+    given, dy = draw(case, torch.float32)
+    height, width = dy.shape[2:]
+    wide, wide_dy = [t.double() for t in given], dy.double()
+    for t, wide_t in ((given[0], wide[0]),) if where == "x" else ((dy, wide_dy),):
+        t[0, 0, height // 2, width - 9] = wide_t[0, 0, height // 2, width - 9] = value
+    ours, expected = evaluate(fused_refine, given, dy), evaluate(reference.refine, wide, wide_dy)
+    huge = [t.masked_fill(~t.isfinite(), HUGE if value != -float("inf") else -HUGE) for t in (*wide, wide_dy)]
+    reached = evaluate(reference.refine, huge[:5], huge[5])
+    for name, t in ours.items():
+        if name.startswith("dw"):
+            assert not (t.isfinite() & (reached[name].abs() > HUGE**0.5)).any(), f"{name}: a special value was lost"
+            assert not (~t.isfinite() & expected[name].isfinite()).any(), f"{name}: a special value came from nowhere"
+        else:
+            assert torch.equal(t.isfinite(), expected[name].isfinite()), name
+    assert not all(t.isfinite().all() for t in ours.values())
+
+
+def test_relu_passes_nan_on_and_stops_minus_infinity() -> None:
+    given, dy = draw("cityscapes", torch.float32)
+    given[3][2], given[3][5] = float("nan"), -float("inf")
+    given[2][:, 2, :, 0] = 0  # nan * 0 is nan
+    ours, theirs = (evaluate(run, given, dy) for run in (fused_refine, reference.refine))
+    for name in ours:
+        assert torch.equal(ours[name].isfinite(), theirs[name].isfinite()), name
+    given[3][2] = 0
+    ours = evaluate(fused_refine, given, dy)
+    assert ours["y"].isfinite().all()
+    check(ours, given, dy)
+
+
+def test_values_near_the_largest_float_stay_finite_where_they_do_in_pytorch() -> None:
+    given, dy = draw("cityscapes", torch.float32)
+    given[0] *= 2e37 / given[0].abs().max()
+    given[1] *= 0.01
+    assert torch.equal(fused_refine(*given).isfinite(), reference.refine(*given).isfinite())
+    check({"y": fused_refine(*given)}, given, dy)
+
+
+@pytest.mark.parametrize("wanted", range(32))
+def test_only_wanted_gradients(wanted: int) -> None:
+    given, dy = draw("paper", torch.float32)
+    expected = evaluate(fused_refine, given, dy)
+    found = torch.ops.gcn_kernels.refine_backward(dy, *given[:4], wanted)
+    for i, (name, gradient) in enumerate(zip(NAMES, found, strict=True)):
+        assert torch.equal(gradient, expected[name]) if wanted >> i & 1 else gradient.numel() == 0
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck(requires_grad: bool) -> None:
+    given, dy = draw("one-channel", torch.float32, "channels_last")
+    x, w1, w2, b1, b2 = (t.requires_grad_(requires_grad) for t in given)
+    for result in (
+        torch.library.opcheck(torch.ops.gcn_kernels.refine, (x, w1, w2, b1, b2, False)),
+        torch.library.opcheck(torch.ops.gcn_kernels.refine_backward, (dy, x, w1, w2, None, 31)),
+    ):
+        assert set(result.values()) == {"SUCCESS"}, result
+
+
+def test_schemas() -> None:
+    for name, schema in REFINE.schemas.items():
+        assert str(getattr(torch.ops.gcn_kernels, name).default._schema) == schema
+
+
+def test_derivatives_of_derivatives() -> None:
+    given, _ = draw_sizes((2, 3, 2, 2, 3), torch.float64)
+    leaves = [t.requires_grad_() for t in given]
+    assert torch.autograd.gradcheck(fused_refine, leaves)
+    assert torch.autograd.gradgradcheck(fused_refine, leaves)
+    assert torch.autograd.gradgradcheck(fused_refine, leaves[:3])
+
+
+def test_training_saves_the_input_alone() -> None:
+    given, _ = draw("cityscapes", torch.float32)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        fused_refine(*(t.requires_grad_() for t in given))
+    assert [t.shape for t in saved] == [t.shape for t in given[:4]]
+
+
+@pytest.mark.parametrize("changed", range(4))
+def test_what_was_changed_before_the_backward_pass_is_an_error(changed: int) -> None:
+    given, dy = draw("paper", torch.float32)
+    y = fused_refine(*(t.requires_grad_() for t in given))
+    with torch.no_grad():
+        given[changed].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward(dy)
+
+
+def test_second_bias_may_change_before_the_backward_pass() -> None:
+    given, dy = draw("paper", torch.float32)
+    expected = evaluate(fused_refine, given, dy)
+    y = fused_refine(*(t.requires_grad_() for t in given))
+    with torch.no_grad():
+        given[4].add_(1)
+    y.backward(dy)
+    assert given[0].grad is not None and torch.equal(given[0].grad, expected["dx"])
+
+
+def test_vmap_and_grad_go_through_the_definition() -> None:
+    given, _ = draw("one-channel", torch.float32)
+    x, w1, w2, _, _ = given
+    batched = torch.func.vmap(fused_refine, in_dims=(0, None, None))(x, w1, w2)
+    torch.testing.assert_close(batched, fused_refine(x, w1, w2))
+    gradient = torch.func.grad(lambda w: fused_refine(x, w, w2).square().sum())(w1)
+    assert gradient.shape == w1.shape and gradient.abs().sum() > 0
+
+
+def test_autocast() -> None:
+    given, _ = draw("paper", torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = fused_refine(*given)
+    assert torch.equal(y, fused_refine(*(t.bfloat16() for t in given)))
+
+
+def test_compiled_in_one_graph(fresh_compiler: None) -> None:
+    module = FusedRefine(5)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 5, 6, 7), (1, 5, 9, 8)):
+        x = torch.randn(size)
+        torch.testing.assert_close(compiled(x), module(x), rtol=0, atol=0)
+        compiled(x).sum().backward()
+    assert module.conv1.weight.grad is not None
+
+
+def test_exported_program_calls_the_operator() -> None:
+    program = torch.export.export(FusedRefine(5).requires_grad_(False), (torch.randn(2, 5, 6, 7),))
+    assert [str(n.target) for n in program.graph.nodes if n.op == "call_function"] == ["gcn_kernels.refine.default"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "change"),
+    [
+        (TypeError, "x: expected a torch.Tensor", {"x": 1}),
+        (TypeError, "w2: expected a torch.Tensor", {"w2": None}),
+        (TypeError, "x: expected one of the dtypes", {"x": torch.ones(1, 3, 2, 2, dtype=torch.int32)}),
+        (ValueError, "x: expected", {"x": torch.ones(2, 2)}),
+        (ValueError, r"w1: expected \[M, 3, 3, 3\]", {"w1": torch.ones(4, 2, 3, 3)}),
+        (ValueError, r"w2: expected \[3, 4, 3, 3\]", {"w2": torch.ones(3, 5, 3, 3)}),
+        (ValueError, r"b1: expected shape \[4\]", {"b1": torch.ones(3)}),
+        (ValueError, r"b2: expected shape \[3\]", {"b2": torch.ones(4)}),
+        (RuntimeError, "same dtype", {"w1": torch.ones(4, 3, 3, 3, dtype=torch.float64)}),
+        (ValueError, "backend: expected", {"backend": "none"}),
+        (RuntimeError, "no kernels for this operator", {"backend": "cuda"}),
+    ],
+)
+def test_errors(error: type[Exception], says: str, change: dict[str, object]) -> None:
+    weights = {"w1": torch.ones(4, 3, 3, 3), "w2": torch.ones(3, 4, 3, 3), "b1": torch.ones(4), "b2": torch.ones(3)}
+    arguments = {"x": torch.ones(1, 3, 2, 2), **weights, **change}
+    with pytest.raises(error, match=says):
+        fused_refine(**arguments)  # type: ignore[arg-type]
+
+
+def test_operator_refuses_what_the_python_side_would_not_send() -> None:
+    given, dy = draw("pixel", torch.float32)
+    x, w1, w2, b1, b2 = given
+    wrong = (
+        (x[0], w1, w2, b1, b2),
+        (x[:, 1:], w1, w2, b1, b2),
+        (x[:, :, :0], w1, w2, b1, b2),
+        (x, w1[:, :, 1:], w2, b1, b2),
+        (x, w1, w2[1:], b1, b2),
+        (x, w1[:0], w2[:, :0], None, b2),
+        (x, w1, w2, b1[1:], b2),
+        (x, w1, w2, b1, b2.double()),
+        tuple(t.to(torch.int8) for t in given),
+    )
+    for arguments in wrong:
+        with pytest.raises(RuntimeError, match=r"^(x|w1|w2|b1|b2): expected"):  # and no line of C++ before it
+            torch.ops.gcn_kernels.refine(*arguments, False)
+    with pytest.raises(RuntimeError, match=r"^dy: expected"):
+        torch.ops.gcn_kernels.refine_backward(dy[:, :, 1:], x, w1, w2, b1, 31)
+
+
+class ByHand(nn.Module):
+    """What users have."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.conv2(F.relu(self.conv1(x)))
+        return y
+
+
+def test_module_is_what_is_written_by_hand() -> None:
+    torch.manual_seed(0)
+    plain = ByHand(5)
+    torch.manual_seed(0)
+    module = FusedRefine(5)
+    assert plain.state_dict().keys() == module.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), module.state_dict().values(), strict=True))
+    x = torch.randn(2, 5, 6, 7)
+    torch.testing.assert_close(module(x), plain(x))
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(twin(x), module(x))
+    assert module(x[0]).shape == (5, 6, 7) and FusedRefine(5, mid_channels=7, bias=False)(x).shape == x.shape
+    for bad in ({"channels": 0}, {"channels": 3, "mid_channels": 0}, {"channels": 3, "backend": "none"}):
+        with pytest.raises(ValueError, match="expected"):
+            FusedRefine(**bad)  # type: ignore[arg-type]
+
+
+def test_module_runs_its_convolutions_where_something_works_through_them() -> None:
+    module, x, seen = FusedRefine(5), torch.randn(1, 5, 6, 7), []
+    handle = module.conv2.register_forward_hook(lambda *_: seen.append(1))
+    assert torch.equal(module(x), x + module.conv2(F.relu(module.conv1(x))))
+    assert seen and "conv2 has a hook" in repr(module)
+    handle.remove()
+    assert "runs its convolutions" not in repr(module)
+    module.conv1 = nn.Conv2d(5, 5, 3, padding=2, dilation=2)
+    torch.testing.assert_close(module(x), x + module.conv2(F.relu(module.conv1(x))))
+    assert "dilation" in repr(module)
+
+
+def test_module_shows_its_convolutions_to_tracers() -> None:
+    module, x = FusedRefine(5), torch.randn(1, 5, 6, 7)
+    traced = torch.fx.symbolic_trace(module)
+    assert {str(n.target) for n in traced.graph.nodes if n.op == "call_module"} == {"conv1", "conv2"}
+    torch.testing.assert_close(traced(x), module(x))
+    torch.testing.assert_close(torch.jit.script(module)(x), module(x))
+    assert FusedRefine(5, device="meta")(torch.empty(1, 5, 6, 7, device="meta")).shape == x.shape
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("layout", LAYOUTS)
+@every_dtype
+@pytest.mark.parametrize("part", range(10))
+def test_drawn_problems(part: int, dtype: torch.dtype, layout: str) -> None:
+    """200 for each dtype and layout: everything in ten parts of 20."""
+    for seed in range(20 * part, 20 * part + 20):
+        torch.manual_seed(seed)
+        most = torch.tensor([2, 28, 28, 20, 70])
+        sizes = tuple(int(s) for s in (torch.rand(5) ** 2 * most + 1).long())
+        given, dy = draw_sizes(sizes, dtype, layout)
+        try:
+            check(evaluate(fused_refine, given, dy), given, dy)
+        except AssertionError as error:
+            raise AssertionError(f"sizes {sizes}, seed {seed}: {error}") from error
