@@ -1,7 +1,7 @@
 // The sum over pixels and taps as it stands. Lanes are neighbouring columns; see rows.h.
 
 // packed: for each block of outputs [kh][input][kw][block]
-static void pack(int64_t outputs, int64_t inputs, const float* w, float* packed) {
+static void pack_taps(int64_t outputs, int64_t inputs, const float* w, float* packed) {
   const ChannelBlocks blocks(outputs, kMostChannels);
   for (int64_t i = 0; i < blocks.number; i++)
     for (int d = 0; d < 3; d++)
@@ -11,28 +11,27 @@ static void pack(int64_t outputs, int64_t inputs, const float* w, float* packed)
 }
 
 // Where the factors of an output at column 0 lie in a window, [kh][channel][kw].
-static void find_terms(int64_t channels, int64_t line, int32_t* offsets) {
+static void find_terms(int64_t channels, const Lines<1>& lines, int32_t* offsets) {
   for (int d = 0; d < 3; d++)
     for (int64_t c = 0; c < channels; c++)
-      for (int e = 0; e < 3; e++) *offsets++ = (int32_t)((d * channels + c) * line + e - 1);
+      for (int e = 0; e < 3; e++) *offsets++ = (int32_t)((d * channels + c) * lines.size() + lines.at(e - 1));
 }
 
 // One of the two convolutions, or its transpose.
 struct Conv {
   int64_t inputs, outputs;
   const float *packed, *bias;
-  const int32_t* offsets;
 };
 
-// A band of results in columns [begin, end).
-static void conv_band(const Conv& conv, const Lines<1>& lines, const float* window, int64_t begin, int64_t end, float* out) {
-  for (int64_t r = 0; r < kBand; r++) {
-    whole_row(window + r * conv.inputs * lines.pitch + kBorder + begin, conv.offsets, 9 * conv.inputs, conv.packed, conv.bias,
-              conv.outputs, end - begin, out + r * conv.outputs * lines.pitch + kBorder + begin, lines.pitch);
-  }
-}
-
 // ---------------------------------------------------------------- gradients of weights
+
+// A band of results that is multiplied with the window around it, for the gradient of a weight.
+struct Band {
+  int64_t channels, window_channels, columns;
+  int64_t row, height;     // of the band in the map
+  bool at_left, at_right;  // whether the unit is at an edge of the map
+  bool careful;
+};
 
 constexpr int kGradRows = kLanes == 16 ? 4 : 3, kGradTerms = kLanes == 16 ? 6 : 4;
 
@@ -54,30 +53,31 @@ struct Pixels {
 
 // sum[b][t] += the sum over all pixels of band[b] window[offsets[t]]
 template <int B, int T>
-static void grad_product(const Pixels& p, const int32_t* offsets, float* sum, int64_t sum_pitch) {
+static void grad_product(const Pixels& p, const int32_t* offsets, int64_t terms, float* sum) {
   Vec acc[B][T] = {};
   for (int64_t r = 0; r < kBand; r++) {
     const float *band = p.band + r * p.band_row, *window = p.window + r * p.window_row;
-    for (int64_t j = 0; j < p.columns; j += kLanes) {
-      const int count = (int)smaller(kLanes, p.columns - j);
+    const auto add = [&](int64_t j, const auto& load_band) __attribute__((always_inline)) {
       Vec left[B];
 #pragma GCC unroll 4
-      for (int b = 0; b < B; b++) {
-        left[b] = count == kLanes ? load(band + b * p.line + j) : load_n(band + b * p.line + j, count);
-      }
+      for (int b = 0; b < B; b++) left[b] = load_band(band + b * p.line + j);
 #pragma GCC unroll 6
       for (int t = 0; t < T; t++) {
         const Vec right = load(window + offsets[t] + j);
 #pragma GCC unroll 4
         for (int b = 0; b < B; b++) acc[b][t] += left[b] * right;
       }
-    }
+    };
+    int64_t j = 0;
+    for (; j + kLanes <= p.columns; j += kLanes) add(j, [](const float* at) __attribute__((always_inline)) { return load(at); });
+    const int rest = (int)(p.columns - j);
+    if (rest > 0) add(j, [rest](const float* at) __attribute__((always_inline)) { return load_n(at, rest); });
   }
   for (int b = 0; b < B; b++)
-    for (int t = 0; t < T; t++) sum[b * sum_pitch + t] += sum_of_lanes(acc[b][t]);
+    for (int t = 0; t < T; t++) sum[b * terms + t] += sum_of_lanes(acc[b][t]);
 }
 
-typedef void (*GradProduct)(const Pixels&, const int32_t*, float*, int64_t);
+typedef void (*GradProduct)(const Pixels&, const int32_t*, int64_t, float*);
 template <int B, size_t... I>
 static GradProduct choose_terms(int terms, std::index_sequence<I...>) {
   static constexpr GradProduct table[] = {grad_product<B, (int)I + 1>...};
@@ -97,27 +97,23 @@ static void grad_products(Pixels pixels, int64_t channels, const int32_t* offset
   for (int64_t t = 0; t < columns.number; t++)
     for (int64_t b = 0; b < rows.number; b++) {
       pixels.band = band + rows.begin(b) * pixels.line;
-      choose_grad_product(rows.size(b), columns.size(t), counts)(pixels, offsets + columns.begin(t),
-                                                                 sum + rows.begin(b) * terms + columns.begin(t), terms);
+      choose_grad_product(rows.size(b), columns.size(t), counts)(pixels, offsets + columns.begin(t), terms,
+                                                                 sum + rows.begin(b) * terms + columns.begin(t));
     }
 }
 
 // The same, pair by pair of pixels that are both in the image: nothing is multiplied with a zero around it, which would be nan
 // for an infinity.
-struct Inside {
-  int64_t first_row, height;
-  bool at_left, at_right;
-};
-static void careful_grad_products(const Pixels& pixels, const Inside& inside, int64_t channels, const int32_t* offsets,
-                                  int64_t terms, float* sum) {
+static void careful_grad_products(const Pixels& pixels, const Band& of, const int32_t* offsets, float* sum) {
+  const int64_t terms = 9 * of.window_channels;
   for (int64_t t = 0; t < terms; t++) {
     const int64_t d = t / (terms / 3) - 1, e = t % 3 - 1;
-    const int64_t begin = e < 0 && inside.at_left ? 1 : 0, end = pixels.columns - (e > 0 && inside.at_right ? 1 : 0);
-    for (int64_t b = 0; b < channels; b++) {
+    const int64_t begin = e < 0 && of.at_left ? 1 : 0, end = pixels.columns - (e > 0 && of.at_right ? 1 : 0);
+    for (int64_t b = 0; b < of.channels; b++) {
       Vec acc = {};
       for (int64_t r = 0; r < kBand; r++) {
-        const int64_t row = inside.first_row + r;
-        if (smaller(row, row + d) < 0 || larger(row, row + d) >= inside.height) continue;
+        const int64_t row = of.row + r;
+        if (smaller(row, row + d) < 0 || larger(row, row + d) >= of.height) continue;
         const float* band = pixels.band + r * pixels.band_row + b * pixels.line;
         const float* window = pixels.window + r * pixels.window_row + offsets[t];
         for (int64_t j = begin; j < end; j += kLanes) {
@@ -130,14 +126,65 @@ static void careful_grad_products(const Pixels& pixels, const Inside& inside, in
   }
 }
 
-// sum[c] += the sum over the pixels of a band.
-static void add_pixels(const float* band, const Lines<1>& lines, int64_t channels, int64_t columns, float* sum) {
-  for (int64_t c = 0; c < channels; c++) {
-    Vec acc = {};
-    for (int64_t r = 0; r < kBand; r++) {
-      const float* line = band + (r * channels + c) * lines.pitch + kBorder;
-      for (int64_t j = 0; j < columns; j += kLanes) acc += load_n(line + j, (int)smaller(kLanes, columns - j));
-    }
-    sum[c] += sum_of_lanes(acc);
+// ---------------------------------------------------------------- both
+
+struct Direct {
+  static constexpr int kPhases = 1;
+  typedef Lines<kPhases> WindowLines;
+
+  static int64_t packed_size(int64_t outputs, int64_t inputs) { return 9 * outputs * inputs; }
+  static void pack(int64_t outputs, int64_t inputs, const float* w, float* packed) { pack_taps(outputs, inputs, w, packed); }
+  static int64_t scratch(const Sizes& s, int64_t columns) {
+    return padded(9 * s.c) + padded(9 * s.m) + larger(s.c, s.m) * padded(columns + 2);
   }
-}
+  static int64_t gradient_scratch(const Sizes&, int64_t) { return 0; }
+
+  Direct(const Sizes& s, const WindowLines& given, int64_t columns, float* at, float* = nullptr)
+      : lines(given),
+        channels(s.c),
+        wide(padded(columns + 2)),
+        terms((int32_t*)at),
+        inner_terms(terms + padded(9 * s.c)),
+        results(at + padded(9 * s.c) + padded(9 * s.m)) {
+    find_terms(s.c, lines, terms);
+    find_terms(s.m, lines, inner_terms);
+  }
+
+  // sink(row of the band, channel, phase, place, results) for a band of results in columns [begin, end).
+  template <class Sink>
+  void conv_band(const Conv& conv, const float* window, int64_t begin, int64_t end, const Sink& sink) {
+    const int32_t* offsets = conv.inputs == channels ? terms : inner_terms;
+    for (int64_t r = 0; r < kBand; r++) {
+      whole_row(window + r * conv.inputs * lines.size() + begin, offsets, 9 * conv.inputs, conv.packed, conv.bias, conv.outputs,
+                end - begin, results, wide);
+      for (int64_t o = 0; o < conv.outputs; o++)
+        for (int64_t j = 0; j < end - begin; j += kLanes) sink(r, o, 0, begin + j, load(results + o * wide + j));
+    }
+  }
+  // The same for a convolution whose window takes part in the gradient of w1 (0) or w2 (1).
+  template <class Sink>
+  void conv_band_of(int, const Conv& conv, const float* window, int64_t begin, int64_t end, const Sink& sink) {
+    conv_band(conv, window, begin, end, sink);
+  }
+  // Adds to the gradients of w1 (0) or w2 (1): see Sums.
+  void add_gradient(int, const Band& of, const float* band, const float* window, float* sums) const {
+    const Pixels pixels{band + kBorder, window,    of.channels * lines.size(), of.window_channels * lines.size(),
+                        lines.size(),   of.columns};
+    if (of.careful) {
+      careful_grad_products(pixels, of, terms, sums);
+    } else {
+      grad_products(pixels, of.channels, terms, 9 * of.window_channels, sums);
+    }
+  }
+  void finish_gradients(const Sums&, float*) const {}
+
+  // Whether a result so far may be wrong because values are not finite.
+  bool failed() const { return false; }
+
+  const WindowLines lines;
+
+ private:
+  int64_t channels, wide;
+  int32_t *terms, *inner_terms;  // of windows with the channels of x, and with those between the convolutions
+  float* results;                // [channel][wide] of a row
+};

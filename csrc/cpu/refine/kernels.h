@@ -26,15 +26,15 @@ struct Tiling {
   int64_t parts, column_parts;  // of an image's bands and columns
   int64_t units;
 
-  // least_units: as many at least, where units of 8 bands allow. The columns depend on the sizes alone.
-  Tiling(const Sizes& s, int64_t most_floats_per_column, int64_t least_units) : bands(s.h / kBand + 1) {
-    constexpr int64_t kMostFloats = 160 << 10, kLeastBands = 8;
+  // wanted_units: that many, if units of 8 bands allow. The columns depend on the sizes alone.
+  Tiling(const Sizes& s, int64_t wanted_units) : bands(s.h / kBand + 1) {
+    constexpr int64_t kMostFloats = 160 << 10, kLeastBands = 8, kVector = 64;
     const auto count = [](int64_t size, int64_t part) { return (size + part - 1) / part; };
-    const int64_t fitting = std::max<int64_t>(kMostFloats / most_floats_per_column / 64 * 64, 64);
-    column_parts = count(s.w, fitting);
-    columns = count(count(s.w, column_parts), 64) * 64;
+    const int64_t most_columns = std::max(kMostFloats / (kWindow * (s.c + s.m)) / kVector * kVector, kVector);
+    columns = count(count(s.w, count(s.w, most_columns)), kVector) * kVector;
     column_parts = count(s.w, columns);
-    parts = std::clamp<int64_t>(count(least_units, std::max<int64_t>(s.n * column_parts, 1)), 1, count(bands, kLeastBands));
+    parts = std::clamp<int64_t>(count(wanted_units, std::max<int64_t>(s.n * column_parts, 1)), 1,
+                                std::max<int64_t>(bands / kLeastBands, 1));
     units = s.n * parts * column_parts;
   }
 };
@@ -65,7 +65,7 @@ struct Backward {
   const float *w1, *w2t, *w1t;  // packed; the last two turned round: of the convolutions that go back. w1t: null without dx
   const float* b1;
   bool weights, biases;  // whether any gradient of these is wanted
-  bool careful;          // exactly as the definition says where values are not finite, and slowly
+  bool careful;          // direct method: exactly as the definition says where values are not finite, and slowly
 };
 
 // Gradients of weights and biases, sums over pixels: w1 [m][kh][c][kw], w2 [m][2 - kh][c][2 - kw], b1 [m], b2 [c].
@@ -74,13 +74,19 @@ struct Sums {
   explicit Sums(const Sizes& s) : w1(0), w2(s.m * 9 * s.c), b1(2 * w2), b2(b1 + s.m), total(b2 + s.c) {}
 };
 
-struct Kernels {
-  // w[outputs][inputs][3][3] in the order in which a pass reads it.
+struct Method {
+  // w[outputs][inputs][3][3] as the passes want it.
+  int64_t (*packed_size)(int64_t outputs, int64_t inputs);
   void (*pack)(int64_t outputs, int64_t inputs, const float* w, float* packed);
   int64_t (*forward_scratch)(const Sizes&, const Tiling&);  // floats that a unit needs
   int64_t (*backward_scratch)(const Sizes&, const Tiling&);
-  void (*forward)(const Forward&, const Tiling&, int64_t unit, float* scratch);
-  void (*backward)(const Backward&, const Tiling&, int64_t unit, float* scratch, float* sums);  // adds to the sums
+  // False: values that are not finite may have spread too far; the direct method says what is right.
+  bool (*forward)(const Forward&, const Tiling&, int64_t unit, float* scratch);
+  bool (*backward)(const Backward&, const Tiling&, int64_t unit, float* scratch, float* sums);  // adds to the sums
+};
+
+struct Kernels {
+  Method direct, winograd;
 };
 
 extern const Kernels kPortableKernels, kAvx2Kernels, kAvx512Kernels;

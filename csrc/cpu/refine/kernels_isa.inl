@@ -29,6 +29,8 @@ using gcn::cpu::refine::Unit;
 //
 #include "direct.inl"
 //
+#include "winograd.inl"
+//
 #include "march.inl"
 
 }  // namespace refine
@@ -38,8 +40,8 @@ using gcn::cpu::refine::Unit;
 namespace refine {
 
 const Kernels GCN_REFINE_KERNELS = {
-    fft::GCN_FFT_ISA::refine::pack,    fft::GCN_FFT_ISA::refine::forward_scratch, fft::GCN_FFT_ISA::refine::backward_scratch,
-    fft::GCN_FFT_ISA::refine::forward, fft::GCN_FFT_ISA::refine::backward,
+    fft::GCN_FFT_ISA::refine::kMethod<fft::GCN_FFT_ISA::refine::Direct>,
+    fft::GCN_FFT_ISA::refine::kMethod<fft::GCN_FFT_ISA::refine::Winograd>,
 };
 
 }  // namespace refine

@@ -5,8 +5,8 @@
 template <int P>
 struct Lines {
   int64_t pitch;  // floats of a phase
-  // For columns -P .. columns + P, and whole vectors of them from -P on.
-  explicit Lines(int64_t columns) : pitch(kBorder + padded((columns + P - 1) / P + 2) + kBorder) {}
+  // For columns -P .. columns + P, in whole vectors.
+  explicit Lines(int64_t columns) : pitch(kBorder + ((columns + P - 1) / P + 3 + kBorder) / kBorder * kBorder) {}
   int64_t size() const { return P * pitch; }
   static int64_t floor(int64_t column) { return column >= 0 ? column / P : -((P - 1 - column) / P); }
   static int64_t ceil(int64_t column) { return floor(column + P - 1); }
@@ -82,17 +82,15 @@ static void load_window_row(const ConstImage& image, int64_t n, int64_t row, int
   }
 }
 
-// image = result + addend, both a row of a window. The result is overwritten.
+// One row of a window into a map.
 template <int P>
-static void store_sum(const Image& image, int64_t n, int64_t row, const Span& span, int64_t channels, const Lines<P>& lines,
-                      float* result, const float* addend, float* whole, int64_t wide) {
-  for (int64_t i = 0; i < channels * lines.size(); i += kLanes) store(result + i, load(result + i) + load(addend + i));
-  const Row target{n, row, span.first, span.count, channels};
+static void store_window_row(const Image& image, const Row& target, const Lines<P>& lines, const float* from, float* whole,
+                             int64_t wide) {
   if constexpr (P == 1) {
-    store_row(image, target, result + kBorder, lines.pitch);
+    store_row(image, target, from + kBorder, lines.pitch);
   } else {
-    for (int64_t c = 0; c < channels; c++) {
-      join<P>(result + c * lines.size() + kBorder, lines.pitch, span.count, whole + c * wide);
+    for (int64_t c = 0; c < target.channels; c++) {
+      join<P>(from + c * lines.size() + kBorder, lines.pitch, target.count, whole + c * wide);
     }
     store_row(image, target, whole, wide);
   }

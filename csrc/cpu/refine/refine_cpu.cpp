@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <atomic>
 #include <cmath>
 #include <tuple>
 #include <vector>
@@ -22,7 +23,7 @@ using torch::headeronly::MemoryFormat;
 using torch::stable::Tensor;
 
 // Backward, sums over pixels are made for this many units, for any number of threads; forward, each thread gets a few.
-constexpr int64_t kBackwardUnits = 16, kUnitsPerThread = 3;
+constexpr int64_t kBackwardUnits = 16, kUnitsPerThread = 2;
 // Units are dealt out in at most this many groups; each has sums of its own.
 constexpr int64_t kMostGroups = 32;
 
@@ -94,8 +95,15 @@ std::vector<A> transposed(const std::vector<A>& w, int64_t outputs, int64_t inpu
   return to;
 }
 
-std::vector<float> packed(const Kernels& k, int64_t outputs, int64_t inputs, const std::vector<float>& w) {
-  std::vector<float> to(w.size());
+// Winograd's method multiplies a quarter as often, transforms besides, and fills vectors with every fourth column.
+bool winograd_is_faster(const Sizes& s) {
+  const auto filled = [&](int64_t columns) { return static_cast<double>((s.w + columns - 1) / columns * columns); };
+  const double products = static_cast<double>(s.c * s.m), transforms = static_cast<double>(9 * s.c + 8 * s.m);
+  return (2.25 * products + transforms) * filled(64) < 9 * products * filled(16);
+}
+
+std::vector<float> packed(const Method& k, int64_t outputs, int64_t inputs, const std::vector<float>& w) {
+  std::vector<float> to(static_cast<size_t>(k.packed_size(outputs, inputs)));
   k.pack(outputs, inputs, w.data(), to.data());
   return to;
 }
@@ -125,20 +133,26 @@ Tensor refine(const Tensor& x, const Tensor& w1, const Tensor& w2, const std::op
     });
     return y;
   }
-  const Kernels& k = *kernels();
-  const Tiling tiling(s, kWindow * (s.c + s.m), kUnitsPerThread * torch::stable::get_num_threads());
-  const std::vector<float> packed1 = packed(k, s.m, s.c, dense_copy<float>(input_map(w1)));
-  const std::vector<float> packed2 = packed(k, s.c, s.m, dense_copy<float>(input_map(w2)));
+  const Tiling tiling(s, kUnitsPerThread * torch::stable::get_num_threads());
+  const std::vector<float> dense1 = dense_copy<float>(input_map(w1)), dense2 = dense_copy<float>(input_map(w2));
   const std::vector<float> bias1 = dense_bias<float>(b1), bias2 = dense_bias<float>(b2);
-  const Forward call{s,
-                     input_image(x),
-                     output_image(y),
-                     packed1.data(),
-                     packed2.data(),
-                     b1 ? bias1.data() : nullptr,
-                     b2 ? bias2.data() : nullptr};
-  const int64_t scratch = k.forward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
-  for_each_unit(tiling.units, [&](int64_t unit) { k.forward(call, tiling, unit, new_floats(scratch).get()); });
+  const auto run = [&](const Method& k) {
+    const std::vector<float> packed1 = packed(k, s.m, s.c, dense1), packed2 = packed(k, s.c, s.m, dense2);
+    const Forward call{s,
+                       input_image(x),
+                       output_image(y),
+                       packed1.data(),
+                       packed2.data(),
+                       b1 ? bias1.data() : nullptr,
+                       b2 ? bias2.data() : nullptr};
+    const int64_t scratch = k.forward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
+    std::atomic<bool> right{true};
+    for_each_unit(tiling.units, [&](int64_t unit) {
+      if (!k.forward(call, tiling, unit, new_floats(scratch).get())) right = false;
+    });
+    return right.load();
+  };
+  if (!winograd_is_faster(s) || !run(kernels()->winograd)) run(kernels()->direct);
   return y;
 }
 
@@ -176,41 +190,40 @@ void backward_plain(const Sizes& s, const Tensor& dy, const Tensor& x, const Ten
 
 void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const Tensor& w1, const Tensor& w2,
                       const std::optional<Tensor>& b1, const Results& to) {
-  const Kernels& k = *kernels();
-  const Tiling tiling(s, 2 * kWindow * (s.c + s.m), kBackwardUnits);
+  const Tiling tiling(s, kBackwardUnits);
   const Sums layout(s);
-  const std::vector<float> dense1 = dense_copy<float>(input_map(w1)), dense2 = dense_copy<float>(input_map(w2));
-  const std::vector<float> packed1 = packed(k, s.m, s.c, dense1), packed2t = packed(k, s.m, s.c, transposed(dense2, s.c, s.m));
-  const std::vector<float> packed1t = to.x ? packed(k, s.c, s.m, transposed(dense1, s.m, s.c)) : std::vector<float>();
-  const std::vector<float> bias1 = dense_bias<float>(b1);
-  Backward call{s,
-                input_image(dy),
-                input_image(x),
-                to.x ? output_image(*to.x) : fft::Image{},
-                packed1.data(),
-                packed2t.data(),
-                packed1t.data(),
-                b1 ? bias1.data() : nullptr,
-                to.w1 || to.w2,
-                to.b1 || to.b2,
-                false};
-  const int64_t groups = call.weights || call.biases ? std::min(tiling.units, kMostGroups) : tiling.units;
-  const int64_t scratch = k.backward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
+  const bool sums_wanted = to.w1 || to.w2 || to.b1 || to.b2;
+  const int64_t groups = sums_wanted ? std::min(tiling.units, kMostGroups) : tiling.units;
+  const std::vector<float> dense1 = dense_copy<float>(input_map(w1)), bias1 = dense_bias<float>(b1);
+  const std::vector<float> dense2t = transposed(dense_copy<float>(input_map(w2)), s.c, s.m);
   std::vector<float> sums;
-  const auto run = [&] {
-    sums.assign(static_cast<size_t>(call.weights || call.biases ? groups * layout.total : 0), 0);
+  const auto run = [&](const Method& k, bool careful) {
+    const std::vector<float> packed1 = packed(k, s.m, s.c, dense1), packed2t = packed(k, s.m, s.c, dense2t);
+    const std::vector<float> packed1t = to.x ? packed(k, s.c, s.m, transposed(dense1, s.m, s.c)) : std::vector<float>();
+    const Backward call{s,
+                        input_image(dy),
+                        input_image(x),
+                        to.x ? output_image(*to.x) : fft::Image{},
+                        packed1.data(),
+                        packed2t.data(),
+                        packed1t.data(),
+                        b1 ? bias1.data() : nullptr,
+                        to.w1 || to.w2,
+                        to.b1 || to.b2,
+                        careful};
+    const int64_t scratch = k.backward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
+    std::atomic<bool> right{true};
+    sums.assign(static_cast<size_t>(sums_wanted ? groups * layout.total : 0), 0);
     for_each_unit(groups, [&](int64_t g) {
       const Floats floats = new_floats(scratch);
       for (int64_t unit = g * tiling.units / groups; unit < (g + 1) * tiling.units / groups; ++unit) {
-        k.backward(call, tiling, unit, floats.get(), sums.empty() ? nullptr : sums.data() + g * layout.total);
+        float* sum = sums_wanted ? sums.data() + g * layout.total : nullptr;
+        if (!k.backward(call, tiling, unit, floats.get(), sum)) right = false;
       }
     });
+    return right && std::all_of(sums.begin(), sums.end(), [](float value) { return std::isfinite(value); });
   };
-  run();
-  if (!std::all_of(sums.begin(), sums.end(), [](float value) { return std::isfinite(value); })) {
-    call.careful = true;
-    run();
-  }
+  if (!run(winograd_is_faster(s) ? kernels()->winograd : kernels()->direct, false)) run(kernels()->direct, true);
   // In double, in the order of the groups.
   const auto sum = [&](int64_t i) {
     double total = 0;

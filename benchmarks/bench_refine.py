@@ -1,0 +1,112 @@
+"""Boundary refinement as one operator against plain convolutions, eager and compiled, in both layouts.
+
+    python benchmarks/bench_refine.py                        # 21 channels; 128, 256 and 512 squared; batch 1
+    python benchmarks/bench_refine.py --sizes 512 --no-compile
+
+Values and gradients are compared before anything is timed. All variants take turns within one run; times are medians in
+milliseconds. The baseline is the fastest of the plain variants, whatever its layout. Memory is the peak of a training step beyond
+its arguments (gcnbench/memory.py), for the baseline that trains fastest.
+"""
+
+import argparse
+import platform
+import statistics
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+from gcnbench.memory import peak
+from torch import Tensor
+
+from gcn_kernels import fused_refine, reference
+
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+Results = tuple[Tensor, ...]
+Job = Callable[[], Results]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print one row for each size, layout and pass."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--channels", type=int, default=21)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--no-compile", action="store_true")
+    options = parser.parse_args(arguments)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32")
+    torch.manual_seed(0)
+    shape = (options.channels, options.channels, 3, 3)
+    weights = [torch.randn(shape) / (9 * options.channels) ** 0.5 for _ in range(2)]
+    parameters = [t.requires_grad_() for t in (*weights, *(torch.randn(options.channels) for _ in range(2)))]
+    runs: dict[str, Callable[..., Tensor]] = {"fused": fused_refine, "eager": reference.refine}
+    if not options.no_compile:
+        runs["compile"] = torch.compile(reference.refine)
+    gains: dict[str, list[float]] = {"forward": [], "training": []}
+    for size in options.sizes:
+        jobs: dict[str, dict[tuple[str, str], Job]] = {"forward": {}, "training": {}}
+        for layout, memory_format in LAYOUTS.items():
+            x, dy = (torch.randn(options.batch, options.channels, size, size) for _ in range(2))
+            x, dy = (t.contiguous(memory_format=memory_format) for t in (x, dy))
+            for name, run in runs.items():
+                jobs["forward"][name, layout] = forward(run, x, parameters)
+                jobs["training"][name, layout] = training(run, x.detach().requires_grad_(), parameters, dy)
+            for pass_ in jobs.values():
+                compare(pass_["fused", layout](), pass_["eager", layout]())
+        for pass_name, pass_ in jobs.items():
+            times = measure(pass_, options.repeats)
+            baseline = min((key for key in times if key[0] != "fused"), key=lambda key: times[key])
+            for layout in LAYOUTS:
+                gains[pass_name].append(times[baseline] / times["fused", layout])
+                gain = times[baseline] / times["fused", layout]
+                gains[pass_name].append(gain)
+                others = ", ".join(f"{' '.join(key)} {time:.2f}" for key, time in times.items() if key[0] != "fused")
+                print(f"{size:4} {pass_name:8} {layout:13} {times['fused', layout]:7.2f} ms  {gain:5.2f}x ({others})")
+            if pass_name == "training":
+                ours, theirs = (peak(pass_[key], torch.device("cpu")).bytes / 2**20 for key in (("fused", baseline[1]), baseline))
+                print(f"{size:4} training peak memory {ours:.1f} MiB, {' '.join(baseline)} {theirs:.1f}: {ours / theirs:.2f}")
+    for name, values in gains.items():
+        print(f"{name}: geometric mean {statistics.geometric_mean(values):.2f}x")
+
+
+def forward(run: Callable[..., Tensor], x: Tensor, parameters: list[Tensor]) -> Job:
+    """Inference."""
+
+    def job() -> Results:
+        with torch.no_grad():
+            return (run(x, *parameters),)
+
+    return job
+
+
+def training(run: Callable[..., Tensor], x: Tensor, parameters: list[Tensor], dy: Tensor) -> Job:
+    """A forward and a backward pass, all gradients."""
+
+    def job() -> Results:
+        return torch.autograd.grad(run(x, *parameters), (x, *parameters), dy)
+
+    return job
+
+
+def compare(found: Results, expected: Results) -> None:
+    """End the program unless all results agree."""
+    for ours, theirs in zip(found, expected, strict=True):
+        error = ((ours - theirs).norm() / theirs.norm()).item()  # a few values may be on the other side of the ReLU's kink
+        if not error < 1e-4:
+            raise SystemExit(f"the results do not agree (relative error {error:.1e}): nothing is timed")
+
+
+def measure(jobs: dict[tuple[str, str], Job], repeats: int) -> dict[tuple[str, str], float]:
+    """Median milliseconds of every job; two rounds warm up."""
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
+    for turn in range(repeats + 2):
+        for key, job in jobs.items():
+            start = perf_counter()
+            job()
+            if turn > 1:
+                seconds[key].append(perf_counter() - start)
+    return {key: 1e3 * statistics.median(values) for key, values in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()
