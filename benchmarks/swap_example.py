@@ -3,19 +3,24 @@
     python benchmarks/swap_example.py
 
 The network is defined here in the usual form: a ResNet, a class for the block with conv_l1 ... conv_r2, refinement by two 3 x 3
-convolutions, bilinear upsampling. Nothing in it knows of gcn_kernels; one line makes its blocks run fused.
+convolutions, bilinear upsampling. Nothing in it knows of gcn_kernels; one line makes its blocks run fused. Times are medians of
+calls in turns, with the 20th and 80th percentile.
 """
 
-import argparse
 from functools import partial
 
+# Before PyTorch, whose profiler it keeps quiet.
+import gcnbench  # noqa: F401
 import torch
 import torch.nn.functional as F
-from segmentation.timing import compare
+from segmentation import comparison
+from segmentation.process import Parser
+from segmentation.settings import ODD, at_least, number
 from torch import Tensor, nn
 
 from gcn_kernels import convert_gcn, revert_gcn
 from gcn_kernels.models import resnet
+from gcn_kernels.models.resnet import DEPTHS
 
 
 class GlobalConv(nn.Module):
@@ -62,12 +67,15 @@ class Segmenter(nn.Module):
 
 def main(arguments: list[str] | None = None) -> float:
     """Convert, compare, time; return the largest relative difference of the outputs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--kernel", type=int, default=15)
-    parser.add_argument("--depth", type=int, default=50, help="of the ResNet")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = Parser(__doc__ or "")
+    parser.add_argument(
+        "--size", type=number(int, at_least(1)), default=512, metavar="N", help="height and width of the image (default: 512)"
+    )
+    parser.add_argument("--kernel", type=number(int, ODD), default=15, metavar="K", help="odd k of the blocks (default: 15)")
+    parser.add_argument("--depth", type=int, default=50, choices=DEPTHS, help="of the ResNet (default: 50)")
+    comparison.add_arguments(parser)
     options = parser.parse_args(arguments)
+    comparison.check(parser, options)
     torch.manual_seed(0)
     model = Segmenter(k=options.kernel, depth=options.depth).eval()
     x = torch.randn(1, 3, options.size, options.size)
@@ -80,19 +88,22 @@ def main(arguments: list[str] | None = None) -> float:
         after = fused(x)
     error: float = ((after - before).abs().max() / before.abs().max()).item()
     print(f"largest relative difference of the scores: {error:.1e}")
+    if not error < 1e-4:
+        raise SystemExit("the two networks do not agree: nothing is timed")
 
-    def forward(net: nn.Module) -> None:
+    def forward(net: nn.Module) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            net(x)
+            return (net(x),)
 
-    def training(net: nn.Module) -> None:
+    def training(net: nn.Module) -> tuple[Tensor, ...]:
         net.zero_grad()
-        torch.autograd.backward(net(x).sum())
+        y = net(x).sum()
+        torch.autograd.backward(y)
+        return (y.detach(),)
 
-    for title, job in (("forward", forward), ("forward + backward", training)):
-        costs = compare({"before": partial(job, model), "after": partial(job, fused)}, options.repeats)
-        for name, cost in costs.items():
-            print(f"{title:18} {name:6} {cost}")
+    with comparison.Comparison(options, arguments, x.device, ("before", "after"), 2) as table:
+        for mode, job in (("forward", forward), ("forward + backward", training)):
+            table.add("network", mode, [partial(job, net) for net in (model, fused)])
     print(f"reverted: {', '.join(revert_gcn(fused))}")
     return error
 

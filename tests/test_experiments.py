@@ -18,19 +18,41 @@ from gcn_kernels import convert_gcn  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
-def test_the_swap_example_gives_equal_outputs(capsys):
-    assert swap_example.main(["--size", "64", "--kernel", "7", "--depth", "18", "--repeats", "1"]) < 1e-5
+def results(path):
+    """The rows of a comparison's file, as (part, mode), and its content."""
+    content = json.loads(path.read_text())
+    return [(row["part"], row["mode"]) for row in content["rows"]], content
+
+
+def test_the_swap_example_gives_equal_outputs(capsys, tmp_path):
+    options = ["--size", "64", "--kernel", "7", "--depth", "18", "--quick", "--json", str(tmp_path / "swap.json")]
+    assert swap_example.main(options) < 1e-5
     printed = capsys.readouterr().out
     assert "GCN blocks: 4 swapped, 0 refused" in printed
-    assert printed.count("peak") == 4 and "reverted: gcns.0, gcns.1, gcns.2, gcns.3" in printed
+    assert "| part | pass | before, ms | after, ms | faster | peak MB |" in printed
+    assert "reverted: gcns.0, gcns.1, gcns.2, gcns.3" in printed
+    rows, content = results(tmp_path / "swap.json")
+    assert rows == [("network", "forward"), ("network", "forward + backward")] and content["finished"]
+    assert all(cost["peak_bytes"] > 0 and cost["ms"] > 0 for row in content["rows"] for cost in row["costs"].values())
+    assert "load" in content["machine"] and content["arguments"] == options
     assert len(convert_gcn(swap_example.Segmenter()).swapped) == 4
 
 
-def test_the_network_benchmark_compares_before_it_times(capsys):
-    bench_network.main(["--encoder", "resnet18", "--size", "64", "--kernel", "5", "--repeats", "1"])
-    lines = capsys.readouterr().out.splitlines()
-    assert "relative difference" in lines[1]
-    assert [line.split()[0] for line in lines[2::3]] == ["heads", "heads", "decoder", "decoder", "network", "network"]
+def test_the_network_benchmark_compares_before_it_times(capsys, tmp_path):
+    path = tmp_path / "network.json"
+    options = ["--encoder", "resnet18", "--size", "64", "--kernel", "5", "--quick", "--json", str(path)]
+    bench_network.main(options)
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert "relative difference" in lines[0] and any(line.startswith("load ") for line in lines)
+    assert captured.err == "", "neither a bar where there is no terminal nor noise of the profiler"
+    rows, _ = results(path)
+    assert rows == [(part, mode) for part in ("heads", "decoder", "network") for mode in ("forward", "forward + backward")]
+    table = [line for line in lines if line.startswith("| ")]
+    assert len(table) == 1 + len(rows) and all(line.count("|") == 7 for line in table)
+    with pytest.raises(SystemExit):
+        bench_network.main(options)
+    assert "exists; --force overwrites it" in capsys.readouterr().err
 
 
 def test_the_paper_has_a_number_for_every_network():
