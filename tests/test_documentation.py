@@ -50,6 +50,24 @@ def test_links_of_a_page_lead_somewhere(page: Path | None) -> None:
     assert [link for link in links if not (ROOT / page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES or [None], ids=str)
+def test_links_within_a_page_lead_to_its_headings(page: Path | None) -> None:
+    if page is None:
+        pytest.skip("the tests were copied without README and docs")
+    text = (ROOT / page).read_text()
+    headings = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"(?m)^#+ (.*)$", text)}
+    assert [anchor for anchor in re.findall(r"\]\(#([^)]+)\)", text) if anchor not in headings] == []
+
+
+def test_what_pip_is_told_is_what_the_build_asks_for() -> None:
+    if not PAGES:
+        pytest.skip("the tests were copied without README and docs")
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
+    command = next(line for line in (ROOT / "docs/install.md").read_text().splitlines() if "--no-build-isolation" in line)
+    assert all(requirement in command for requirement in project["build-system"]["requires"])
+    assert f"]({project['project']['urls']['Paper']})" in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name: str) -> None:
     module = importlib.import_module(name)
