@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from cases import Block
 from torch import Tensor
 
@@ -78,7 +79,8 @@ class Implementation:
             pytest.skip(f"{self.name}: {reason}")
 
 
-def _parameter(implementation: Implementation) -> object:
+def parameter(implementation: Implementation) -> ParameterSet:
+    """The value of a parameter: marked, and skipped with the reason where it cannot run."""
     reason = implementation.why_not
     marks = [pytest.mark.skipif(reason is not None, reason=f"{implementation.name}: {reason}")]
     if implementation.device == "cuda":
@@ -97,10 +99,10 @@ _AUTOMATIC = [i for i in _COMPILED if i.algo == "auto"]
 _DEFINITION = Implementation("torch")
 
 #: Every algorithm of every compiled backend; and with the definition that they replace beside them.
-every_kernel = pytest.mark.parametrize("run", [_parameter(i) for i in _COMPILED])
-every_implementation = pytest.mark.parametrize("run", [_parameter(i) for i in [*_COMPILED, _DEFINITION]])
+every_kernel = pytest.mark.parametrize("run", [parameter(i) for i in _COMPILED])
+every_implementation = pytest.mark.parametrize("run", [parameter(i) for i in [*_COMPILED, _DEFINITION]])
 #: The same, for what is decided before an algorithm is chosen: registration, strides, derivatives, tracing.
-every_compiled_backend = pytest.mark.parametrize("run", [_parameter(i) for i in _AUTOMATIC])
-every_backend = pytest.mark.parametrize("run", [_parameter(i) for i in [*_AUTOMATIC, _DEFINITION]])
+every_compiled_backend = pytest.mark.parametrize("run", [parameter(i) for i in _AUTOMATIC])
+every_backend = pytest.mark.parametrize("run", [parameter(i) for i in [*_AUTOMATIC, _DEFINITION]])
 #: The compiled kernels that run here, for a test that shares one costly expectation among them.
 RUNNABLE = [i for i in _COMPILED if i.why_not is None]

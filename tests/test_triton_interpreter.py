@@ -25,13 +25,15 @@ HERE = Path(__file__).parent
 LEAST = {"not proof": (18, 4), "proof": (80, 20)}
 #: What either process runs; about as long.
 HALVES = ("test_result_and_all_gradients", "not test_result_and_all_gradients")
+#: Of the doubling, every day: the smallest problems, nan at a corner of the map, and what it has of its own.
+UPSAMPLE_EVERY_DAY = "triton_upsample or (triton and (pixel or one-channel or (nan and corner) or window))"
 
 
-def run(suite: str, chosen: str) -> list[str]:
+def run(suite: str, chosen: str, *files: str) -> list[str]:
     """The names of the chosen tests, all of which pass."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     options = ["-p", "no:cacheprovider", "-v", "-m", suite, "-k", chosen]
-    command = [sys.executable, "-m", "pytest", *options, "triton_in_interpreter.py"]
+    command = [sys.executable, "-m", "pytest", *options, *(files or ["triton_in_interpreter.py"])]
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return re.findall(r"::(test_\w+)(?:\[.*\])? PASSED", done.stdout)
@@ -45,3 +47,15 @@ def test_kernels_in_the_interpreter(suite: str) -> None:
     combinations, faults = LEAST[suite]
     assert passed.count("test_result_and_all_gradients") >= combinations
     assert passed.count("test_planted_fault_is_caught") >= faults
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
+@pytest.mark.parametrize(
+    ("suite", "chosen", "least"),
+    [("not proof", UPSAMPLE_EVERY_DAY, (10, 2)), pytest.param("proof or not proof", "triton", (40, 8), marks=pytest.mark.proof)],
+    ids=["everyday", "proof"],
+)
+def test_doubling_in_the_interpreter(suite: str, chosen: str, least: tuple[int, int]) -> None:
+    passed = run(suite, chosen, "test_upsample.py", "triton_upsample_in_interpreter.py")
+    assert passed.count("test_values_and_gradients") >= least[0]
+    assert passed.count("test_planted_fault_is_caught") >= least[1]

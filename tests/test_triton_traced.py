@@ -18,9 +18,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from triton.backends.compiler import GPUTarget
 
-from gcn_kernels import FusedGCN, backends
+from gcn_kernels import FusedGCN, FusedUpsample, backends
 from gcn_kernels.gcn.spec import TRITON_GCN
-from gcn_kernels.triton import ops
+from gcn_kernels.triton import device, ops
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
@@ -117,9 +117,9 @@ def test_launches_of_one_call() -> None:
     """A launch costs what it costs: a forward pass has four, and none is for a gradient that nobody asked for."""
     block = make(SMALL).to("meta")
     launches: list[str] = []
-    original = ops._launch
+    original = device.launch
     try:
-        ops._launch = lambda kernel, *_, **__: launches.append(kernel.fn.__name__)
+        device.launch = lambda kernel, *_, **__: launches.append(kernel.fn.__name__)
         _, u_l, u_r = ops.forward(*block.arguments, False, False)
         assert launches == ["pack", "fork", "pack", "join"]
         asked = {0b1: ["pack", "fork", "pack", "join"], 0b100: ["weight_gradient", "sum_splits"], 0b101000000: [], 0: []}
@@ -128,4 +128,33 @@ def test_launches_of_one_call() -> None:
             ops.backward(block.dy, block.x, u_l, u_r, *block.weights, block.biases[0], block.biases[2], wanted, False)
             assert launches == expected
     finally:
-        ops._launch = original
+        device.launch = original
+
+
+def test_doubling_in_one_graph_each_way() -> None:
+    graphs = Graphs()
+    compiled = torch.compile(
+        FusedUpsample(5, 4, bias=True, backend="triton"), fullgraph=True, backend=aot_autograd(fw_compiler=graphs)
+    )
+    x = torch.randn(2, 5, 6, 7, requires_grad=True)
+    y = compiled(x)
+    assert y.shape == (2, 4, 12, 14) and graphs.kernels(0) == ["pack", "double"]
+    y.sum().backward()
+    assert graphs.kernels(1) == ["pack", "input_gradient", "weight_gradient", "finish"]
+    assert x.grad is not None and x.grad.shape == x.shape
+
+
+def test_doubling_of_changing_sizes_compiles_once() -> None:
+    graphs = Graphs()
+    module = FusedUpsample(5, 4, backend="triton").requires_grad_(False)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=graphs))
+    for n, h, w in [(2, 9, 8), (3, 12, 10), (5, 17, 4)]:
+        assert compiled(torch.randn(n, 5, h, w)).shape == (n, 4, 2 * h, 2 * w)
+    assert len(graphs.seen) == 1
+
+
+def test_exported_doubling_holds_the_operator() -> None:
+    module = FusedUpsample(5, 4, backend="triton").requires_grad_(False)
+    program = torch.export.export(module, (torch.randn(2, 5, 6, 7),))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets == ["gcn_kernels.triton_upsample.default"]

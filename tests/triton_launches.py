@@ -17,7 +17,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gcn_kernels.triton import ops
+from gcn_kernels.triton import device, ops
 
 ALL_GRADIENTS = 0b111111111
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -67,7 +67,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, int]:
-        return {name: self.meta[name] for name in ("num_warps", "num_stages") if name in self.meta}
+        return {name: self.meta[name] for name in ("num_warps", "num_stages", "maxnreg") if name in self.meta}
 
     @property
     def key(self) -> str:
@@ -114,6 +114,20 @@ def compile_for(launch: Launch, capability: int) -> Compiled:
     return Compiled(kernel.asm["ptx"], kernel.asm["cubin"], kernel.metadata.shared)
 
 
+def recording(monkeypatch: pytest.MonkeyPatch, capability: int) -> list[Launch]:
+    """From now on launches are kept in this list instead of made, as on a GPU with 132 multiprocessors."""
+    launches: list[Launch] = []
+
+    def note(kernel: Any, grid: tuple[Any, ...], arguments: Any, **meta: Any) -> None:
+        launches.append(Launch(kernel, grid, tuple(arguments), meta))
+
+    architecture: Callable[[object], str] = lambda _: f"sm_{capability}"  # noqa: E731
+    monkeypatch.setattr(device, "launch", note)
+    monkeypatch.setattr(device, "architecture_of", architecture)
+    monkeypatch.setattr(device, "multiprocessors", lambda _: 132)
+    return launches
+
+
 def record(
     monkeypatch: pytest.MonkeyPatch,
     capability: int,
@@ -122,19 +136,12 @@ def record(
     layout: torch.memory_format,
     allow_tf32: bool,
 ) -> list[Launch]:
-    """Every launch of the forward and the backward pass of a problem on a GPU with 132 multiprocessors."""
-    launches: list[Launch] = []
-
-    def note(kernel: Any, grid: tuple[Any, ...], arguments: Any, **meta: Any) -> None:
-        launches.append(Launch(kernel, grid, tuple(arguments), meta))
+    """Every launch of the forward and the backward pass of a problem."""
+    launches = recording(monkeypatch, capability)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    architecture: Callable[[object], str] = lambda device: f"sm_{capability}"  # noqa: E731
-    monkeypatch.setattr(ops, "_launch", note)
-    monkeypatch.setattr(ops, "architecture_of", architecture)
-    monkeypatch.setattr(ops, "multiprocessors", lambda device: 132)
     x = empty(case.n, case.c, case.h, case.w).to(memory_format=layout)
     weights = [empty(*shape) for shape in case.weight_shapes().values()]
     biases = [

@@ -3,7 +3,10 @@
 from gcn_kernels.gcn.spec import TRITON_GCN
 from gcn_kernels.triton import ops
 from gcn_kernels.triton.tuning import autotune
+from gcn_kernels.triton.upsample import ops as _upsample_ops  # noqa: F401
+from gcn_kernels.upsample.spec import TRITON_UPSAMPLE
 
 __all__ = ["autotune", "ops"]
 
-TRITON_GCN.register()
+for _operator in (TRITON_GCN, TRITON_UPSAMPLE):
+    _operator.register()

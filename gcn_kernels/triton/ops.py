@@ -6,14 +6,13 @@ them in the same place.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
+from gcn_kernels.triton import device
 from gcn_kernels.triton import fork as fork_file
 from gcn_kernels.triton import join as join_file
 from gcn_kernels.triton import sums as sums_file
@@ -60,7 +59,7 @@ def forward(
     u_l, u_r = _middle_maps(x, first)
     if y.numel() == 0:
         return y, u_l, u_r
-    with _device(x):
+    with device.current(x):
         _fork(x, _pack(w_l1, w_r1, first, False), (b_l1, b_r1), (u_l, u_r), first)
         _join((u_r, u_l), _pack(w_r2, w_l2, second, False), (b_r2, b_l2), y, second)
     return y, u_l, u_r
@@ -92,7 +91,7 @@ def backward(
         return d_x, d_l1.zero_(), d_l2.zero_(), d_r1.zero_(), d_r2.zero_(), biases[0], biases[1], biases[2], biases[3]
 
     du_l, du_r = _middle_maps(x, first)
-    with _device(x):
+    with device.current(x):
         if any(asked[i] for i in (0, 1, 3, 5, 7)):
             # Transposed, the left branch's second convolution still runs along W and the right one's along H.
             _fork(dy, _pack(w_r2, w_l2, second, True), (None, None), (du_r, du_l), second)
@@ -110,7 +109,7 @@ def backward(
 
 
 def _stages(x: Tensor, w_l1: Tensor, w_l2: Tensor, w_r1: Tensor, w_r2: Tensor, allow_tf32: bool) -> tuple[Constants, Constants]:
-    architecture = architecture_of(x.device)
+    architecture = device.architecture_of(x.device)
     mid_l, mid_r = int(w_l1.shape[0]), int(w_r1.shape[0])
     first = Stage(Branch(mid_l, int(w_l1.shape[2])), Branch(mid_r, int(w_r1.shape[3])), int(x.shape[1]), False)
     second = Stage(Branch(mid_r, int(w_r2.shape[2])), Branch(mid_l, int(w_l2.shape[3])), int(w_l2.shape[0]), True)
@@ -158,7 +157,7 @@ def _pack(w_v: Tensor, w_h: Tensor, c: Constants, reverse: bool) -> Pair:
     strides = (*_weight_strides(w_v, stage, stage.v), *_weight_strides(w_h, stage, stage.h))
     taps_and_mid = (stage.v.taps, stage.h.taps, stage.v.mid, stage.h.mid)
     arguments = (w_v, w_h, *packed, stage.wide, stage.pitch, *taps_and_mid, *strides)
-    _launch(sums_file.pack, grid, arguments, REVERSED=reverse, R=rows, N=columns, num_warps=4)
+    device.launch(sums_file.pack, grid, arguments, REVERSED=reverse, R=rows, N=columns, num_warps=4)
     return packed
 
 
@@ -180,7 +179,7 @@ def _fork(x: Tensor, weights: Pair, biases: tuple[Tensor | None, Tensor | None],
     # A traced graph with symbolic sizes is for many of them, where the one launch more would be in vain.
     steps = cdiv(stage.wide, plan.tile.depth)
     programs = (tiles_v + tiles_h) * mid_tiles
-    parts = splits(programs, steps, multiprocessors(x.device), PRICE_OF_CHANNEL_SPLIT) if isinstance(programs, int) else 1
+    parts = splits(programs, steps, device.multiprocessors(x.device), PRICE_OF_CHANNEL_SPLIT) if isinstance(programs, int) else 1
     partial = parts > 1
     targets = out
     if partial:
@@ -190,7 +189,7 @@ def _fork(x: Tensor, weights: Pair, biases: tuple[Tensor | None, Tensor | None],
         *(x, *weights, *_or_else(biases, x), *targets, tiles_v, tiles_h, parts, n, h, w, stage.wide),
         *(stage.v.mid, stage.h.mid, stage.v.taps, stage.h.taps, stage.v.chunks, stage.h.chunks, stage.pitch, *x.stride()),
     )
-    _launch(
+    device.launch(
         fork_file.fork,
         (2 * tiles, mid_tiles, parts),
         arguments,
@@ -233,7 +232,7 @@ def _join(maps: Pair, weights: Pair, biases: tuple[Tensor | None, Tensor | None]
         *(*maps, *weights, *_or_else(biases, y), y, n, h, w, columns, column_tiles),
         *(stage.v.mid, stage.h.mid, stage.v.taps, stage.h.taps, stage.v.chunks, stage.h.chunks, stage.pitch, *y.stride()),
     )
-    _launch(
+    device.launch(
         join_file.join,
         (cdiv(places, tile.rows) * column_tiles,),
         arguments,
@@ -258,7 +257,7 @@ def _weight_gradient(wide: Tensor, narrow: Pair, out: Pair, wanted: tuple[bool, 
     # The same for one branch as for both: a gradient does not depend on what else is asked for.
     tiles = sum(cdiv(b.taps * b.pitch, tile.rows) for b in (stage.v, stage.h)) * column_tiles
     places = n * h * cdiv(w, 8) * 8
-    parts = pixel_splits(stage, tile, tiles, places, wide.element_size(), multiprocessors(wide.device))
+    parts = pixel_splits(stage, tile, tiles, places, wide.element_size(), device.multiprocessors(wide.device))
     rows = [0 if b is None else b.rows for b in branches]
     partial_v, partial_h = (wide.new_empty((parts, r, stage.pitch), dtype=torch.float32) for r in rows)
     arguments = (
@@ -266,7 +265,7 @@ def _weight_gradient(wide: Tensor, narrow: Pair, out: Pair, wanted: tuple[bool, 
         *(stage.v.mid, stage.h.mid, stage.v.taps, stage.h.taps, stage.v.chunks, stage.h.chunks),
         *(direction, stage.pitch, *wide.stride()),
     )
-    _launch(
+    device.launch(
         weight_gradient_file.weight_gradient,
         ((tiles_v + tiles_h) * column_tiles * parts,),
         arguments,
@@ -302,7 +301,7 @@ def _sum_splits(
     arguments = (*partial, *_or_else(biases, out[0]), *out, parts, *rows, *mids, *columns, *pitches, *last, *strides)
     biased = [b is not None for b in biases]
     meta = {"R": tile_rows, "N": tile_columns, "BIASED_V": biased[0], "BIASED_H": biased[1], "num_warps": 4}
-    _launch(sums_file.sum_splits, grid, arguments, **meta)
+    device.launch(sums_file.sum_splits, grid, arguments, **meta)
 
 
 def _sum_pixels(t: Tensor, dims: tuple[int, ...], channels: int, like: Tensor, wanted: bool) -> Tensor:
@@ -316,36 +315,6 @@ def _or_else(biases: tuple[Tensor | None, Tensor | None], other: Tensor) -> Pair
     """Something to point to where there is no bias; the kernels do not read it."""
     b_v, b_h = (other if b is None else b.contiguous() for b in biases)
     return b_v, b_h
-
-
-def _launch(kernel: Any, grid: tuple[Any, ...], arguments: Sequence[Any], **meta: Any) -> None:
-    wrap_triton(kernel)[grid](*arguments, **meta)
-
-
-def _device(x: Tensor) -> AbstractContextManager[object]:
-    """Make x's GPU the current one, as launches go there; tensors that are being traced are on none."""
-    if type(x) in (Tensor, torch.nn.Parameter) and x.is_cuda and torch.cuda.current_device() != x.device.index:
-        return torch.cuda.device(x.device)
-    return nullcontext()
-
-
-@lru_cache
-def architecture_of(device: torch.device) -> str:
-    """``sm_90`` or ``gfx942``; where there is no GPU (interpreter, tracing), the one that the tables are thought for."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return "sm_90"
-    if torch.version.hip is not None:
-        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm_{major}{minor}"
-
-
-@lru_cache
-def multiprocessors(device: torch.device) -> int:
-    """Of the GPU; for tracing without one those of an H100, for the interpreter few, as its programs run in turn."""
-    if device.type != "cuda":
-        return 4
-    return torch.cuda.get_device_properties(device).multi_processor_count if torch.cuda.is_available() else 132
 
 
 def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from triton.runtime.errors import OutOfResources
 from gcn_kernels.core import backends
 from gcn_kernels.triton import ops, plan
 from gcn_kernels.triton.config import Config, Tile, arithmetic, choose, default, key, path, store
+from gcn_kernels.triton.device import architecture_of
 
 #: What is tried for each kernel, besides the table's choice. Not every GPU has room for every one.
 CANDIDATES = {
@@ -73,7 +74,7 @@ def autotune(
     if (reason := backends.why_not("triton", device, dtype)) is not None:
         raise RuntimeError(f"autotune needs the backend triton, which cannot run: {reason}")
     allow_tf32 = backends.allow_tf32()
-    architecture = ops.architecture_of(device)
+    architecture = architecture_of(device)
     kind = arithmetic(dtype, allow_tf32, architecture)
     name = key(architecture, kind, in_channels, kernel_size)
     step = _training_step(

@@ -10,7 +10,7 @@ from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import Memory, check_map, check_same, check_tensor, is_channels_last, shape_of
 from gcn_kernels.core.operator import autocast
-from gcn_kernels.upsample.spec import UPSAMPLE
+from gcn_kernels.upsample.spec import TRITON_UPSAMPLE, UPSAMPLE
 
 
 def fused_upsample(
@@ -25,7 +25,8 @@ def fused_upsample(
         weight: [C, O, 4, 4]
         bias: [O] or None.
         size: (H', W') of the result, at most (2H, 2W); that if None. A map that was halved from an odd size needs it.
-        backend: ``"auto"``, ``"cpu"`` or ``"torch"``, which then runs or raises. There are no kernels for GPUs.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"triton"``, ``"torch"``, which then runs or raises. On a GPU ``"auto"`` is
+            ``"torch"``: no GPU has shown yet that the Triton kernels are faster.
 
     Returns:
         [N, O, H', W'] (or [O, H', W']) in the dtype of ``x``.
@@ -78,7 +79,8 @@ def _decide(tensors: Sequence[Any], backend: str, _: str | None) -> _How:
     _check(tensors)
     x, weight, _bias = tensors
     check_same(x, ("weight", "bias"), tensors[1:])
-    chosen = backends.choose(backend, "auto", x, UPSAMPLE.backends)
+    kernels = UPSAMPLE.backends if backend == "auto" else (*UPSAMPLE.backends, *TRITON_UPSAMPLE.backends)
+    chosen = backends.choose(backend, "auto", x, kernels)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     return _How(chosen, weight.shape[1] > 1 and (is_channels_last(batch) or is_channels_last(weight)), x.dim() == 3)
 
@@ -92,7 +94,10 @@ def _run(tensors: tuple[Any, ...], backend: str) -> Tensor:
         return reference.upsample(*tensors)
     if how.single:
         tensors = (tensors[0].unsqueeze(0), *tensors[1:])
-    y = UPSAMPLE(tensors, (how.channels_last,))
+    if how.backend == "triton":
+        y = TRITON_UPSAMPLE(tensors, (how.channels_last, backends.allow_tf32()))
+    else:
+        y = UPSAMPLE(tensors, (how.channels_last,))
     return y.squeeze(0) if how.single else y
 
 

@@ -1,4 +1,7 @@
-"""The specification of the doubling: its operators, the shapes of their results, their definition."""
+"""The specification of the doubling: its operators, the shapes of their results, their definition.
+
+There are two pairs: ``upsample`` and ``upsample_backward``, compiled, and ``triton_upsample`` and ``triton_upsample_backward``.
+"""
 
 import torch
 from torch import Tensor
@@ -23,4 +26,17 @@ UPSAMPLE = Operator(
     fake=_fake,
     vectors={"bias": ("weight", 1)},
     backends=("cpu",),
+)
+
+#: Declared, with their shapes, by :mod:`gcn_kernels.triton`.
+TRITON_UPSAMPLE = Operator(
+    schema=("gcn_kernels::triton_upsample(Tensor x, Tensor weight, Tensor? bias, bool channels_last, bool allow_tf32) -> Tensor"),
+    backward_schema=(
+        "gcn_kernels::triton_upsample_backward(Tensor dy, Tensor x, Tensor weight, int wanted, bool allow_tf32) "
+        "-> (Tensor, Tensor, Tensor)"
+    ),
+    results=("y",),
+    definition=reference.upsample,
+    vectors={"bias": ("weight", 1)},
+    backends=("triton",),
 )
