@@ -57,7 +57,7 @@ class _InTf32(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
         x, weight = (t.detach().requires_grad_() for t in ctx.saved_tensors)
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
             y = reference.upsample(x, weight)
         return (*torch.autograd.grad(y, (x, weight), _rounded(dy)), dy.sum((0, 2, 3)))
 
