@@ -1,5 +1,5 @@
-// The operators gcn_kernels::gcn and gcn_kernels::gcn_backward on a GPU: allocate results and workspace, plan, launch. The one
-// file of the CUDA kernels that knows PyTorch.
+// The operators gcn_kernels::gcn and gcn_kernels::gcn_backward on a GPU: allocate results and workspace, plan, launch.
+// Only this file, place.h and strips/strips_cuda.cpp know PyTorch.
 //
 // Everything is launched on PyTorch's current stream and every byte comes from its allocator; nothing here waits for the GPU or
 // reads from it. So a call can be captured in a CUDA graph, and memory that is let go of at its end is not reused before the
