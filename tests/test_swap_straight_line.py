@@ -1,6 +1,7 @@
 """A block of straight-line code goes to the operator without being watched, until anything that it runs is another."""
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import BLOCKS, BlockA, channels, line, randomise
+from strips_families import STRIPS, C, StripBlock, dw
 from test_module_children import CHANGES
 from test_swap_guarantee import assert_equal, outcome
 from torch import Tensor, nn
 
 import gcn_kernels.swap.fused_class as fused_class
-from gcn_kernels import convert_gcn
-from gcn_kernels.swap import straight_line
+from gcn_kernels import convert_gcn, convert_model
+from gcn_kernels.swap import repeat, straight_line
 
 
 class Wrapped(nn.Module):
@@ -49,9 +51,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
     scope_of = fused_class.scope_of
 
-    def counting(*arguments: Any) -> Any:
+    def counting(*arguments: Any, **options: Any) -> Any:
         runs.append(1)
-        return scope_of(*arguments)
+        return scope_of(*arguments, **options)
 
     monkeypatch.setattr(fused_class, "scope_of", counting)
     return runs
@@ -255,6 +257,152 @@ def classes() -> Iterator[tuple[type[nn.Module], type[nn.Module]]]:
             return self.conv(x)
 
     yield Own, Wrapper
+
+
+@pytest.mark.parametrize("name", ["MSCA", "StripBlock", "LSKA", "CPCA", "ReLU between", "dead branches"])
+def test_one_run_of_strips_is_watched_and_the_next_ones_repeated(name: str, watched: list[int]) -> None:
+    block = STRIPS[name][0]()
+    plain = copy.deepcopy(block)
+    assert convert_model(block, force=True).swapped
+    for size in ((9, 8), (4, 7)):
+        x = torch.randn(2, C, *size)
+        torch.testing.assert_close(block(x), plain(x), rtol=1e-4, atol=1e-5)
+    assert len(watched) == 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        block(x)
+    assert len(watched) == 2, "another dtype is another run"
+
+
+def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(F, "gelu", lambda x, **options: torch.relu(x))
+
+
+def around_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        nn.Conv2d, "_conv_forward", lambda self, x, w, b: F.conv2d(x, w, b, padding="same", groups=self.groups) + 1
+    )
+
+
+def before_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = nn.Conv2d._conv_forward
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda self, x, w, b: plain(self, x.abs(), w, b))
+
+
+@pytest.mark.parametrize("change", [in_the_middle, around_convolutions, before_convolutions], ids=lambda c: c.__name__)
+def test_a_repeated_run_follows_what_is_put_in_the_place_of_functions(
+    change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain: Any = STRIPS["CPCA"][0]().double()
+    model = copy.deepcopy(plain)
+    convert_model(model, force=True)
+    x = X[:, :1].repeat(1, C, 1, 1)
+    model(x), model(x)
+    before = plain(x)
+    change(monkeypatch)
+    assert_equal(outcome(model, x), outcome(plain, x))
+    assert not torch.allclose(plain(x), before)
+
+
+def test_a_repeated_run_holds_the_flow_of_results_against_the_noted_one() -> None:
+    """Two convolutions that exchange their places in the forward have the same sizes and make the same calls."""
+
+    class Own(StripBlock):
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.conv0(x)
+            b = self.conv_spatial1(a)
+            return self.conv1(self.conv_spatial2(b) + a)
+
+    def other(self: Any, x: Tensor) -> Tensor:
+        a = self.conv0(x)
+        b = self.conv_spatial1(a)
+        return self.conv1(self.conv_spatial2(a) + b)
+
+    model: Any = Own().double()
+    plain = copy.deepcopy(model)
+    convert_model(model, force=True)
+    x = torch.randn(1, C, 9, 8, dtype=torch.float64)
+    model(x), model(x)
+    program = straight_line._known[model].program
+    with pytest.raises(repeat._Differs), repeat._Repeat(program, "auto"):
+        other(model, x)
+    assert repeat.repeat(program, other, model, x, "auto") is None
+    torch.testing.assert_close(repeat.repeat(program, Own.forward, model, x, "auto"), plain(x))
+
+
+def twofold(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def run_draws(first: int, count: int) -> int:
+    """Compare drawn straight-line forwards with those of the plain module, run again and again and changed in between."""
+    repeated = 0
+    for seed in range(first, first + count):
+        draw = random.Random(seed)
+        names, lines = ["x"], []
+        for i in range(draw.randint(3, 9)):
+            what = draw.choice(["conv", "conv", "conv", "conv", "add", "add", "mul", "act", "clone", "in place"])
+            a, b = (draw.choice(names[-4:]) for _ in "ab")
+            if what == "conv":
+                lines.append(f"v{i} = self.c{draw.randrange(8)}({a})")
+            elif what == "act":
+                lines.append(f"v{i} = self.act({a})")
+            elif what == "in place":
+                # Of a result that autograd keeps for no other.
+                lines += [f"v{i} = self.c{draw.randrange(8)}({a})", f"v{i} += {b}"]
+            else:
+                lines.append(f"v{i} = {a}.clone()" if what == "clone" else f"v{i} = {a} {'+' if what == 'add' else '*'} {b}")
+            names.append(f"v{i}")
+        space: dict[str, Any] = {}
+        exec("def forward(self, x):\n " + "\n ".join(lines) + f"\n return {names[-1]}", space)
+
+        class Drawn(nn.Module):
+            forward = space["forward"]
+
+            def __init__(self) -> None:
+                super().__init__()
+                shapes = [(1, 3), (3, 1), (3, 3), (1, 5), (5, 1)]
+                for i, (kh, kw) in enumerate(shapes):
+                    setattr(self, f"c{i}", dw(2, kh, kw, dilation=1 + i % 2))
+                self.c5, self.c6, self.c7 = line(2, 2, 3, 0), line(2, 2, 3, 1), nn.Conv2d(2, 2, 1)
+                self.act = nn.Tanh()
+
+        torch.manual_seed(seed)
+        plain = Drawn().double()
+        model = copy.deepcopy(plain)
+        convert_model(model, verify=False, force=True)
+        change = draw.choice(
+            [
+                lambda m: setattr(m, "c0", m.c2),
+                lambda m: m.c1.weight.data.mul_(2),
+                lambda m: m.c3.register_forward_hook(lambda module, inputs, output: output * 2),
+                lambda m: setattr(m.c2, "padding_mode", "circular"),
+                lambda m: setattr(m.c4, "bias", None),
+                lambda m: setattr(m, "act", nn.ReLU()),
+                lambda m: m.requires_grad_(False),
+                lambda m: setattr(m.c5, "forward", twofold),
+            ]
+        )
+        for turn in range(4):
+            if turn == 2:
+                change(plain), change(model)
+            x = torch.randn(draw.randint(1, 2), 2, draw.randint(1, 6), draw.randint(1, 6), dtype=torch.float64)
+            with torch.set_grad_enabled(draw.random() < 0.6):
+                known = straight_line._known.get(model)
+                repeated += known is not None and known.program is not None
+                try:
+                    assert_equal(outcome(model, x), outcome(plain, x))
+                except AssertionError as error:
+                    raise AssertionError(f"draw {seed}, turn {turn}: {lines}: {error}") from error
+    return repeated
+
+
+def test_drawn_straight_lines() -> None:
+    assert run_draws(0, 100) > 50
+
+
+@pytest.mark.proof
+def test_many_drawn_straight_lines() -> None:
+    assert run_draws(1000, 2000) > 1000
 
 
 def test_code_that_is_not_straight_is_told() -> None:

@@ -64,8 +64,8 @@ unseen = torch._C.DisableTorchFunction
 class Counter(Protocol):
     """Who calls and counts what is fused."""
 
-    def run(self, block: "Fused") -> Tensor:
-        """The result of ``block``."""
+    def run(self, block: "Fused", end: "Step | Sum") -> Tensor:
+        """The result of ``block``, which is that of ``end``."""
         ...
 
 
@@ -78,10 +78,11 @@ class Step(ABC):
         result: the value, once it is computed.
         fused: whether a fused operator has computed a sum with it.
         size: of the result.
+        rest: of a convolution, its arguments after the map.
         tensor: weak reference to the pending tensor that stands for the result.
     """
 
-    __slots__ = ("__weakref__", "fused", "modes", "result", "size", "source", "stamps", "tensor", "x")
+    __slots__ = ("__weakref__", "fused", "modes", "rest", "result", "size", "source", "stamps", "tensor", "x")
 
     def __init__(self, source: "Tensor | Step", modes: Modes, parameters: tuple[Tensor | None, ...] = ()) -> None:
         self.source, self.modes = source, modes
@@ -89,6 +90,7 @@ class Step(ABC):
         self.fused = False
         self.tensor: Any = None
         self.size: Any = None
+        self.rest: tuple[Any, ...] = ()
         self.stamps = [(t, _stamp(t)) for t in parameters if t is not None]
         if isinstance(source, Step):
             self.x: Tensor = source.x
@@ -212,6 +214,7 @@ class Fused(NamedTuple):
         x: the map.
         parameters: all weights, then all biases.
         form: what else tells its speed.
+        steps: the convolutions, in the order of the weights.
         call: makes it.
     """
 
@@ -219,6 +222,7 @@ class Fused(NamedTuple):
     x: Tensor
     parameters: tuple[Tensor | None, ...]
     form: Any
+    steps: tuple[Any, ...]
     call: Callable[[], Tensor]
 
 
@@ -261,7 +265,7 @@ class Depthwise(Step):
             return self.compute()
         self.check()
         with _as_in(self):
-            result: Tensor = self.counter.run(self.rule(self, self.backend))
+            result: Tensor = self.counter.run(self.rule(self, self.backend), self)
         if isinstance(self.source, Step):
             self.source.mark_fused()
         return result
@@ -333,7 +337,7 @@ class Sum:
                     self.result = left.value() + right.value()
                 else:
                     self.check()
-                    self.result = self.counter.run(self.block)
+                    self.result = self.counter.run(self.block, self)
                     left.mark_fused()
                     right.mark_fused()
         return self.result

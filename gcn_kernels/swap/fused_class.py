@@ -78,13 +78,16 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
                 return original.forward(self, *inputs, **named)
         if (y := straight_line.run(self, original, inputs, named, how.backend)) is not None:
             return y
-        scope = scope_of(self, *how)
+        scope = scope_of(self, *how, noted=not straight_line.is_known(self))
         if scope is not None:
             with scope:
                 result = original.forward(self, *inputs, **named)
-            if (block := scope.whole(result)) is not None:
-                straight_line.learn(self, original, block)
-            return scope.release(result)
+            if scope.notes is None:
+                return scope.release(result)
+            learnt = straight_line.learn(self, original, scope, result)
+            result = scope.release(result)
+            learnt(result)
+            return result
         outer = Scope.current()
         if outer is None:
             return original.forward(self, *inputs, **named)

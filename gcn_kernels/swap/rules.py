@@ -44,7 +44,7 @@ def gcn(left: Expression, right: Expression, backend: str) -> Fused | None:
     def call() -> Tensor:
         return fused_gcn(x, *weights, *biases, backend=backend)
 
-    return Fused("gcn", x, (*weights, *biases), None, call)
+    return Fused("gcn", x, (*weights, *biases), None, (first_left, left_end, first_right, right_end), call)
 
 
 def strips(left: Expression, right: Expression, backend: str) -> Fused | None:
@@ -106,7 +106,7 @@ def _strips(
         steps = [[step(conv) for conv in branch] for branch in branches]
         return fused_strips(x, steps, stem=None if stem is None else step(stem), skip=skip, backend=backend)
 
-    return Fused("strips", source.x if isinstance(source, Step) else source, parameters, form, call)
+    return Fused("strips", source.x if isinstance(source, Step) else source, parameters, form, tuple(convs), call)
 
 
 RULES: dict[str, Rule] = {"gcn": gcn, "strips": strips}

@@ -52,6 +52,29 @@ PURE = frozenset(
 
 #: Functions of PyTorch in a run that is four convolutions and their sum.
 CALLS = 5
+#: Functions of PyTorch in a run that can be repeated unwatched, and which they may be besides those in :data:`EXTEND`.
+MOST_CALLS = 64
+_OPTIONS = (bool, int, float, str, type(None))
+REPEATABLE = frozenset(
+    {Tensor.clone, Tensor.mul, Tensor.sub, Tensor.__mul__, Tensor.__rmul__, Tensor.sigmoid, Tensor.relu, Tensor.tanh}
+    | {torch.mul, torch.sub, torch.sigmoid, torch.tanh, F.relu, F.gelu, F.silu}
+)
+
+
+class Call:
+    """A call of a function of PyTorch, as far as noting it holds no result.
+
+    Attributes:
+        func: the function.
+        options: arguments given by their names.
+        node: the expression that waits in the place of its result, or None.
+    """
+
+    __slots__ = ("func", "node", "options")
+
+    def __init__(self, func: Any, options: dict[str, Any]) -> None:
+        self.func, self.options = func, options
+        self.node: Expression | None = None
 
 
 class Scope(TorchFunctionMode):
@@ -63,15 +86,16 @@ class Scope(TorchFunctionMode):
         trial: only see what would be fused, on meta tensors.
 
     Attributes:
-        fused: in a trial, the calls of fused operators.
-        calls: how many functions of PyTorch have been called.
+        notes: of the calls of PyTorch's functions, as long as they could be repeated unwatched; None after that.
+        fused: the calls of fused operators that are noted, each with the expression that it gives the result of.
     """
 
-    def __init__(self, backend: str, families: Iterable[str] = ("gcn",), trial: bool = False) -> None:
+    def __init__(self, backend: str, families: Iterable[str] = ("gcn",), trial: bool = False, noted: bool = False) -> None:
         super().__init__()
         self.backend, self.families, self.trial = backend, frozenset(families), trial
-        self.fused: list[Fused] = []
-        self.calls = self.paused = 0
+        self.fused: list[tuple[Fused, Expression]] = []
+        self.notes: list[Call] | None = [] if noted or trial else None
+        self.paused = 0
         self.waiting: list[Any] = []
         self.taken: list[Any] = []
 
@@ -98,7 +122,8 @@ class Scope(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let ``func`` wait if a rule may need it; compute what waits before anything else runs."""
         kwargs = kwargs or {}
-        self.calls += 1
+        if self.notes is not None:
+            self._note(func, kwargs)
         if (extend := EXTEND.get(func)) is not None and not self.paused:
             if (waits := extend(self, *args, **kwargs)) is not None:
                 return waits
@@ -107,12 +132,20 @@ class Scope(TorchFunctionMode):
         if not self.waiting and not self.taken:
             return func(*args, **kwargs)
         self.settle((args, kwargs))
-        if self.taken and _may_write(func, kwargs):
+        if self.taken and may_write(func, kwargs):
             self.take_back()
         args, kwargs = values_in(args, func), values_in(kwargs, func)
         if extend is not None and not self.paused and (waits := extend(self, *args, **kwargs)) is not None:
             return waits
         return func(*args, **kwargs)
+
+    def _note(self, func: Any, kwargs: Any) -> None:
+        assert self.notes is not None
+        self.notes.append(Call(func, kwargs))
+        repeatable = (func in EXTEND or func in REPEATABLE) and len(self.notes) <= MOST_CALLS
+        if not self.trial and not (repeatable and all(type(option) in _OPTIONS for option in kwargs.values())):
+            # Too much to remember, which would keep results alive.
+            self.notes, self.fused = None, []
 
     def settle(self, needed: Any = ()) -> None:
         """Compute everything that waits and that somebody still has, beginning with what ``needed`` holds."""
@@ -129,10 +162,10 @@ class Scope(TorchFunctionMode):
                 node.value()
         self.taken += [t.__dict__["node"].tensor for t in held if t.__dict__["node"].fused]
 
-    def run(self, block: Fused) -> Tensor:
+    def run(self, block: Fused, end: Expression) -> Tensor:
         """The result of a fused operator."""
-        if self.trial:
-            self.fused.append(block)
+        if self.notes is not None:
+            self.fused.append((block, end))
         return block.call()
 
     def take_back(self) -> None:
@@ -144,7 +177,7 @@ class Scope(TorchFunctionMode):
 
     def whole(self, result: Any) -> Fused | None:
         """The block that ``result`` of the forward is, if all that ran are its four convolutions and their sum."""
-        if self.calls != CALLS or type(result) is not Pending:
+        if self.notes is None or len(self.notes) != CALLS or type(result) is not Pending:
             return None
         node = result.__dict__["node"]
         return node.block if isinstance(node, Sum) and node.result is None and node.block.family == "gcn" else None
@@ -166,10 +199,18 @@ class Scope(TorchFunctionMode):
         """The pending tensor for ``node``."""
         t = pending(node, size, dtype, inputs)
         self.waiting.append(node.tensor)
+        if self.notes:
+            self.notes[-1].node = node
         return t
 
 
-def scope_of(module: nn.Module, children: Sequence[str] | None, backend: str, families: Iterable[str] = ("gcn",)) -> Scope | None:
+def scope_of(
+    module: nn.Module,
+    children: Sequence[str] | None,
+    backend: str,
+    families: Iterable[str] = ("gcn",),
+    noted: bool = False,
+) -> Scope | None:
     """A scope for a call of ``module``, or None where its forward has to run plainly or inside a scope that is there.
 
     Args:
@@ -177,12 +218,13 @@ def scope_of(module: nn.Module, children: Sequence[str] | None, backend: str, fa
         children: names of its children that hold the convolutions; all of them if None.
         backend: of the fused operators.
         families: of what is fused.
+        noted: whether the calls are to be noted.
     """
     if observed() or torch._C._len_torch_dispatch_stack():
         return None
     if torch._C._len_torch_function_stack() and any(type(m) is not DeviceContext for m in _modes()):
         return None
-    return None if hooked_inside(module, children) else Scope(backend, families)
+    return None if hooked_inside(module, children) else Scope(backend, families, noted=noted)
 
 
 def _modes() -> list[TorchFunctionMode]:
@@ -226,7 +268,7 @@ def _released(container: Any) -> Any:
     return container
 
 
-def _may_write(func: Any, kwargs: Any) -> bool:
+def may_write(func: Any, kwargs: Any) -> bool:
     """Whether ``func`` is called as one that changes a tensor."""
     name = getattr(func, "__name__", "")
     in_place = name.endswith("_") if not name.endswith("__") else name.startswith("__i") or name in ("__setitem__", "__set__")

@@ -104,7 +104,9 @@ def _convolution(
     if pads is not None:
         h, w = h - kh + 1, w - kw + 1
     dtype = x.dtype if modes[2] is None else modes[2]
-    return scope.wait(Convolution(source, modes, weight, bias, padding, axis), (n, out, h, w), dtype, (input, weight, bias))
+    node = Convolution(source, modes, weight, bias, padding, axis)
+    node.rest = (weight, bias, stride, padding, dilation, groups)
+    return scope.wait(node, (n, out, h, w), dtype, (input, weight, bias))
 
 
 def _depthwise(
@@ -132,6 +134,7 @@ def _depthwise(
     if size[1] != groups or not go_together(x, weight, bias, modes[2]):
         return None
     node = Depthwise(source, modes, weight, bias, padding, pair)
+    node.rest = (weight, bias, stride, padding, dilation, groups)
     node.rule, node.backend, node.counter = chain, scope.backend, scope
     return scope.wait(node, size, x.dtype if modes[2] is None else modes[2], (input, weight, bias))
 

@@ -1,8 +1,9 @@
-"""Blocks whose forward can do only one thing, which need not be watched while they run.
+"""Forwards that can do only one thing, which need not be watched while they run.
 
-Most blocks are written as straight-line code: it calls children of the module, adds their results and returns the sum, without a
-global name, a branch, an attribute or a constant. What such a forward computes depends on nothing but its input and its children.
-So after one watched run that was four convolutions and their sum and nothing else, a later call may go to the operator at once if
+Most blocks are written as straight-line code: it calls children of the module, adds or multiplies their results and returns one,
+without a global name, a branch, an attribute or a constant. What such a forward computes depends on nothing but its input and its
+children. So after one watched run a later call need not be watched again (one that was a GCN block and nothing else goes to the
+operator at once; any other is repeated, :mod:`gcn_kernels.swap.repeat`) if
 
 * the code of the forward is the same, straight-line code, as that of wrappers between the module and the convolutions is;
 * what it reads by name still leads to modules of the same classes, without hooks or a forward of their own;
@@ -10,13 +11,14 @@ So after one watched run that was four convolutions and their sum and nothing el
 * nothing that PyTorch itself does in between has been replaced.
 
 All of this is looked at in every call. Where something differs, the call is watched, as any other
-(:mod:`gcn_kernels.swap.scope`), and the block is forgotten until a watched run shows one again.
+(:mod:`gcn_kernels.swap.scope`), and what was known is forgotten until a watched run shows it again.
 """
 
 import dis
 import inspect
 import types
 import weakref
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -26,7 +28,8 @@ from torch import Tensor, nn
 
 from gcn_kernels.swap import rules
 from gcn_kernels.swap.expression import Fused, autocast_dtype
-from gcn_kernels.swap.scope import observed
+from gcn_kernels.swap.repeat import Program, program_of, repeat
+from gcn_kernels.swap.scope import Scope, observed
 from gcn_kernels.swap.steps import go_together, line_axis, takes
 
 #: Instructions that read and write local names, read attributes, call, add, index and return. None of them branches, none
@@ -37,29 +40,32 @@ _HARMLESS = frozenset(
         *("LOAD_CONST", "LOAD_SMALL_INT", "LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_FAST_LOAD_FAST"),
         *("LOAD_FAST_BORROW_LOAD_FAST_BORROW", "STORE_FAST", "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST", "DELETE_FAST"),
         *("LOAD_ATTR", "LOAD_METHOD", "CALL", "CALL_FUNCTION", "CALL_METHOD"),
-        *("BINARY_OP", "BINARY_ADD", "INPLACE_ADD", "BINARY_SUBSCR"),
+        *("BINARY_OP", "BINARY_ADD", "BINARY_MULTIPLY", "BINARY_SUBTRACT", "INPLACE_ADD", "BINARY_SUBSCR"),
     )
 )
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+#: Methods of a tensor that a straight-line forward may call.
+_METHODS = frozenset({"clone", "sigmoid", "relu", "tanh"})
 
 #: What runs of PyTorch's own classes that may be in a straight-line block: attributes of the class, and functions elsewhere.
 _OF_EVERY_MODULE = "__call__ _call_impl _wrapped_call_impl __getattr__ __getattribute__ forward"
+_KNOWN: dict[Any, Any] = {
+    nn.Conv2d: ((nn.Conv2d, f"{_OF_EVERY_MODULE} _conv_forward"), (F, "conv2d")),
+    nn.Sequential: ((nn.Sequential, f"{_OF_EVERY_MODULE} __iter__"),),
+    nn.ModuleList: ((nn.ModuleList, f"{_OF_EVERY_MODULE} __getitem__ _get_abs_string_index"),),
+    **{kind: ((kind, _OF_EVERY_MODULE),) for kind in (nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh)},
+}
 _LIBRARY = {
     kind: [
         (owner, name, getattr(owner, name), getattr(getattr(owner, name), "__code__", None))
         for owner, names in owners
         for name in names.split()
     ]
-    for kind, owners in {
-        nn.Conv2d: ((nn.Conv2d, f"{_OF_EVERY_MODULE} _conv_forward"), (F, "conv2d")),
-        nn.Sequential: ((nn.Sequential, f"{_OF_EVERY_MODULE} __iter__"),),
-        nn.ModuleList: ((nn.ModuleList, f"{_OF_EVERY_MODULE} __getitem__ _get_abs_string_index"),),
-        nn.Identity: ((nn.Identity, _OF_EVERY_MODULE),),
-    }.items()
+    for kind, owners in _KNOWN.items()
 }
 
 
-#: Modules that run in a straight-line block.
+#: Modules that a straight-line forward may run.
 MOST_PLACES = 32
 
 
@@ -73,21 +79,23 @@ class Place(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """What the block was when its run was watched.
+    """What the module was when its run was watched.
 
     Attributes:
         code: of the forward of its class.
         library: what is to be as PyTorch has it.
         wrappers: classes between it and the convolutions that have a straight-line forward, with the code of that.
-        places: every module that runs, parents first; -1 is the block itself.
-        roles: indices in ``places`` of the convolutions l1, l2, r1, r2.
+        places: every module that runs, parents first; -1 is the module itself.
+        roles: of one that is a GCN block and nothing else, the indices in ``places`` of its convolutions l1, l2, r1, r2.
+        program: of any other, what its run was.
     """
 
     code: types.CodeType
     library: tuple[tuple[Any, str, Any, types.CodeType | None], ...]
     wrappers: tuple[tuple[type[nn.Module], types.CodeType], ...]
     places: tuple[Place, ...]
-    roles: tuple[int, ...]
+    roles: tuple[int, ...] = ()
+    program: Program | None = None
 
 
 #: What is known of every converted module that was watched: None if its code is not straight.
@@ -104,22 +112,38 @@ def run(
     (x,) = inputs
     if type(x) is not Tensor or torch._C._len_torch_function_stack() or observed() or not takes(x):
         return None
-    convs = _convolutions(module, original, proof)
-    block = None if convs is None else _block(x, convs)
-    if block is None:
-        del _known[module]
-        return None
-    return rules.fused_gcn(x, *block, backend=backend)
+    modules = _modules(module, original, proof)
+    if modules is not None and proof.program is not None:
+        forward: Any = original.forward
+        y = repeat(proof.program, forward, module, x, backend)
+        if y is not None:
+            return y
+    elif modules is not None and (block := _block(x, [modules[role] for role in proof.roles])) is not None:
+        return rules.fused_gcn(x, *block, backend=backend)
+    del _known[module]
+    return None
 
 
-def learn(module: nn.Module, original: type[nn.Module], block: Fused) -> None:
-    """Remember that a watched run of ``module`` was ``block`` and nothing else."""
-    if module not in _known:
-        _known[module] = _prove(module, original, block)
+def is_known(module: nn.Module) -> bool:
+    """Whether a watched run of ``module`` has shown what it is, or that this cannot be told."""
+    return module in _known
 
 
-def _convolutions(module: nn.Module, original: type[nn.Module], proof: Proof) -> list[nn.Conv2d] | None:
-    """The convolutions of the block, or None where it could have become another one."""
+def learn(module: nn.Module, original: type[nn.Module], scope: Scope, result: Any) -> Callable[[Any], None]:
+    """Remember what a watched run of ``module`` was, once its result has been released, with which the answer is to be called."""
+    block = scope.whole(result)
+
+    def finish(released: Any) -> None:
+        proof = None if block is None else _prove(module, original, block)
+        if block is None and (program := program_of(scope, released)) is not None:
+            proof = _proof(module, original, program)
+        _known[module] = proof
+
+    return finish
+
+
+def _modules(module: nn.Module, original: type[nn.Module], proof: Proof) -> list[Any] | None:
+    """What is at the places of the proof, or None where something could have become another."""
     for owner, name, function, code in proof.library:
         now: Any = getattr(owner, name)
         if now is not function or (code is not None and now.__code__ is not code):
@@ -137,7 +161,7 @@ def _convolutions(module: nn.Module, original: type[nn.Module], proof: Proof) ->
         if kind is not nn.Conv2d and tuple(m._modules) != children:
             return None
         found.append(m)
-    return [found[role] for role in proof.roles]
+    return found
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -170,8 +194,10 @@ def _block(x: Tensor, convs: list[nn.Conv2d]) -> tuple[Any, ...] | None:
     return (*weights, *biases)
 
 
-def _prove(module: nn.Module, original: type[nn.Module], block: Fused) -> Proof | None:
-    names = _straight(original.forward)
+def _proof(module: nn.Module, original: type[nn.Module], program: Program | None) -> Proof | None:
+    """Of all but the roles, or None where the code is not straight."""
+    forward: Any = original.forward
+    names = _straight(forward)
     if names is None:
         return None
     places: list[Place] = []
@@ -182,16 +208,24 @@ def _prove(module: nn.Module, original: type[nn.Module], block: Fused) -> Proof 
     # What was replaced before this package was imported is not PyTorch's.
     if not all(str(getattr(function, "__module__", "torch")).startswith("torch") for _, _, function, code in library if code):
         return None
+    proof = Proof(forward.__code__, tuple(library), tuple(wrappers.items()), tuple(places), (), program)
+    return proof if _modules(module, original, proof) is not None else None
+
+
+def _prove(module: nn.Module, original: type[nn.Module], block: Fused) -> Proof | None:
+    proof = _proof(module, original, None)
+    if proof is None or not _METHODS.isdisjoint(original.forward.__code__.co_names):
+        return None
+    places = proof.places
     convs = {i: _at(module, places, i) for i, place in enumerate(places) if place.kind is nn.Conv2d}
     roles = []
     for weight, bias in zip(block.parameters[:4], block.parameters[4:], strict=True):
         roles += [i for i, conv in convs.items() if conv.weight is weight and conv.bias is bias]
     if len(convs) != 4 or len(roles) != 4 or len(set(roles)) != 4:
         return None
-    forward: Any = original.forward
-    proof = Proof(forward.__code__, tuple(library), tuple(wrappers.items()), tuple(places), tuple(roles))
-    found = _convolutions(module, original, proof)
-    return None if found is None or _block(block.x, found) is None else proof
+    proof = proof._replace(roles=tuple(roles))
+    found = _modules(module, original, proof)
+    return None if found is None or _block(block.x, [found[role] for role in roles]) is None else proof
 
 
 def _add(
@@ -206,7 +240,7 @@ def _add(
         below: tuple[str, ...] | None = ()
         if kind in _CONTAINERS:
             below = tuple(child._modules)
-        elif kind not in (nn.Conv2d, nn.Identity):
+        elif kind not in _LIBRARY:
             if child is None or (below := _straight(kind.forward)) is None:
                 return False
             wrappers[kind] = kind.forward.__code__
@@ -217,7 +251,7 @@ def _add(
     return True
 
 
-def _at(module: nn.Module, places: list[Place], index: int) -> Any:
+def _at(module: nn.Module, places: Sequence[Place], index: int) -> Any:
     if index < 0:
         return module
     return _at(module, places, places[index].parent)._modules[places[index].name]
@@ -243,10 +277,11 @@ def _straight_code(code: types.CodeType) -> tuple[str, ...] | None:
         if what not in _HARMLESS or (what.startswith("STORE") and itself in (value if type(value) is tuple else (value,))):
             return None
         if what in _ATTRIBUTES:
-            # Of self alone: an attribute of anything else could be a different one in every call.
-            if last is None or not last.opname.startswith("LOAD_FAST") or _top(last.argval) != itself:
+            # Of self, or a method of a tensor: an attribute of anything else could be a different one in every call.
+            if last is not None and last.opname.startswith("LOAD_FAST") and _top(last.argval) == itself:
+                names[value] = None
+            elif value not in _METHODS:
                 return None
-            names[value] = None
         if what not in ("CACHE", "NOP", "PUSH_NULL"):
             last = instruction
     return tuple(names)

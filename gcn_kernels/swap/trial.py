@@ -70,7 +70,7 @@ def _run(twin: nn.Module, device: str, size: tuple[int, ...], families: Iterable
         with scope:
             result = twin.forward(*inputs)
         scope.release(result)
-    return scope.fused
+    return [block for block, _ in scope.fused]
 
 
 def _needed(twin: nn.Module) -> int:
