@@ -120,8 +120,12 @@ def save_figure(
     figure_module = require("matplotlib.figure")
     height, width = rows[0][0].image.shape[:2]
     columns = len(rows[0])
-    scale = max(1.0, 300 / width)
-    inches = columns * width * scale / _DPI + (0.9 if heat else 0.1), len(rows) * (height * scale / _DPI + 0.35)
+    scale = -(-180 // width)
+    titled = sum(any(panel.title for panel in row) for row in rows)
+    inches = (
+        columns * width * scale / _DPI + (0.9 if heat else 0.1),
+        len(rows) * height * scale / _DPI + 0.35 * titled + 0.05 * len(rows),
+    )
     entries = max(1, int(inches[0] / (0.35 + 0.085 * max((len(name) for name, _ in legend), default=1))))
     below = 0.25 * -(-len(legend) // entries) + 0.15 if legend else 0.0
     size = inches[0], inches[1] + below + (0.35 if title else 0)
