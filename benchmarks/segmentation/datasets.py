@@ -21,6 +21,8 @@ VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+#: Where SBD is, beside ``VOCdevkit``.
+SBD = "benchmark_RELEASE/dataset"
 #: Label id in Cityscapes' files -> class name; every other id is not scored.
 CITYSCAPES_CLASSES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",
@@ -107,6 +109,11 @@ def _read_labels(path: Path) -> NDArray[np.uint8]:
     return np.asarray(contents["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
 
 
+def has_sbd(root: Path) -> bool:
+    """Whether the folder of VOC holds SBD too."""
+    return (root / SBD).exists()
+
+
 def voc(root: Path, annotations: str = "auto") -> Task:
     """PASCAL VOC 2012: 1,449 validation images, 21 classes; 10,582 training images with the annotations of SBD, 1,464 without.
 
@@ -119,9 +126,9 @@ def voc(root: Path, annotations: str = "auto") -> Task:
         MissingData: they are not there.
     """
     folder = _need(root / "VOCdevkit" / "VOC2012", "PASCAL VOC 2012", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/")
-    sbd, aug = root / "benchmark_RELEASE" / "dataset", folder / "SegmentationClassAug"
+    sbd, aug = root / SBD, folder / "SegmentationClassAug"
     if annotations == "auto":
-        annotations = "sbd" if sbd.exists() else "aug" if aug.exists() else "voc"
+        annotations = "sbd" if has_sbd(root) else "aug" if aug.exists() else "voc"
     lists = folder / "ImageSets" / "Segmentation"
     val, train = _lines(lists / "val.txt"), _lines(lists / "train.txt")
     table = np.arange(256, dtype=np.uint8)

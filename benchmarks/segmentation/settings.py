@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """Which values are meant, in words, and the test."""
+    """Which values are meant, in words, the test, and the values themselves where they are few names."""
 
     expected: str
     holds: Callable[[Any], bool]
+    names: tuple[str, ...] = ()
 
 
 ODD = Rule("an odd whole number", lambda v: v >= 1 and v % 2 == 1)
@@ -31,7 +32,7 @@ def at_least(least: int) -> Rule:
 
 def one_of(*names: str) -> Rule:
     """These names."""
-    return Rule(f"one of {', '.join(names)}", lambda v: v in names)
+    return Rule(f"one of {', '.join(names)}", lambda v: v in names, names)
 
 
 def number(kind: type[int] | type[float], rule: Rule) -> Callable[[str], Any]:
@@ -97,9 +98,8 @@ def add_option(parser: argparse._ArgumentGroup, field: Any, presets: Sequence[tu
     elif kind is tuple:
         more |= {"nargs": len(field.default) or "+", "type": number(float, rule or NOT_NEGATIVE), "metavar": "X"}
     elif kind is str:
-        more |= {"type": _text(rule), "metavar": "NAME"}
-        if rule is not None and rule.expected.startswith("one of "):
-            more["metavar"] = "{" + rule.expected.removeprefix("one of ").replace(", ", ",") + "}"
+        names = f"{{{','.join(rule.names)}}}" if rule and rule.names else "NAME"
+        more |= {"type": _text(rule), "metavar": "PATH" if rule is None else names}
     else:
         more |= {"type": number(kind, rule or NOT_NEGATIVE), "metavar": "N" if kind is int else "X"}
     parser.add_argument(option(field.name), **more)

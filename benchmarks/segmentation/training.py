@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gcn_kernels.core import backends
 from segmentation.build import build_network
 from segmentation.checkpoint import NAME, load_checkpoint
-from segmentation.datasets import IGNORE, Dataset, Task, load_task
+from segmentation.datasets import IGNORE, Dataset, Task, has_sbd, load_task
 from segmentation.extras import check as check_extras
 from segmentation.extras import progress_bar, require
 from segmentation.metrics import SegmentationMetrics
@@ -271,7 +271,7 @@ def _needs(recipe: Recipe) -> Iterator[str]:
     yield from ("torchmetrics", "tensorboard", "tqdm")
     if recipe.data != "shapes":
         yield "PIL"
-    if recipe.data == "voc" and recipe.annotations in ("auto", "sbd"):
+    if recipe.data == "voc" and (recipe.annotations == "sbd" or (recipe.annotations == "auto" and has_sbd(Path(recipe.root)))):
         yield "scipy"
     if recipe.encoder.startswith("timm:"):
         yield "timm"
