@@ -23,7 +23,7 @@
 
 namespace gcn::cuda {
 
-constexpr int kStripsWarp = 32, kStripsLinesAtOnce = 4;
+constexpr int kStripsWarp = 32, kStripsLinesAtOnce = 8, kStripsElementsAtOnce = 2;
 
 GCN_DEVICE void load_vector(float* to, const float* from) {
   const float4 v = load_shared(reinterpret_cast<const float4*>(from));
@@ -216,32 +216,40 @@ class StripsBlock {
     }
   }
 
-  // Lanes have neighbours in memory: columns of a row, or channels of a pixel. `f` gets what is at (channel, row) as a lane's own
-  // line number i: call(first line, element) of kStripsLinesAtOnce lines.
+  // Lanes have neighbours in memory: columns of a row, or channels of a pixel. A thread has many loads on their way at a time,
+  // which is what hides that memory is far.
   GCN_DEVICE void load(const StridedMap& image, const StripsMap& to) const {
-    const E* const data = static_cast<const E*>(image.data) + (n * image.stride_n + channel0 * image.stride_c);
     const StripsSpan in_h(row0 - to.rh, to.rows, p.h), in_w(col0 - to.rw, to.cols, p.w);
-    const int lines = p.channels_first ? to.rows : channels * to.rows;
-    const int inner = p.channels_first ? p.channels * to.cols : to.cols;
+    zero_outside(to, in_h, in_w);
+    const int rows = in_h.end - in_h.begin, cols = in_w.end - in_w.begin;
+    const E* const data = static_cast<const E*>(image.data) +
+                          (n * image.stride_n + channel0 * image.stride_c + (row0 - to.rh + in_h.begin) * image.stride_h +
+                           (col0 - to.rw + in_w.begin) * image.stride_w);
+    A* const inside = shared + to.first + in_h.begin * to.pitch + in_w.begin;
+    const int lines = p.channels_first ? rows : channels * rows, inner = p.channels_first ? p.channels * cols : cols;
 #pragma unroll 1
     for (int first = warp; first < lines; first += kStripsLinesAtOnce * warps) {
 #pragma unroll 1
-      for (int e = lane; e < inner; e += kStripsWarp) {
-        A value[kStripsLinesAtOnce];
-        A* at[kStripsLinesAtOnce];
+      for (int e = lane; e < inner; e += kStripsElementsAtOnce * kStripsWarp) {
+        A value[kStripsLinesAtOnce][kStripsElementsAtOnce];
 #pragma unroll
         for (int i = 0; i < kStripsLinesAtOnce; ++i) {
-          const Place place = place_of(first + i * warps, e, to.rows);
-          const bool there = first + i * warps < lines && place.c < channels;
-          const bool inside = there && in_h.holds(place.row) && in_w.holds(place.col);
-          const int64_t from = place.c * image.stride_c + (row0 - to.rh + place.row) * image.stride_h +
-                               (col0 - to.rw + place.col) * image.stride_w;
-          value[i] = inside ? A(to_float(data[from])) : A(0);
-          at[i] = there ? shared + to.first + place.c * to.plane + place.row * to.pitch + place.col : nullptr;
+#pragma unroll
+          for (int j = 0; j < kStripsElementsAtOnce; ++j) {
+            const Place place = place_of(first + i * warps, e + j * kStripsWarp, rows);
+            const bool there = first + i * warps < lines && e + j * kStripsWarp < inner && place.c < channels;
+            const int64_t from = place.c * image.stride_c + place.row * image.stride_h + place.col * image.stride_w;
+            value[i][j] = there ? A(to_float(data[from])) : A(0);
+          }
         }
 #pragma unroll
         for (int i = 0; i < kStripsLinesAtOnce; ++i) {
-          if (at[i]) store_shared(at[i], value[i]);
+#pragma unroll
+          for (int j = 0; j < kStripsElementsAtOnce; ++j) {
+            const Place place = place_of(first + i * warps, e + j * kStripsWarp, rows);
+            const bool there = first + i * warps < lines && e + j * kStripsWarp < inner && place.c < channels;
+            if (there) store_shared(inside + place.c * to.plane + place.row * to.pitch + place.col, value[i][j]);
+          }
         }
       }
     }
