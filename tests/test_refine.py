@@ -1,8 +1,12 @@
 """Boundary refinement is ``x + conv2d(relu(conv2d(x)))`` within the rule, and behaves as an operator."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +95,29 @@ def test_values_and_gradients(case: str, layout: str, dtype: torch.dtype) -> Non
     results = evaluate(lambda *tensors: fused_refine(*tensors, backend="cpu"), given, dy)
     check(results, given, dy)
     assert results["y"].stride() == reference.refine(*given).stride()
+
+
+OTHER_ISA = """
+import torch
+from test_refine import CASES, LAYOUTS, check, draw, evaluate, fused_refine
+
+done = 0
+for case in CASES:
+    for layout in LAYOUTS:
+        given, dy = draw(case, (torch.float32, torch.bfloat16, torch.float16)[done % 3], layout)
+        check(evaluate(fused_refine, given, dy), given, dy)
+        done += 1
+print(done)
+"""
+
+
+@pytest.mark.parametrize("isa", ["avx2", "portable"])
+def test_other_instruction_sets(isa: str) -> None:
+    environment = {**os.environ, "GCN_KERNELS_CPU_ISA": isa}
+    command = [sys.executable, "-c", OTHER_ISA]
+    done = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) == 2 * len(CASES)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -369,7 +396,7 @@ def test_drawn_problems(part: int, dtype: torch.dtype, layout: str) -> None:
     """200 for each dtype and layout: everything in ten parts of 20."""
     for seed in range(20 * part, 20 * part + 20):
         torch.manual_seed(seed)
-        most = torch.tensor([2, 28, 28, 20, 70])
+        most = torch.tensor([2, 40, 40, 30, 130])
         sizes = tuple(int(s) for s in (torch.rand(5) ** 2 * most + 1).long())
         given, dy = draw_sizes(sizes, dtype, layout)
         try:

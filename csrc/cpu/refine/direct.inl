@@ -25,9 +25,11 @@ struct Conv {
 
 // ---------------------------------------------------------------- gradients of weights
 
-// A band of results that is multiplied with the window around it, for the gradient of a weight.
+// A band of results that is multiplied with the window around it, for the gradient of a weight: columns [begin, end), of which
+// those in [0, columns) belong to the unit.
 struct Band {
-  int64_t channels, window_channels, columns;
+  int64_t channels, window_channels;
+  int64_t begin, end, columns;
   int64_t row, height;     // of the band in the map
   bool at_left, at_right;  // whether the unit is at an edge of the map
   bool careful;
@@ -108,7 +110,8 @@ static void careful_grad_products(const Pixels& pixels, const Band& of, const in
   const int64_t terms = 9 * of.window_channels;
   for (int64_t t = 0; t < terms; t++) {
     const int64_t d = t / (terms / 3) - 1, e = t % 3 - 1;
-    const int64_t begin = e < 0 && of.at_left ? 1 : 0, end = pixels.columns - (e > 0 && of.at_right ? 1 : 0);
+    const int64_t begin = e < 0 && of.at_left && of.begin <= 0 ? 1 : 0;
+    const int64_t end = pixels.columns - (e > 0 && of.at_right && of.end >= of.columns ? 1 : 0);
     for (int64_t b = 0; b < of.channels; b++) {
       Vec acc = {};
       for (int64_t r = 0; r < kBand; r++) {
@@ -137,7 +140,7 @@ struct Direct {
   static int64_t scratch(const Sizes& s, int64_t columns) {
     return padded(9 * s.c) + padded(9 * s.m) + larger(s.c, s.m) * padded(columns + 2);
   }
-  static int64_t gradient_scratch(const Sizes&, int64_t) { return 0; }
+  static int64_t gradient_scratch(const Sizes&) { return 0; }
 
   Direct(const Sizes& s, const WindowLines& given, int64_t columns, float* at, float* = nullptr)
       : lines(given),
@@ -168,8 +171,9 @@ struct Direct {
   }
   // Adds to the gradients of w1 (0) or w2 (1): see Sums.
   void add_gradient(int, const Band& of, const float* band, const float* window, float* sums) const {
-    const Pixels pixels{band + kBorder, window,    of.channels * lines.size(), of.window_channels * lines.size(),
-                        lines.size(),   of.columns};
+    const int64_t begin = larger(of.begin, 0), end = smaller(of.end, of.columns), line = lines.size();
+    if (begin >= end) return;
+    const Pixels pixels{band + kBorder + begin, window + begin, of.channels * line, of.window_channels * line, line, end - begin};
     if (of.careful) {
       careful_grad_products(pixels, of, terms, sums);
     } else {

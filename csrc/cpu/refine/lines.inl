@@ -2,6 +2,12 @@
 // column q at place q / P of phase q % P; so lanes are neighbouring columns for P = 1, and neighbouring tiles of P columns
 // otherwise. Columns are counted from the first of the unit.
 
+// Short stretches of zeros, for which memset takes longer.
+GCN_INLINE void clear_few(float* from, float* to) {
+  for (; from + kLanes <= to; from += kLanes) store(from, Vec{});
+  if (from < to) store_n(from, Vec{}, (int)(to - from));
+}
+
 template <int P>
 struct Lines {
   int64_t pitch;  // floats of a phase
@@ -13,7 +19,11 @@ struct Lines {
   int64_t at(int64_t column) const { return (column - P * floor(column)) * pitch + kBorder + floor(column); }
   // Zeros from a column on.
   void clear_from(int64_t column, float* line) const {
-    for (int p = 0; p < P; p++) clear(line + p * pitch + kBorder + ceil(column - p), line + (p + 1) * pitch);
+    for (int p = 0; p < P; p++) clear_few(line + p * pitch + kBorder + ceil(column - p), line + (p + 1) * pitch);
+  }
+  // Zeros before column 0.
+  void clear_left(float* line) const {
+    for (int p = 0; p < P; p++) clear_few(line + p * pitch, line + p * pitch + kBorder);
   }
 };
 
@@ -56,24 +66,38 @@ static void join(const float* line, int64_t pitch, int64_t columns, float* whole
   }
 }
 
+// Whether a row can be split where it lies, and joined where it goes.
+template <class AnyImage>
+static bool is_whole(const AnyImage& image) {
+  return image.dtype == DType::kFloat32 && image.stride_w == 1;
+}
+
 // One row of a map into a window. whole: floats for a row without phases, `wide` a channel.
 template <int P>
 static void load_window_row(const ConstImage& image, int64_t n, int64_t row, int64_t height, const Span& span, int64_t channels,
                             const Lines<P>& lines, float* to, float* whole, int64_t wide) {
   if (row < 0 || row >= height) return clear(to, to + channels * lines.size());
   const Row source{n, row, span.first, span.count, channels};
+  const bool in_place = P > 1 && is_whole(image);
   if (P == 1) {
     load_row(image, source, to + kBorder, lines.pitch);
-  } else {
+  } else if (!in_place) {
     load_row(image, source, whole, wide);
   }
   for (int64_t c = 0; c < channels; c++) {
     float* line = to + c * lines.size();
-    if constexpr (P > 1) {
-      clear(whole + c * wide + span.count, whole + (c + 1) * wide);
-      split<P>(whole + c * wide, span.count, line + kBorder, lines.pitch);
-    }
     const int64_t first = offset_of(image, source) + c * image.stride_c;
+    if constexpr (P > 1) {
+      // Whole vectors of all phases, and the rest by way of a copy.
+      const float* from = in_place ? (const float*)image.data + first : whole + c * wide;
+      const int64_t full = span.count / (P * kLanes) * (P * kLanes);
+      split<P>(from, full, line + kBorder, lines.pitch);
+      if (full < span.count) {
+        float rest[P * kLanes] = {};
+        for (int64_t q = full; q < span.count; q++) rest[q - full] = from[q];
+        split<P>(rest, P * kLanes, line + kBorder + full / P, lines.pitch);
+      }
+    }
     for (int64_t q = -span.left; q < 0; q++) line[lines.at(q)] = load_element(image, first + q * image.stride_w);
     for (int64_t q = span.count; q < span.count + span.right; q++) {
       line[lines.at(q)] = load_element(image, first + q * image.stride_w);
@@ -89,9 +113,18 @@ static void store_window_row(const Image& image, const Row& target, const Lines<
   if constexpr (P == 1) {
     store_row(image, target, from + kBorder, lines.pitch);
   } else {
+    const bool in_place = is_whole(image);
     for (int64_t c = 0; c < target.channels; c++) {
-      join<P>(from + c * lines.size() + kBorder, lines.pitch, target.count, whole + c * wide);
+      const float* line = from + c * lines.size() + kBorder;
+      float* to = in_place ? (float*)image.data + offset_of(image, target) + c * image.stride_c : whole + c * wide;
+      const int64_t full = target.count / (P * kLanes) * (P * kLanes);
+      join<P>(line, lines.pitch, full, to);
+      if (full < target.count) {
+        float rest[P * kLanes];
+        join<P>(line + full / P, lines.pitch, P * kLanes, rest);
+        for (int64_t q = full; q < target.count; q++) to[q] = rest[q - full];
+      }
     }
-    store_row(image, target, whole, wide);
+    if (!in_place) store_row(image, target, whole, wide);
   }
 }

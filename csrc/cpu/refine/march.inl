@@ -7,7 +7,7 @@ struct Window {
 
   template <int P>
   Window(float* at, int64_t channels, const Lines<P>& lines) : rows(at), row(channels * lines.size()) {
-    clear(rows, rows + kWindow * row);
+    for (int64_t i = 0; i < kWindow * channels; i++) lines.clear_left(rows + i * lines.size());
   }
   float* at(int64_t i) const { return rows + i * row; }
   void move() { __builtin_memcpy(rows, at(kBand), sizeof(float) * (kWindow - kBand) * row); }
@@ -142,7 +142,7 @@ struct BackwardScratch {
     whole = part + kBand * s.c * typename Method::WindowLines(kPart).size();
     method = whole + s.c * larger(t.columns, kPart);
     gradients = method + Method::scratch(s, t.columns);
-    total = gradients + Method::gradient_scratch(s, t.columns);
+    total = gradients + Method::gradient_scratch(s);
   }
 };
 template <class Method>
@@ -164,34 +164,38 @@ static bool backward(const Backward& call, const Tiling& tiling, int64_t unit, f
   const int64_t begin = -inner.left, end = inner.count + inner.right;
   Window x(scratch + at.x, s.c, lines), dy(scratch + at.dy, s.c, lines), da(scratch + at.da, s.m, lines);
   float *h = scratch + at.h, *part = scratch + at.part, *whole = scratch + at.whole;
-  clear(h, h + kBand * da.row);
   for (int64_t b = u.band0 - 1; b < u.band1; b++) {
     const int64_t row = b * kBand;
     x.move(), dy.move(), da.move();
     load_window(call.x, u, s, row - 1, b < u.band0, span, lines, x, whole, tiling.columns);
     load_window(call.dy, u, s, row - 1, b < u.band0, span, lines, dy, whole, tiling.columns);
     float* band = da.at(kWindow - kBand);
-    if (row + kBand > 0) {
-      method.conv_band_of(0, conv1, x.rows, begin, end,
+    for (int64_t first = begin, last; first < end && row + kBand > 0; first = last) {
+      // Part by part of the columns, so that what a part's gradients are made of is still in the cache.
+      last = smaller((Method::WindowLines::floor(first) + kPart / Method::kPhases) * Method::kPhases, end);
+      method.conv_band_of(0, conv1, x.rows, first, last,
                           [&](int64_t r, int64_t o, int q, int64_t t, Vec a) __attribute__((always_inline)) {
                             store(h + r * da.row + o * lines.size() + q * lines.pitch + kBorder + t, a);
                           });
-      method.conv_band_of(1, conv2t, dy.rows, begin, end,
+      method.conv_band_of(1, conv2t, dy.rows, first, last,
                           [&](int64_t r, int64_t o, int q, int64_t t, Vec dh) __attribute__((always_inline)) {
                             const int64_t at = r * da.row + o * lines.size() + q * lines.pitch + kBorder + t;
                             const Vec a = load(h + at);
                             store(band + at, where_active(a, dh));
                             store(h + at, relu(a));
                           });
+      if (last == end || row + kBand > s.h) {
+        clear_outside(row, s.h, s.m, lines, end, band);
+        clear_outside(row, s.h, s.m, lines, end, h);
+      }
+      if (call.weights && b >= u.band0) {
+        const Band of{s.m, s.c, first, last, span.count, row, s.h, u.column0 == 0, u.column1 == s.w, call.careful};
+        method.add_gradient(0, of, band, x.rows, sums + sum.w1);
+        method.add_gradient(1, of, h, dy.rows, sums + sum.w2);
+      }
     }
-    clear_outside(row, s.h, s.m, lines, end, band);
-    clear_outside(row, s.h, s.m, lines, end, h);
+    if (row + kBand <= 0) clear_outside(row, s.h, s.m, lines, end, band);
     if (b < u.band0) continue;
-    if (call.weights) {
-      const Band of{s.m, s.c, span.count, row, s.h, u.column0 == 0, u.column1 == s.w, call.careful};
-      method.add_gradient(0, of, band, x.rows, sums + sum.w1);
-      method.add_gradient(1, of, h, dy.rows, sums + sum.w2);
-    }
     if (call.biases) {
       add_pixels(band, lines, s.m, span.count, sums + sum.b1);
       add_pixels(dy.at(1), lines, s.c, span.count, sums + sum.b2);

@@ -116,52 +116,50 @@ struct Winograd {
   }
   static int64_t scratch(const Sizes& s, int64_t) { return 2 * 36 * kTiles * larger(s.c, s.m) + padded(larger(s.c, s.m)); }
   // Coefficients of two windows, a turned part of them, and sums of two gradients [36][m][c].
-  static int64_t gradient_scratch(const Sizes& s, int64_t columns) {
-    return 2 * row_size(s, columns) + kTiles * wide(s.c) + 2 * 36 * s.m * wide(s.c);
+  static int64_t gradient_scratch(const Sizes& s) {
+    return 2 * 36 * s.c * kTiles + kTiles * wide(s.c) + 2 * 36 * s.m * wide(s.c);
   }
 
-  Winograd(const Sizes& s, const WindowLines& given, int64_t columns, float* at, float* gradient_at = nullptr)
-      : lines(given), sizes(s) {
+  Winograd(const Sizes& s, const WindowLines& given, int64_t, float* at, float* gradient_at = nullptr) : lines(given), sizes(s) {
     in = at;
     out = in + 36 * kTiles * larger(s.c, s.m);
     channels = (int32_t*)(out + 36 * kTiles * larger(s.c, s.m));
     for (int64_t c = 0; c < larger(s.c, s.m); c++) channels[c] = (int32_t)(c * kTiles);
     if (!gradient_at) return;
+    for (int i = 0; i < 2; i++) kept[i] = gradient_at + i * 36 * s.c * kTiles;
+    turned = kept[1] + 36 * s.c * kTiles;
     for (int i = 0; i < 2; i++) {
-      kept[i] = gradient_at + i * row_size(s, columns);
-      gradients[i] = gradient_at + 2 * row_size(s, columns) + kTiles * wide(s.c) + i * 36 * s.m * wide(s.c);
+      gradients[i] = turned + kTiles * wide(s.c) + i * 36 * s.m * wide(s.c);
       clear(gradients[i], gradients[i] + 36 * s.m * wide(s.c));
     }
-    turned = gradient_at + 2 * row_size(s, columns);
   }
 
   // sink(row of the band, channel, phase, place, results) for a band of results in columns [begin, end) and the rest of their
   // tiles.
   template <class Sink>
   void conv_band(const Conv& conv, const float* window, int64_t begin, int64_t end, const Sink& sink) {
-    conv_tiles(conv, window, WindowLines::floor(begin), WindowLines::ceil(end), sink, in, 0);
+    conv_tiles(conv, window, WindowLines::floor(begin), WindowLines::ceil(end), sink, in);
   }
-  // The same for a convolution whose window takes part in the gradient of w1 (0) or w2 (1): its coefficients are kept.
+  // The same for a convolution whose window takes part in the gradient of w1 (0) or w2 (1): its coefficients are kept, so that
+  // there may be kTiles at most.
   template <class Sink>
   void conv_band_of(int which, const Conv& conv, const float* window, int64_t begin, int64_t end, const Sink& sink) {
-    first_tile = WindowLines::floor(begin), last_tile = WindowLines::ceil(end);
-    conv_tiles(conv, window, first_tile, last_tile, sink, kept[which], 36 * sizes.c * kTiles);
+    conv_tiles(conv, window, WindowLines::floor(begin), WindowLines::ceil(end), sink, kept[which]);
   }
-  // Adds to the gradient of w1 (0) or w2 (1) the products of a band's coefficients with those of the window.
+  // Adds to the gradient of w1 (0) or w2 (1) the products of a band's coefficients with those that were kept.
   void add_gradient(int which, const Band& of, const float* band, const float*, float*) {
-    const int64_t width = wide(sizes.c), tiles = WindowLines::ceil(of.columns);
-    const float* window = kept[which];
-    for (int64_t t = first_tile; t < last_tile; t += kTiles, window += 36 * sizes.c * kTiles) {
-      const int64_t count = (smaller(kTiles, last_tile - t) + kLanes - 1) / kLanes * kLanes;
-      IntVec inside[kTiles / kLanes];  // all bits of the tiles in the unit; those beside it belong to others
-      for (int64_t i = 0; i < count; i++) inside[i / kLanes][i % kLanes] = t + i >= 0 && t + i < tiles ? -1 : 0;
-      for (int64_t m = 0; m < sizes.m; m++) {
-        coefficients_of_band(band + m * lines.size(), t, count, inside, out + m * kTiles);
-      }
-      for (int64_t k = 0; k < 36; k++) {
-        turn(window + k * sizes.c * kTiles, count);
-        multiply_tiles(out + k * sizes.m * kTiles, count, gradients[which] + k * sizes.m * width);
-      }
+    const int64_t first = WindowLines::floor(of.begin), last = WindowLines::ceil(of.end);
+    const int64_t count = (last - first + kLanes - 1) / kLanes * kLanes;
+    IntVec inside[kTiles / kLanes];  // all bits of the tiles in the unit; those beside it belong to others
+    for (int64_t i = 0; i < count; i++) {
+      inside[i / kLanes][i % kLanes] = first + i >= 0 && first + i < WindowLines::ceil(of.columns) ? -1 : 0;
+    }
+    for (int64_t m = 0; m < sizes.m; m++) {
+      coefficients_of_band(band + m * lines.size(), first, count, inside, out + m * kTiles);
+    }
+    for (int64_t k = 0; k < 36; k++) {
+      turn(kept[which] + k * sizes.c * kTiles, count);
+      multiply_tiles(out + k * sizes.m * kTiles, count, gradients[which] + k * sizes.m * wide(sizes.c));
     }
   }
   void finish_gradients(const Sums& at, float* sums) const {
@@ -176,15 +174,11 @@ struct Winograd {
 
  private:
   static int64_t wide(int64_t c) { return (c + kLanes - 1) / kLanes * kLanes; }
-  // Coefficients of all tiles of a row.
-  static int64_t row_size(const Sizes& s, int64_t columns) {
-    return (WindowLines::ceil(columns) + 2 + kTiles - 1) / kTiles * 36 * s.c * kTiles;
-  }
 
-  // Results of the tiles [first, last). in: place for the coefficients of kTiles, which moves on by `step` from block to block.
+  // Results of the tiles [first, last). in: place for the coefficients of kTiles.
   template <class Sink>
-  void conv_tiles(const Conv& conv, const float* window, int64_t first, int64_t last, const Sink& sink, float* in, int64_t step) {
-    for (int64_t t = first; t < last; t += kTiles, in += step) {
+  void conv_tiles(const Conv& conv, const float* window, int64_t first, int64_t last, const Sink& sink, float* in) {
+    for (int64_t t = first; t < last; t += kTiles) {
       const int64_t count = smaller(kTiles, last - t);
       for (int64_t c = 0; c < conv.inputs; c++)
         into_coefficients(window + c * lines.size(), conv.inputs, t, count, in + c * kTiles);
@@ -333,8 +327,6 @@ struct Winograd {
   Sizes sizes;
   float *in, *out;  // coefficients [36][channel][tile] of a window or a band, and of a result
   int32_t* channels;
-  Vec poison = {};  // a sum of results * 0
-  // Of the gradients of w1 and w2: coefficients of the windows, block by block of tiles; sums.
-  float *kept[2] = {}, *gradients[2] = {}, *turned = nullptr;
-  int64_t first_tile = 0, last_tile = 0;
+  Vec poison = {};                                             // a sum of results * 0
+  float *kept[2] = {}, *gradients[2] = {}, *turned = nullptr;  // see gradient_scratch
 };
