@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, LAYOUTS
-from implementations import Implementation, parameter
+from implementations import INTERPRETED, Implementation, parameter
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from upsample_cases import CASES, check, draw, evaluate
 from views import VIEWS
 
-from gcn_kernels import FusedUpsample, fused_upsample, reference
+from gcn_kernels import FusedUpsample, backends, fused_upsample, reference
+from gcn_kernels.upsample import functional
 from gcn_kernels.upsample.spec import UPSAMPLE
 
 #: Whose kernels; Triton's run on a GPU, or in its interpreter: see test_triton_interpreter.py.
@@ -59,11 +61,13 @@ def test_bits_do_not_depend_on_threads_or_runs(threads: int, run: Implementation
 @every_backend
 @pytest.mark.parametrize("corner", [False, True], ids=["middle", "corner"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_not_finite_values_reach_what_they_reach_in_pytorch(value: float, corner: bool, run: Implementation) -> None:
+def test_not_finite_values_reach_what_they_reach_in_pytorch(
+    value: float, corner: bool, run: Implementation, request: pytest.FixtureRequest
+) -> None:
     """At a corner, where some of the taps lead outside: what they meet there is no number that nan could spoil."""
     x, weight, bias, dy = draw("paper", torch.float32, device=run.device)
     if corner and run.backend == "cpu":
-        pytest.xfail("the CPU kernels multiply with the zeros beside the map")
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the CPU kernels multiply with the zeros beside the map"))
     if corner:
         x[0, 3, 0, 15] = dy[0, 2, 31, 0] = value
     else:
@@ -162,6 +166,20 @@ def test_errors(error: type[Exception], says: str, change: dict[str, object]) ->
     arguments = {"x": torch.ones(1, 3, 2, 2), "weight": torch.ones(3, 4, 4, 4), "bias": torch.ones(4)} | change
     with pytest.raises(error, match=says):
         fused_upsample(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter takes tensors of the CPU")
+def test_explicit_triton_says_why_it_cannot_run() -> None:
+    with pytest.raises(RuntimeError, match=r"backend='triton' cannot run: the tensors are on device cpu; use backend='auto'"):
+        fused_upsample(torch.ones(1, 3, 2, 2), torch.ones(3, 4, 4, 4), backend="triton")
+
+
+def test_kernels_that_no_gpu_has_shown_faster_run_on_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "why_not", lambda backend, *_: "of the CPU" if backend == "cpu" else None)
+    with FakeTensorMode():
+        x, weight = torch.empty(1, 3, 2, 2, device="cuda"), torch.empty(3, 4, 4, 4, device="cuda")
+        chosen = {asked: functional._decide((x, weight, None), asked, None).backend for asked in ("auto", "triton", "torch")}
+    assert chosen == {"auto": "torch", "triton": "triton", "torch": "torch"}
 
 
 def test_operator_refuses_what_the_python_side_would_not_send() -> None:

@@ -32,6 +32,7 @@ GPU_TESTS = (
     "test_errors.py",
     "test_gradients.py",
     "test_forward.py",
+    "test_upsample.py",
 )
 #: How the names of the kernels begin.
 OURS = "prepare|first_stage|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips"
@@ -133,10 +134,10 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("strips", task, "--out", out / f"strips-{task}.jsonl", "--seconds", 0.8 * limit)
         return step(f"strips-{task}", f"depthwise strips: {task}", limit, command, least=10)
 
-    def upsample(what: str, limit: float, for_what: str) -> Step:
+    def upsample(task: str, limit: float) -> Step:
         missing = backends.why_not("triton", "cuda")
-        command = module("upsample", f"--{what}", "--out", out / f"upsample-{what}.jsonl", "--seconds", 0.8 * limit)
-        return Step(f"upsample-{what}", for_what, command, limit, missing, least=12)
+        command = module("upsample", task, "--out", out / f"upsample-{task}.jsonl", "--seconds", 0.8 * limit)
+        return Step(f"upsample-{task}", f"doubling of a map: {task}", command, limit, missing, least=12)
 
     first = ("--sets", "paper", "views", "--math", "bfloat16", "float16", "tf32")
     rest = ("--sets", "tests")
@@ -163,7 +164,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             Step("calibration", "wrappers of the device layer with fixed inputs", calibration, 30, _no_calibration(), least=8),
             *(correctness(generation, 30, "tests-correctness", *rest) for generation in GENERATIONS),
             correctness("portable", 20, "triton-correctness", *first, backend="triton"),
-            upsample("check", 40, "the doubling in Triton against float64, twice"),
+            upsample("check", 40),
         ],
         "B": [
             benchmark("bfloat16", 110),
@@ -173,7 +174,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             ),
             strips("time", 45),
             benchmark("float32", 40),
-            upsample("time", 40, "the doubling in Triton against eager PyTorch"),
+            upsample("time", 40),
             Step("plots", "pictures", module("summary", "--plots", out), 15, why_not or plot.missing(), least=5),
         ],
         "C": [

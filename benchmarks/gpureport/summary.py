@@ -51,7 +51,9 @@ def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome], so
         "## Speed",
         *_speed(benchmarks),
         "## Depthwise strips",
-        *_strips(_lines(out / "strips-check.jsonl"), _lines(out / "strips-time.jsonl")),
+        *_one_operator(_lines(out / "strips-check.jsonl"), _lines(out / "strips-time.jsonl")),
+        "## Doubling of a map",
+        *_one_operator(_lines(out / "upsample-check.jsonl"), _lines(out / "upsample-time.jsonl")),
         "## Lines for kMeasuredFaster",
         *(["", "```", *faster, "```", ""] if faster else ["", "None.", ""]),
         "## Kernels against their floors",
@@ -79,7 +81,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def _strips(checked: Sequence[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]) -> list[str]:
+def _one_operator(checked: Sequence[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]) -> list[str]:
     """How many problems are within the rule, those that are not, and the times of every variant."""
     status = [row["status"] for row in checked]
     bad = [f"* {row['math']}, {row['case']}, {row['layout']}: {row['reason']}" for row in checked if row["status"] == "failed"]

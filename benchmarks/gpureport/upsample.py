@@ -1,9 +1,9 @@
-"""Program: the doubling of a map on the GPU, checked against float64 or timed against PyTorch's transposed convolution.
+"""Program: the doubling of a map on the GPU. ``check`` compares it with float64, twice; ``time`` measures it beside PyTorch's.
 
-``--check``: forward and all gradients by the rule of tests/upsample_cases.py, twice, in both layouts; no bit may differ. In tf32,
+``check``: forward and all gradients by the rule of tests/upsample_cases.py, twice, in both layouts; no bit may differ. In tf32,
 which PyTorch may use but need not, its own error is that of a convolution of rounded factors. One line of JSON per problem.
 
-``--time``: forward, and forward and backward, of the paper's decoder and of a wide one at batch 16: every backend and eager
+``time``: forward, and forward and backward, of the paper's decoder and of a wide one at batch 16: every backend and eager
 PyTorch in both layouts, interleaved in one process, L2 cold, by replays of CUDA graphs. The floor is x, y and their gradients
 read or written once (three times the forward pass) at the measured copy rate. This is what says whether ``backend="auto"``
 should choose the kernels.
@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from gcnbench import environment
-from gcnbench.clock import Budget, CudaClock, round_robin, spread
+from gcnbench.clock import Budget, Clock, CpuClock, CudaClock, round_robin, spread
 from gcnbench.problems import LAYOUTS
-from gcnbench.variants import first_line
+from gcnbench.variants import Call, first_line
 from torch import Tensor
 
-from gcn_kernels import fused_upsample, reference
+from gcn_kernels import backends, fused_upsample, reference
 from gpureport.correctness import MATHS
 
 #: n, c, o, h, w.
@@ -38,6 +38,7 @@ TIMED: tuple[Sizes, ...] = (
     *((16, 21, 21, size, size) for size in (64, 128, 256)),
     *((1, 21, 21, 256, 256), (16, 256, 128, 64, 64)),
 )
+SMALL: tuple[Sizes, ...] = ((3, 1, 1, 5, 7), (2, 3, 40, 1, 1))
 Run = Callable[..., Tensor]
 
 
@@ -78,12 +79,16 @@ def operator(backend: str) -> Run:
     return lambda *given: fused_upsample(*given, backend=backend)
 
 
+def label(sizes: Sizes) -> str:
+    return "{}x{}->{}x{}x{}".format(*sizes)
+
+
 def check(sizes: Sizes, math: str, layout: str, backend: str, device: torch.device) -> dict[str, object]:
     """Run one problem twice; what became of it."""
     cases: Any = importlib.import_module("upsample_cases")
     dtype, tf32 = MATHS[math]
     torch.backends.cudnn.allow_tf32 = tf32
-    about: dict[str, object] = {"sizes": sizes, "math": math, "layout": layout, "backend": backend}
+    about: dict[str, object] = {"case": label(sizes), "math": math, "layout": layout, "backend": backend}
     try:
         given = tensors(sizes, dtype, device, layout)
         found, again = (cases.evaluate(operator(backend), *given) for _ in range(2))
@@ -99,33 +104,34 @@ def check(sizes: Sizes, math: str, layout: str, backend: str, device: torch.devi
 
 
 def measure(
-    sizes: Sizes, math: str, backends: Sequence[str], clock: CudaClock, device: torch.device, seconds: float, copy_rate: float
-) -> list[dict[str, object]]:
+    sizes: Sizes, math: str, names: Sequence[str], clock: Clock, device: torch.device, seconds: float, copy_rate: float
+) -> list[dict[str, Any]]:
     """Milliseconds of every variant, forward and forward with backward."""
     dtype, torch.backends.cudnn.allow_tf32 = MATHS[math]
     n, c, o, h, w = sizes
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for mode in ("fwd", "fwdbwd"):
-        calls: dict[str, Callable[[], tuple[Tensor, ...]]] = {}
+        calls: dict[str, Call] = {}
         for layout in LAYOUTS:
             *leaves, dy = tensors(sizes, dtype, device, layout)
-            for name, run in (("eager", reference.upsample), *((f"fused {b}", operator(b)) for b in backends)):
+            for name in (*names, "torch"):
+                run = reference.upsample if name == "torch" else operator(name)
                 calls[f"{name} {layout}"] = _call(run, leaves, dy, backward=mode == "fwdbwd")
         for call in calls.values():
             call()
         armed, remarks = clock.arm(calls, mode)
         times = round_robin(armed, clock, Budget(seconds, 3), 0)
-        bytes_moved = n * h * w * (c + 4 * o) * dtype.itemsize * (1 if mode == "fwd" else 3)
-        floor = bytes_moved / copy_rate * 1e3
+        floor = n * h * w * (c + 4 * o) * dtype.itemsize * (1 if mode == "fwd" else 3) / copy_rate * 1e3
+        eager = min(spread(found)[0] for name, found in times.items() if name.startswith("torch"))
         for name, found in times.items():
             median, low, high = spread(found)
-            place = {"sizes": sizes, "math": math, "mode": mode, "variant": name}
-            rows.append({**place, "ms": median, "p20": low, "p80": high, "floor_ms": floor, "remark": remarks.get(name, "")})
-            print(f"{'x'.join(map(str, sizes))} {math} {mode:<6} {name:<28} {median:8.4f} ms, floor {floor:.4f}", flush=True)
+            row: dict[str, Any] = {"problem": f"{label(sizes)} {math}", "mode": mode, "variant": name, "ms": median}
+            row |= {"ms_low": low, "ms_high": high, "floor_ms": floor, "times_floor": median / floor}
+            rows.append(row | {"faster_than_best_eager": eager / median, "remark": remarks.get(name, "")})
     return rows
 
 
-def _call(run: Run, leaves: Sequence[Tensor], dy: Tensor, *, backward: bool) -> Callable[[], tuple[Tensor, ...]]:
+def _call(run: Run, leaves: Sequence[Tensor], dy: Tensor, *, backward: bool) -> Call:
     if not backward:
 
         def forward() -> tuple[Tensor, ...]:
@@ -139,42 +145,50 @@ def _call(run: Run, leaves: Sequence[Tensor], dy: Tensor, *, backward: bool) -> 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--check", action="store_true")
-    what.add_argument("--time", action="store_true")
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines of the results")
+    parser.add_argument("task", choices=("check", "time"))
+    parser.add_argument("--out", type=Path, required=True, help="file of the results, one JSON object per line")
     parser.add_argument("--seconds", type=float, required=True, help="no problem is started after these")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--backends", nargs="+", default=["triton"])
     parser.add_argument("--math", nargs="+", choices=MATHS, default=["bfloat16", "tf32", "float16", "float32"])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="the smallest problems alone, as a trial of this program")
+    parser.add_argument("--budget", type=float, default=0.3, help="seconds of timing per problem and mode")
+    parser.add_argument("--small", action="store_true", help="small problems alone")
     given = parser.parse_args()
     stop, device = time.monotonic() + given.seconds, torch.device(given.device)
-    rows: list[dict[str, object]] = []
-    problems = [
-        (s, math) for math in given.math for s in (CHECKED if given.check else TIMED) if not given.small or s[2] * s[3] < 200
-    ]
+    names = [b for b in given.backends if backends.why_not(b, device) is None]
+    if not names:
+        print(*(f"{b} cannot run: {backends.why_not(b, device)}" for b in given.backends), sep="\n")
+        return 1
+    clock: Clock = CudaClock(device, "on") if device.type == "cuda" else CpuClock()
+    copy_rate = 30e9
+    if given.task == "time" and device.type == "cuda":
+        copy_rate = environment.measure_rates(device, [], clock, 0.3).copy or copy_rate
+    sizes = SMALL if given.small else CHECKED if given.task == "check" else TIMED
+    rows: list[dict[str, Any]] = []
     late = 0
     with given.out.open("w") as file:
-        if given.time:
-            clock = CudaClock(device, "on")
-            copy_rate = environment.measure_rates(device, [], clock, 0.3).copy or float("inf")
-        for sizes, math in problems:
+        for problem, math in [(s, math) for math in given.math for s in sizes]:
             if time.monotonic() > stop:
                 late += 1
                 continue
-            if given.check:
-                found = [check(sizes, math, layout, backend, device) for backend in given.backends for layout in LAYOUTS]
+            if given.task == "check":
+                found = [check(problem, math, layout, backend, device) for backend in names for layout in LAYOUTS]
             else:
-                found = measure(sizes, math, given.backends, clock, device, 0.3, copy_rate)
+                found = measure(problem, math, names, clock, device, given.budget, copy_rate)
             rows += found
-            file.writelines(json.dumps(row) + "\n" for row in found)
-            file.flush()
-    bad = [row for row in rows if row.get("status") == "failed"]
-    for row in bad:
-        print(f"failed: {row}")
-    print(f"{len(rows) - len(bad)} of {len(rows)} rows without a fault; {late} problems not reached in time")
-    return 1 if bad or late or not rows else 0
+            for row in found:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                if row.get("status") == "failed":
+                    print(row)
+                elif given.task == "time":
+                    print(
+                        f"{row['problem']:36} {row['mode']:7} {row['variant']:20} {row['ms']:8.4f} ms "
+                        f"{row['times_floor']:6.2f} x floor {row['faster_than_best_eager']:6.2f} x eager"
+                    )
+    failed = sum(row.get("status") == "failed" for row in rows)
+    print(f"{len(rows) - failed} of {len(rows)} rows without a fault; {late} problems not reached in time")
+    return 1 if failed or late or not rows else 0
 
 
 if __name__ == "__main__":

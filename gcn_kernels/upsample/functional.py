@@ -12,6 +12,10 @@ from gcn_kernels.core.checks import Memory, check_map, check_same, check_tensor,
 from gcn_kernels.core.operator import autocast
 from gcn_kernels.upsample.spec import TRITON_UPSAMPLE, UPSAMPLE
 
+#: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown Triton's to be faster.
+KERNELS = (*UPSAMPLE.backends, *TRITON_UPSAMPLE.backends)
+UNASKED = UPSAMPLE.backends
+
 
 def fused_upsample(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, size: Sequence[int] | None = None, backend: str = "auto"
@@ -79,8 +83,7 @@ def _decide(tensors: Sequence[Any], backend: str, _: str | None) -> _How:
     _check(tensors)
     x, weight, _bias = tensors
     check_same(x, ("weight", "bias"), tensors[1:])
-    kernels = UPSAMPLE.backends if backend == "auto" else (*UPSAMPLE.backends, *TRITON_UPSAMPLE.backends)
-    chosen = backends.choose(backend, "auto", x, kernels)
+    chosen = backends.choose(backend, "auto", x, UNASKED if backend == "auto" else KERNELS)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     return _How(chosen, weight.shape[1] > 1 and (is_channels_last(batch) or is_channels_last(weight)), x.dim() == 3)
 
