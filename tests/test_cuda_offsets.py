@@ -25,7 +25,7 @@ GONE = ("curand_mtgp32_kernel.h", "texture_fetch_functions.h")
 BOUNDED = {"shared", "stage", "weights", "scratch", "source", "sums", "steps", "table", "tile", "square", "slots"}
 BOUNDED |= {"own", "to", "from", "next", "pixel", "window", "entries", "needed", "odd"}
 #: The same in the Hopper kernels.
-BOUNDED |= {"ring", "stages", "rows", "barriers"}
+BOUNDED |= {"ring", "stages", "rows", "barriers", "windows", "of_warps"}
 #: Functions that write device memory through a pointer of such a name; there it is not bounded.
 WRITERS = ("prepare.cuh", "direct.cuh", "combine.cuh")
 
