@@ -6,11 +6,13 @@
 import argparse
 import importlib
 import operator
+from dataclasses import replace
 
 from torch import nn
 
 from gcn_kernels.core import backends
 from gcn_kernels.swap import convert_gcn
+from gcn_kernels.swap.report import ALREADY
 
 
 def load(target: str) -> nn.Module:
@@ -40,20 +42,23 @@ def load(target: str) -> nn.Module:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the report; 0 if at least one block can be swapped, 1 if none, 2 if the model cannot be made."""
+    """Print the report; 0 if at least one block can be swapped or is already, 1 if none, 2 if the model cannot be made."""
     parser = argparse.ArgumentParser(prog="python -m gcn_kernels.convert", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", help="module:factory, for example my_project.models:build_model")
     parser.add_argument("--backend", default="auto", choices=backends.BACKENDS)
     parser.add_argument("--no-verify", action="store_true", help="trust the structure, without a trial")
     parser.add_argument("--force", action="store_true", help="swap blocks that are expected to run slower fused as well")
+    parser.add_argument("--no-gain", action="store_true", help="leave out what each swap is expected to gain")
     options = parser.parse_args(arguments)
     try:
         model = load(options.target)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         parser.error(str(error))
     report = convert_gcn(model, verify=not options.no_verify, backend=options.backend, force=options.force)
+    if options.no_gain:
+        report = replace(report, entries=[replace(entry, gain=None) for entry in report.entries])
     print(report)
-    return 0 if report.swapped else 1
+    return 0 if any(entry.swapped or entry.reason == ALREADY for entry in report.entries) else 1
 
 
 if __name__ == "__main__":

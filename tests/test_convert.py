@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
+import families
 import pytest
 import torch
 from families import BLOCKS, BlockA, InlineBranching, InlineNet, PublicStyleNet, channels, randomise
@@ -13,6 +15,8 @@ from torch.nn.utils import prune
 import gcn_kernels
 from gcn_kernels import FusedGCN, convert_gcn, revert_gcn
 from gcn_kernels.convert import load, main
+from gcn_kernels.swap import gain
+from gcn_kernels.swap.report import Entry, Gain, SwapReport
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -367,6 +371,34 @@ def test_the_report_is_a_table():
     assert lines[1].split() == ["place", "class", "sizes", "parameters", "gain", "result"]
     assert lines[3].startswith("0") and "BlockA" in lines[3] and "6 -> 4 -> 4, k=7" in lines[3] and "576" in lines[3]
     assert lines[4].startswith("1") and "refused: its forward computes no sum" in lines[4]
+
+
+def test_a_timed_gain_has_its_spread_and_a_single_time_is_not_shown():
+    assert str(Gain(4.9, 5.1)) == "4.9x, backward 5.1x"
+    timed = gain._measured([(2.0, 1.0), (3.0, 1.0), (4.0, 1.0), (5.0, 1.0), (6.0, 1.0)])
+    assert timed == Gain(4.0, spread=(2.8, 5.2)) and str(timed) == "4.0x [2.8, 5.2]"
+    calls = []
+    turns = gain._turns(calls.append, torch.device("cpu"), ("torch", "cpu"))
+    assert len(turns) >= 2 and calls[:4] == ["torch", "cpu"] * 2 and all(t > 0 for turn in turns for t in turn)
+    entry = Entry("a", (), "A", "", True, "", 1, gain._measured([(3.0, 1.0)]))
+    assert "3.0x" not in str(SwapReport(nn.Identity(), [entry]))
+    assert "4.0x [2.8, 5.2]" in str(SwapReport(nn.Identity(), [replace(entry, gain=timed)]))
+
+
+def test_what_is_fused_already_is_called_so(capsys, monkeypatch):
+    model = nn.Sequential(BlockA(6, 4), FusedGCN(6, 4, 7), LOOK_ALIKES["relu-between"][0]())
+    convert_gcn(model, force=True)
+    lines = str(convert_gcn(model, force=True)).splitlines()
+    assert lines[0] == "GCN blocks: 0 swapped, 1 refused, 2 already fused"
+    assert lines[3].endswith("already fused") and lines[4].endswith("already fused") and "refused: " in lines[5]
+    monkeypatch.setattr(families, "ConvertedNet", model[:2], raising=False)
+    assert main(["families:ConvertedNet"]) == 0
+    assert "2 already fused" in capsys.readouterr().out
+
+
+def test_the_command_line_leaves_the_gain_out(capsys):
+    assert main(["families:PublicStyleNet", "--force", "--no-gain"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["place", "class", "sizes", "parameters", "result"]
 
 
 def test_the_command_line_prints_the_report(capsys):

@@ -117,7 +117,7 @@ def test_convert_gcn_leaves_strips_alone() -> None:
 
 
 def test_what_pytorch_computes_faster_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "_best", lambda run, device, names: [1.0, 2.0])
+    monkeypatch.setattr(gain, "_turns", lambda run, device, names: [(1.0, 2.0)])
     gain.strips_gain.cache_clear()
     report = convert_model(nn.Sequential(MSCA()))
     assert not report.swapped and "run slower fused (0.5x)" in report.refused[0].reason

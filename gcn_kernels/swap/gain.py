@@ -1,5 +1,6 @@
 """What a swap is expected to gain on a 32 x 32 map: as the plan predicts, or else forward timed within a budget."""
 
+import statistics
 import time
 from collections.abc import Callable
 from functools import cache
@@ -38,10 +39,10 @@ def expected_gain(sizes: Sizes, dtype: torch.dtype, device: torch.device, backen
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         x, *weights = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, MAP, MAP), *shapes))
         try:
-            plain, fused = _best(lambda name: fused_gcn(x, *weights, backend=name), device, ("torch", backend))
+            turns = _turns(lambda name: fused_gcn(x, *weights, backend=name), device, ("torch", backend))
         except RuntimeError:
             return None
-    return Gain(plain / fused)
+    return _measured(turns)
 
 
 def _predicted(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> Gain | None:
@@ -69,7 +70,7 @@ def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch
     """
     if device.type == "meta" or dtype.itemsize < 4 or backend == "torch":
         return None
-    plain = fused = 0.0
+    total: list[tuple[float, float]] = []
     for form in dict.fromkeys(forms):
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             x = torch.ones((1, form.channels, MAP, MAP), dtype=dtype, device=device)
@@ -83,25 +84,39 @@ def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch
                 return fused_strips(x, branches, stem=stem, skip=skip, backend=name)
 
             try:
-                times = _best(run, device, ("torch", backend))
+                turns = _turns(run, device, ("torch", backend))
             except RuntimeError:
                 return None
-        plain, fused = plain + times[0] * forms.count(form), fused + times[1] * forms.count(form)
-    return Gain(plain / fused)
+        weight = forms.count(form)
+        # As many turns as every form had time for.
+        sums = zip(total or [(0.0, 0.0)] * len(turns), turns, strict=False)
+        total = [(plain + weight * p, fused + weight * f) for (plain, fused), (p, f) in sums]
+    return _measured(total)
 
 
-def _best(run: Callable[[str], object], device: torch.device, names: tuple[str, str]) -> list[float]:
-    """Shortest forward time of each backend, in turns, so that other load on the machine meets both alike."""
-    seconds = [float("inf")] * len(names)
+def _measured(turns: list[tuple[float, float]]) -> Gain:
+    """Median of the ratios of plain to fused over the turns, and their spread."""
+    ratios = [plain / fused for plain, fused in turns]
+    if len(ratios) < 2:
+        return Gain(ratios[0])
+    fifths = statistics.quantiles(ratios, n=5, method="inclusive")
+    return Gain(statistics.median(ratios), spread=(fifths[0], fifths[3]))
+
+
+def _turns(run: Callable[[str], object], device: torch.device, names: tuple[str, str]) -> list[tuple[float, float]]:
+    """Forward seconds of both backends, in turns, so that other load on the machine meets both alike."""
+    turns = []
     started = time.perf_counter()
-    for turn in range(REPEATS + 1):
-        for i, name in enumerate(names):
+    for _ in range(REPEATS + 1):
+        seconds = []
+        for name in names:
             start = time.perf_counter()
             run(name)
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
-            # The first call prepares; it counts only where there is no time for another.
-            seconds[i] = min(seconds[i], time.perf_counter() - start) if turn > 1 else time.perf_counter() - start
+            seconds.append(time.perf_counter() - start)
+        turns.append((seconds[0], seconds[1]))
         if time.perf_counter() - started > SECONDS:
             break
-    return seconds
+    # The first turn prepares; it counts only where there is no time for another.
+    return turns[1:] or turns

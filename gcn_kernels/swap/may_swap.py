@@ -10,7 +10,7 @@ from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.strips.module import FusedStrips
 from gcn_kernels.swap.find import hooked
 from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped
-from gcn_kernels.swap.report import Entry
+from gcn_kernels.swap.report import ALREADY, Entry
 from gcn_kernels.swap.trial import Refused
 
 #: The entry of the report, the module, and how it is to run if it is swapped.
@@ -30,7 +30,7 @@ def check_class(module: nn.Module) -> None:
     """Raise :class:`Refused` unless the class can be exchanged for a subclass with another forward."""
     cls = type(module)
     if is_swapped(module) or isinstance(module, (FusedGCN, FusedStrips)):
-        raise Refused("it already runs fused")
+        raise Refused(ALREADY)
     if isinstance(module, torch.jit.ScriptModule):
         raise Refused("it is scripted or traced, its graph is fixed: convert before torch.jit.script")
     if isinstance(module, torch.fx.GraphModule):

@@ -8,6 +8,8 @@ from torch import nn
 from gcn_kernels.gcn.problem import KERNEL_DIM
 from gcn_kernels.swap.expression import Fused
 
+#: The reason of a module that was swapped before, or was made fused.
+ALREADY = "it already runs fused"
 COLUMNS = ("place", "class", "sizes", "parameters", "gain", "result")
 
 
@@ -72,13 +74,23 @@ class StripsForm(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """Time of a block as four convolutions over its time fused, on a 32 x 32 map; ``backward`` only where it is predicted."""
+    """Time of a block as plain convolutions over its time fused, on a 32 x 32 map.
+
+    Attributes:
+        forward: predicted, or the median over calls of both in turns.
+        backward: only where it is predicted.
+        spread: 20th and 80th percentile over those turns; None where it is predicted, or there was time for one turn only.
+    """
 
     forward: float
     backward: float | None = None
+    spread: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        return f"{self.forward:.1f}x" if self.backward is None else f"{self.forward:.1f}x, backward {self.backward:.1f}x"
+        if self.backward is not None:
+            return f"{self.forward:.1f}x, backward {self.backward:.1f}x"
+        between = "" if self.spread is None else " [{:.1f}, {:.1f}]".format(*self.spread)
+        return f"{self.forward:.1f}x{between}"
 
 
 @dataclass(frozen=True)
@@ -134,20 +146,26 @@ class SwapReport:
 
     def __str__(self) -> str:
         what = " and ".join({"gcn": "GCN blocks", "strips": "modules with strips"}[family] for family in self.families)
-        summary = f"{what}: {len(self.swapped)} swapped, {len(self.refused)} refused"
+        already = sum(e.reason == ALREADY for e in self.refused)
+        summary = f"{what}: {len(self.swapped)} swapped, {len(self.refused) - already} refused"
+        summary += f", {already} already fused" if already else ""
         if not self.entries:
             lines_of = "No module has four convolutions of the shapes k x 1, 1 x k, 1 x k, k x 1."
             depthwise = "No module has depthwise convolutions."
             return " ".join([f"{summary}.", *({"gcn": lines_of, "strips": depthwise}[family] for family in self.families)])
-        rows = [COLUMNS, *(_row(e) for e in self.entries)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
+        cells = [_row(e) for e in self.entries]
+        shown = [i for i in range(len(COLUMNS)) if any(row[i] for row in cells)]
+        rows = [[row[i] for i in shown] for row in (COLUMNS, *cells)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(shown) - 1)]
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]]) for row in rows]
         return "\n".join([summary, lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
     place = ", ".join(p or "(model)" for p in (entry.place, *entry.also))
-    gain = "" if entry.gain is None else str(entry.gain)
+    # One timed call of each says little.
+    known = entry.gain is not None and (entry.gain.backward is not None or entry.gain.spread is not None)
+    gain = str(entry.gain) if known else ""
     result = "swapped" if entry.swapped else "refused"
-    result = f"{result}: {entry.reason}" if entry.reason else result
+    result = "already fused" if entry.reason == ALREADY else f"{result}: {entry.reason}" if entry.reason else result
     return place, entry.class_name, entry.sizes, f"{entry.parameters:,}", gain, result
