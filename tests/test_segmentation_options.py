@@ -73,6 +73,7 @@ def message(main, arguments, capsys):
         ("--steps 1e3", "argument --steps: expected a whole number of at least 1, got '1e3'"),
         ("--kernel 14", "argument --kernel: expected an odd whole number, got '14'"),
         ("--kernel 1 --head stack", "--kernel: expected at least 3 with --head stack, got 1"),
+        ("--batch 1 --size 32", "--batch: expected at least 2 with --batch-norm local and --size 32 or less"),
         ("--encoder vgg", "argument --encoder: expected patch, resnet18, "),
         ("--encoder resnet20", "argument --encoder: expected patch, resnet18, "),
         ("--optimizer lamb", "argument --optimizer: expected one of sgd, adamw, got 'lamb'"),

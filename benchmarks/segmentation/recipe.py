@@ -76,6 +76,8 @@ class Recipe:
         check(self)
         if self.scales[0] > self.scales[1]:
             raise ValueError(f"--scales: expected the smallest and the largest scale, got {self.scales[0]} {self.scales[1]}")
+        if self.batch_norm == "local" and self.batch == 1 and self.size <= 32:
+            raise ValueError("--batch: expected at least 2 with --batch-norm local and --size 32 or less: res-5 is one pixel")
         if self.head == "stack" and self.kernel < 3:
             raise ValueError(f"--kernel: expected at least 3 with --head stack, got {self.kernel}")
 
