@@ -18,6 +18,7 @@ from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 import gcn_kernels.swap.fused_class as fused_class
+import gcn_kernels.swap.gain as gain
 import gcn_kernels.swap.rules as rules
 import gcn_kernels.swap.trial as trial
 from gcn_kernels import convert_gcn, revert_gcn
@@ -538,6 +539,23 @@ def test_large_kernels_are_converted_without_running_them() -> None:
     """Neither PyTorch's backward pass, which can write out of bounds on maps smaller than the kernel, nor much else."""
     model = nn.Sequential(BlockA(21, 21, (63, 63)), BlockA(64, 21, (255, 255)))
     assert len(convert_gcn(model, force=True).swapped) == 2
+
+
+def test_what_a_conversion_does_is_little_however_wide_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run without data, on the first size that is tried, and nothing timed."""
+    runs: list[str] = []
+    run = trial._run
+
+    def counting(twin: Any, device: str, *rest: Any) -> Any:
+        runs.append(device)
+        return run(twin, device, *rest)
+
+    monkeypatch.setattr(trial, "_run", counting)
+    monkeypatch.setattr(gain, "_best", lambda *arguments: pytest.fail("something is timed"))
+    for block in (BlockA(256, 21, (255, 255)), BlockA(256, 256, (15, 15)), BlockA(21, 21, (63, 63))):
+        runs.clear()
+        assert convert_gcn(block, force=True).swapped
+        assert runs == ["meta"]
 
 
 @pytest.mark.parametrize("make", [Block, Inline])
