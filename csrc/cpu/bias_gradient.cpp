@@ -10,14 +10,19 @@ namespace {
 // Rows of one image whose columns are added up in one chain.
 constexpr int64_t kBand = 32;
 
-// The sum of n numbers by pairs of halves, so that rounding errors do not pile up.
+// The sum of n numbers by pairs of halves, so that rounding errors do not pile up, and in the widest type there is: gradients of
+// float64 shall not show them either.
+template <class A>
+long double wide_sum_of(const A* x, int64_t n) {
+  constexpr int64_t kAtOnce = 8;
+  if (n > kAtOnce) return wide_sum_of(x, n / 2) + wide_sum_of(x + n / 2, n - n / 2);
+  long double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<long double>(x[i]);
+  return sum;
+}
 template <class A>
 double sum_of(const A* x, int64_t n) {
-  constexpr int64_t kAtOnce = 8;
-  if (n > kAtOnce) return sum_of(x, n / 2) + sum_of(x + n / 2, n - n / 2);
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
-  return sum;
+  return static_cast<double>(wide_sum_of(x, n));
 }
 
 // What dy adds up to over all images: [o][column] and [o][row].

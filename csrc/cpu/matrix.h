@@ -3,9 +3,10 @@
 //
 // The library may add up all terms of an element in one chain, and does so where the product is small; adding to `out` in further
 // calls may go on with that chain. Rounding errors grow with the root of its length, so products with few elements are cut into
-// blocks of 64 terms, which are products of their own and are added by pairs. (The worst of few errors is compared with the
-// largest of few values; of many, both are the same number of standard deviations.) Others are cut into calls of 256 terms,
-// or 64 where they are narrow, which shortens the chains of those kernels that begin each call at zero.
+// blocks of 64 terms, 16 in float64, which are products of their own and are added by pairs. (The worst of few errors is compared
+// with the largest of few values; of many, both are the same number of standard deviations. PyTorch's own sums in float64 are
+// often those of short chains.) Others are cut into calls of 256 terms, or 64 where they are narrow, which shortens the chains of
+// those kernels that begin each call at zero.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -79,7 +80,9 @@ Matrix<A> rows(const Matrix<A>& m, int64_t begin, int64_t end) {
   return transposed(columns(transposed(m), begin, end));
 }
 
-constexpr int64_t kTerms = 256, kNarrow = 16, kFewElements = 4096, kTermsOfFew = 64;
+constexpr int64_t kTerms = 256, kNarrow = 16, kTermsOfNarrow = 64, kFewElements = 4096;
+template <class A>
+constexpr int64_t kTermsOfFew = sizeof(A) == 8 ? 16 : 64;
 
 // out = a b, or out += a b, in chains as long as the library likes.
 template <class A>
@@ -89,19 +92,20 @@ void multiply_chain(const Matrix<A>& out, const Matrix<const A>& a, const Matrix
       aoti_torch_cpu_addmm_out(t.get(), t.get(), tensor_of(a).get(), tensor_of(b).get(), accumulate ? 1.0 : 0.0, 1.0));
 }
 
-// Pairs of blocks of kTermsOfFew terms.
+// Pairs of blocks of terms.
 template <class A>
 void multiply_few(const Matrix<A>& out, const Matrix<const A>& a, const Matrix<const A>& b) {
-  const int64_t terms = a.cols, blocks = terms / kTermsOfFew, size = out.rows * out.cols;
-  const bool rest = blocks * kTermsOfFew < terms;
+  constexpr int64_t kBlock = kTermsOfFew<A>;
+  const int64_t terms = a.cols, blocks = terms / kBlock, size = out.rows * out.cols;
+  const bool rest = blocks * kBlock < terms;
   const std::unique_ptr<A[]> parts(new A[static_cast<size_t>((blocks + rest) * size)]);
-  const Batch<const A> left{columns(a, 0, kTermsOfFew), blocks, kTermsOfFew * a.col_stride};
-  const Batch<const A> right{rows(b, 0, kTermsOfFew), blocks, kTermsOfFew * b.row_stride};
+  const Batch<const A> left{columns(a, 0, kBlock), blocks, kBlock * a.col_stride};
+  const Batch<const A> right{rows(b, 0, kBlock), blocks, kBlock * b.row_stride};
   const Batch<A> products{dense(parts.get(), out.rows, out.cols), blocks, size};
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_bmm_out(tensor_of(products).get(), tensor_of(left).get(), tensor_of(right).get()));
   if (rest) {
-    multiply_chain(dense(parts.get() + blocks * size, out.rows, out.cols), columns(a, blocks * kTermsOfFew, terms),
-                   rows(b, blocks * kTermsOfFew, terms), false);
+    multiply_chain(dense(parts.get() + blocks * size, out.rows, out.cols), columns(a, blocks * kBlock, terms),
+                   rows(b, blocks * kBlock, terms), false);
   }
   add_by_pairs(parts.get(), blocks + rest, size);
   for (int64_t i = 0; i < out.rows; ++i)
@@ -113,8 +117,8 @@ void multiply_few(const Matrix<A>& out, const Matrix<const A>& a, const Matrix<c
 template <class A>
 void multiply(const Matrix<A>& out, const typename Matrix<A>::Const& a, const typename Matrix<A>::Const& b) {
   const int64_t terms = a.cols;
-  if (out.rows * out.cols <= kFewElements && terms > kTermsOfFew) return multiply_few<A>(out, a, b);
-  const int64_t block = std::min(out.rows, out.cols) <= kNarrow ? kTermsOfFew : kTerms;
+  if (out.rows * out.cols <= kFewElements && terms > kTermsOfFew<A>) return multiply_few<A>(out, a, b);
+  const int64_t block = std::min(out.rows, out.cols) <= kNarrow ? kTermsOfNarrow : kTerms;
   for (int64_t t = 0; t < terms; t += block) {
     const int64_t end = std::min(terms, t + block);
     multiply_chain<A>(out, columns(a, t, end), rows(b, t, end), t > 0);
