@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import long_double
 import torch
 from cases import BIASES, DTYPES, Block, Case, make
 from rule import error, evaluate, expect
@@ -136,8 +137,17 @@ def excesses(problem: Problem, isa: str = "") -> Iterator[Excess]:
         for name, t in found.items():
             result = name.split()[0]
             off = error(t, expected.values[result])
-            if not off <= expected.allowed[result]:
+            if not off <= expected.allowed[result] and not _truth_is_further_off(block, result, t, expected.values[result]):
                 yield Excess(problem, isa, algo, name, off, expected.allowed[result])
+
+
+def _truth_is_further_off(block: Block, result: str, found: Tensor, truth: Tensor) -> bool:
+    """Of float64, in which the truth has rounding errors of its own: whether it has more of them than the result."""
+    if found.dtype != torch.float64:
+        return False
+    exact = long_double.evaluate(block)[result]
+    ours, own = (abs(t.detach().numpy().astype(exact.dtype) - exact).max(initial=0) for t in (found, truth))
+    return bool(ours <= own)
 
 
 def available_isas() -> list[str]:
