@@ -16,14 +16,13 @@ from gcn_kernels import fused_upsample, reference
 from gcn_kernels.triton import device
 from gcn_kernels.triton.upsample import kernels, ops
 
-TINY = ops.Tiles(channels=4, outputs=4, columns=16, warps=4, stages=1)
+TINY = ops.Tiles(16, channels=4, outputs=4, columns=16, warps=4, stages=1)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of which small problems have several, and several ranges of cells."""
     monkeypatch.setattr(ops, "TILES", dict.fromkeys(ops.TILES, TINY))
-    monkeypatch.setattr(ops, "PLACES", 16)
     monkeypatch.setattr(ops, "SUMMED_PLACES", 16)
     monkeypatch.setattr(ops, "SUMMED_SPLITS", 2)
     monkeypatch.setattr(device, "multiprocessors", lambda _: 16)

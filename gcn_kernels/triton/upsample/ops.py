@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from gcn_kernels.triton import device
-from gcn_kernels.triton.config import arithmetic
+from gcn_kernels.triton.config import arithmetic, family
 from gcn_kernels.triton.plan import MOST_POSITIONS, cdiv, fit, power_of_two, smaller
 from gcn_kernels.triton.upsample import kernels
 
@@ -18,8 +18,8 @@ SUMMED_SPLITS, SUMMED_COLUMNS = 32, 32
 GRADIENT_PROGRAMS = 1
 
 
-#: Cells or pixels of a program, and cells of a step of ``weight_gradient``, which has more to keep in registers.
-PLACES, SUMMED_PLACES = 64, 32
+#: Cells of a step of ``weight_gradient``.
+SUMMED_PLACES = 32
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Tiles:
     """Block sizes, at most; smaller problems get smaller ones.
 
     Attributes:
+        places: cells or pixels of a program of ``double`` and ``input_gradient``.
         channels: of a step of ``double``, and of a program of ``weight_gradient``; each has four corners.
         outputs: of a program of ``double``; each has four parities.
         columns: channels of a program of ``input_gradient``.
@@ -34,6 +35,7 @@ class Tiles:
         stages: of the pipelined loops.
     """
 
+    places: int
     channels: int
     outputs: int
     columns: int
@@ -43,7 +45,7 @@ class Tiles:
 
 #: By arithmetic (:func:`gcn_kernels.triton.config.arithmetic`). Not measured: they fit the registers and the shared memory of
 #: every architecture that tests/test_triton_upsample.py compiles them for.
-TILES = {"16": Tiles(32, 32, 64, 8, 2), "tf32": Tiles(16, 32, 32, 8, 2), "ieee": Tiles(16, 16, 32, 8, 1)}
+TILES = {"16": Tiles(64, 32, 32, 64, 8, 2), "tf32": Tiles(64, 16, 32, 32, 8, 2), "ieee": Tiles(32, 16, 16, 32, 8, 1)}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Plan:
     outputs: int
     precision: str
     tiles: Tiles
+    gradient_stages: int  # of the loop of ``input_gradient``
 
     @property
     def blocks(self) -> int:
@@ -68,18 +71,22 @@ class Plan:
 
 def plan(x: Tensor, weight: Tensor, allow_tf32: bool) -> Plan:
     """Fit the block sizes to a problem."""
-    kind = arithmetic(x.dtype, allow_tf32, device.architecture_of(x.device))
+    architecture = device.architecture_of(x.device)
+    kind = arithmetic(x.dtype, allow_tf32, architecture)
     channels, outputs = int(weight.shape[0]), int(weight.shape[1])
     most = TILES[kind]
     # A side of a matrix product is at least 16, here four corners or parities of at least four channels.
     fitted = Tiles(
+        most.places,
         min(max(4, power_of_two(channels)), most.channels),
         min(max(4, power_of_two(outputs)), most.outputs),
         fit(channels, most.columns),
         most.warps,
         most.stages,
     )
-    return Plan(channels, outputs, "tf32" if kind == "tf32" else "ieee", fitted)
+    # In these families, addresses of a second stage are more than the registers hold.
+    gradient_stages = 1 if family(architecture) in ("sm_80", "sm_86") else most.stages
+    return Plan(channels, outputs, "tf32" if kind == "tf32" else "ieee", fitted, gradient_stages)
 
 
 def tiling(places: int, rows: Any, columns: Any) -> tuple[int, int]:
@@ -103,7 +110,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool,
         return y
     n, _, h, w = x.shape
     p = plan(x, weight, allow_tf32)
-    rows, columns = tiling(PLACES, h + 1, w + 1)
+    rows, columns = tiling(p.tiles.places, h + 1, w + 1)
     tiles = n * cdiv(h + 1, rows) * cdiv(w + 1, columns)
     with device.current(x):
         packed = _pack(weight, p)
@@ -173,7 +180,7 @@ def _pack(weight: Tensor, p: Plan) -> Tensor:
 
 def _input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, p: Plan) -> None:
     n, _, h, w = dx.shape
-    rows, columns = tiling(PLACES, h, w)
+    rows, columns = tiling(p.tiles.places, h, w)
     tiles, channel_tiles = n * cdiv(h, rows) * cdiv(w, columns), cdiv(p.channels, p.tiles.columns)
     sizes = (h, w, p.channels, p.outputs, p.blocks, channel_tiles)
     device.launch(
@@ -186,7 +193,7 @@ def _input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, p: Plan) -> None:
         OB=p.tiles.outputs,
         PRECISION=p.precision,
         num_warps=p.tiles.warps,
-        num_stages=p.tiles.stages,
+        num_stages=p.gradient_stages,
     )
 
 
