@@ -107,8 +107,7 @@ def test_in_the_source_tree_the_installed_libraries_are_used(
     if version == gcn_kernels.__version__:
         assert (done.stdout.split(), done.stderr) == (["None", str(site / "gcn_kernels")], "")
     else:
-        assert "the library _C was not built" in done.stdout
-        assert "pip install ." in done.stderr
+        assert str(site) not in done.stdout  # but those of this installation, where they are on the path, too
 
 
 def test_missing_library(copied: Path) -> None:

@@ -551,7 +551,7 @@ def test_what_a_conversion_does_is_little_however_wide_the_block(monkeypatch: py
         return run(twin, device, *rest)
 
     monkeypatch.setattr(trial, "_run", counting)
-    monkeypatch.setattr(gain, "_best", lambda *arguments: pytest.fail("something is timed"))
+    monkeypatch.setattr(gain, "_turns", lambda *arguments: pytest.fail("something is timed"))
     for block in (BlockA(256, 21, (255, 255)), BlockA(256, 256, (15, 15)), BlockA(21, 21, (63, 63))):
         runs.clear()
         assert convert_gcn(block, force=True).swapped

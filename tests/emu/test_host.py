@@ -17,7 +17,8 @@ from torch import Tensor
 from views import VIEWS
 
 from gcn_kernels import reference
-from gcn_kernels.core.library import SCHEMAS, WITH_CUDA
+from gcn_kernels.core.library import SCHEMAS
+from gcn_kernels.gcn.spec import GCN
 
 reason = emulator.why_not()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
@@ -26,7 +27,7 @@ EVERYTHING = 0b111111111
 
 @cache
 def operators() -> Any:
-    for operator in sorted(WITH_CUDA):
+    for operator in GCN.schemas:
         name, _, signature = SCHEMAS[operator].partition("(")
         torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
     torch.ops.load_library(emulator.host_library())

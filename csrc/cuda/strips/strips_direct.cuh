@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kStripsDirectThreads) strips_direct_conv_kerne
 
 // Grid: x = (channel, tap), with the bias behind the taps.
 template <class E>
-__global__ void __launch_bounds__(kStripsDirectThreads) strips_direct_dot_kernel(GCN_PARAMS StripsDirectDot p) {
+__global__ void __launch_bounds__(kStripsDirectThreads, 8) strips_direct_dot_kernel(GCN_PARAMS StripsDirectDot p) {
   using A = Accumulator<E>;
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
