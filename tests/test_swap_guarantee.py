@@ -24,6 +24,13 @@ import gcn_kernels.swap.trial as trial
 from gcn_kernels import convert_gcn, revert_gcn
 
 
+TORCH = tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2])
+fused_in_graphs = pytest.mark.skipif(
+    TORCH < (2, 13),
+    reason=f"Dynamo of torch {torch.__version__} does not show the match what it needs: plain convolutions are traced",
+)
+
+
 class Block(nn.Module):
     """A block in a module of its own, whose forward is the family's."""
 
@@ -171,6 +178,7 @@ def compiled_operators(model: nn.Module, x: Tensor) -> tuple[Tensor, list[str]]:
     return y, called
 
 
+@fused_in_graphs
 @pytest.mark.usefixtures("fresh_compiler")
 def test_under_compile_a_block_is_fused_and_what_changed_is_not() -> None:
     for change in ("none", "adapter", "dilation", "replaced", "forward hook"):
@@ -185,6 +193,7 @@ def test_under_compile_a_block_is_fused_and_what_changed_is_not() -> None:
         assert any("convolution" in name for name in called) == (change != "none"), change
 
 
+@fused_in_graphs
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", ["A", "B", "C", "F", "I", "J", "shared-width"])
 def test_under_compile_families_are_fused(name: str) -> None:

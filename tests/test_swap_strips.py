@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from families import BlockA, randomise
 from strips_families import MSCA, NO_STRIPS, STRIPS, C, ConvModule, StripBlock, dw
-from test_swap_guarantee import Double, assert_equal, compiled_operators, outcome
+from test_swap_guarantee import Double, assert_equal, compiled_operators, fused_in_graphs, outcome
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -334,6 +334,7 @@ def test_what_is_done_after_the_swap_counts(make: type[nn.Module], change: Calla
         assert_equal(outcome(model, X), outcome(plain, X))
 
 
+@fused_in_graphs
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", ["MSCA", "LSKA", "LSK", "CPCA", "singles", "InceptionNeXt"])
 def test_under_compile(name: str) -> None:
