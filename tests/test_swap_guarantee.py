@@ -23,7 +23,6 @@ import gcn_kernels.swap.rules as rules
 import gcn_kernels.swap.trial as trial
 from gcn_kernels import convert_gcn, revert_gcn
 
-
 TORCH = tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2])
 fused_in_graphs = pytest.mark.skipif(
     TORCH < (2, 13),
