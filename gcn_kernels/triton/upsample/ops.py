@@ -45,7 +45,7 @@ class Tiles:
 
 #: By arithmetic (:func:`gcn_kernels.triton.config.arithmetic`). Not measured: they fit the registers and the shared memory of
 #: every architecture that tests/test_triton_upsample.py compiles them for.
-TILES = {"16": Tiles(64, 32, 32, 64, 8, 2), "tf32": Tiles(64, 16, 32, 32, 8, 2), "ieee": Tiles(32, 16, 16, 32, 8, 1)}
+TILES = {"16": Tiles(64, 32, 32, 64, 8, 2), "tf32": Tiles(64, 16, 32, 32, 8, 2), "ieee": Tiles(64, 16, 16, 32, 8, 1)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def plan(x: Tensor, weight: Tensor, allow_tf32: bool) -> Plan:
     most = TILES[kind]
     # A side of a matrix product is at least 16, here four corners or parities of at least four channels.
     fitted = Tiles(
-        most.places,
+        16 if (family(architecture), kind) == ("sm_80", "ieee") else most.places,
         min(max(4, power_of_two(channels)), most.channels),
         min(max(4, power_of_two(outputs)), most.outputs),
         fit(channels, most.columns),
