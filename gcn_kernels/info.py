@@ -19,6 +19,13 @@ from gcn_kernels.core.library import LIBRARIES
 #: is known but what an emulator shows.
 SEEN_ON_GPUS = ("an H100 (benchmarks/results/h100)", "an H200 (benchmarks/results/h200)")
 
+#: What is built or compiled for GPUs and has run on none: only in an emulator or an interpreter.
+NOT_ON_GPUS = (
+    "CUDA kernels of fused_strips",
+    "Triton kernels of fused_upsample",
+    "sm_90a kernels of the second stage and of the gradient of x into NCHW (GCN_KERNELS_GENERATION=hopper)",
+)
+
 #: Multiprocessors, and bytes of shared memory of a block and of a multiprocessor.
 H100 = (132, 227 << 10, 228 << 10)
 
@@ -48,6 +55,7 @@ def describe() -> dict[str, str]:
         "GPU": _gpu() if torch.cuda.is_available() else "none visible",
         "CUDA kernels": _cuda_build(),
         "sm_90a kernels": _measured(),
+        "never on a GPU": "; ".join(NOT_ON_GPUS),
         "backend cpu": _status("cpu", "cpu", "C++ kernels, forward and backward"),
         "backend cuda": _status("cuda", "cuda", "CUDA kernels"),
         "backend triton": _status("triton", "cuda", "Triton kernels"),
@@ -184,7 +192,7 @@ def _cuda_build() -> str:
     if torch.cuda.is_available():
         reason = backends.why_not_capability(torch.cuda.get_device_capability(), LIBRARIES.architectures)
         line += ", this GPU among them" if reason is None else ", this GPU not among them"
-    return f"{line}; run on {', '.join(SEEN_ON_GPUS)}, elsewhere only emulated"
+    return f"{line}; those of fused_gcn run on {', '.join(SEEN_ON_GPUS)}, elsewhere only emulated"
 
 
 def _measured() -> str:

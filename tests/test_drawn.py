@@ -1,7 +1,10 @@
 """Drawn problems: whatever sizes, kernels, strides and dtypes come together, the rule holds."""
 
+import drawn
+import long_double
+import pytest
 import torch
-from cases import BIASES, DTYPES, Block, Case, make
+from cases import BIASES, CASES, DTYPES, Block, Case, make
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from implementations import RUNNABLE
@@ -49,3 +52,23 @@ def test_drawn_problems(problem: tuple[Case, torch.dtype, tuple[str, ...]]) -> N
         with torch.no_grad():
             check({"y": run(*there.arguments)}, expected)
         check(evaluate(run, there), expected)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ("small", "k_gt_map", "per-conv-k", "only-b_r1")], ids=str
+)
+def test_long_double_is_the_definition(case: Case) -> None:
+    block = make(case, torch.float64)
+    exact = long_double.evaluate(block)
+    expected = expect(block).values
+    assert exact.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(torch.from_numpy(exact[name].astype("float64")), values, rtol=1e-12, atol=1e-11)
+
+
+def test_the_truth_is_doubted_in_float64_and_only_where_it_is_further_off() -> None:
+    block = make(Case("small"), torch.float64)
+    exact, truth = torch.from_numpy(long_double.evaluate(block)["y"].astype("float64")), expect(block).values["y"]
+    assert drawn._truth_is_further_off(block, "y", exact, truth)
+    assert not drawn._truth_is_further_off(block, "y", truth + 1e-9, truth)
+    assert not drawn._truth_is_further_off(block, "y", exact.float(), truth.float())

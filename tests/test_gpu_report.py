@@ -150,9 +150,9 @@ def test_lines_of_the_table_from_a_benchmark() -> None:
     benchmark = [*rows(256, 128, 16, 1.0, 9.0), *rows(256, 128, 1, 0.1, 0.9), *rows(2048, 16, 16, 1.0, 9.0, "NCHW")]
     benchmark.append({"kind": "fused", "status": "ok", "backend": "fused triton NCHW", "ms": 1.0})
     assert [line.split("//")[0].strip() for line in measured.lines(benchmark, "run", "abc")] == [
-        '{256, 256, 16384, 262144, false, false, false, "run", "abc"},',
-        '{256, 256, 16384, 262144, true, false, false, "run", "abc"},',
-        '{2048, 2048, 4096, 4096, true, false, false, "run", "abc"},',
+        '{256, 256, 16384, 262144, false, false, true, "run", "abc"},',
+        '{256, 256, 16384, 262144, true, false, true, "run", "abc"},',
+        '{2048, 2048, 4096, 4096, true, false, true, "run", "abc"},',
     ]
 
 

@@ -137,7 +137,15 @@ def test_warning_names_both_versions(copied: Path) -> None:
 def test_info_runs() -> None:
     done = python(PACKAGE.parent, "-m", "gcn_kernels.info")
     assert done.returncode == 0, done.stderr
-    for text in (torch.__version__, gcn_kernels.__version__, "backend cpu", "backend cuda", "backend triton", "backend torch"):
+    for text in (
+        torch.__version__,
+        gcn_kernels.__version__,
+        "backend cpu",
+        "backend cuda",
+        "backend triton",
+        "backend torch",
+        "never on a GPU",
+    ):
         assert text in done.stdout
 
 

@@ -1,14 +1,30 @@
-// Dense copies of tensors of any strides.
+// Dense tensors: new ones, and copies of tensors of any strides.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <initializer_list>
 #include <vector>
 
 #include "map.h"
 #include "parallel.h"
 
 namespace gcn::cpu {
+
+// In the dtype of `like`.
+inline torch::stable::Tensor new_tensor(const torch::stable::Tensor& like, std::initializer_list<int64_t> sizes,
+                                        bool channels_last = false) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty({sizes.begin(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// f of a value of the type that a dtype is computed in.
+template <class F>
+void with_arithmetic(ScalarType dtype, const F& f) {
+  dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
 
 // A map as dense [n, c, h, w].
 template <class A>

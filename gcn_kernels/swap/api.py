@@ -10,7 +10,7 @@ from gcn_kernels.core import backends
 from gcn_kernels.swap.find import Candidate, assignments, candidates, convolutions, flaw, is_depthwise, owners
 from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped, swap_out
 from gcn_kernels.swap.gain import expected_gain
-from gcn_kernels.swap.may_swap import Decision, check_class, count, watch
+from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, watch
 from gcn_kernels.swap.report import Entry, Sizes, SwapReport
 from gcn_kernels.swap.rules import RULES
 from gcn_kernels.swap.swap_strips import strips_of
@@ -215,23 +215,12 @@ def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> De
         if sizes:
             like = next(iter(next(iter(convs.values())).parameters()))
             gain = expected_gain(sizes[0], like.dtype, like.device, backend)
-        if gain is not None and gain.forward * SLOWER < 1 and not force:
-            raise Refused(f"it is expected to run slower fused ({gain}); force=True swaps it all the same")
+        refuse_slower(gain, SLOWER, force)
         if len(convs) > 4 or fused > 1:
             reason = f"{fused} block{'s' * (fused > 1)} in its forward"
     except Refused as refusal:
         watched, reason = None, str(refusal)
-    entry = Entry(
-        place=candidate.places[0],
-        also=candidate.places[1:],
-        class_name=type(module).__name__,
-        sizes="; ".join(dict.fromkeys(map(str, sizes))),
-        swapped=watched is not None,
-        reason=reason,
-        parameters=count(convs.values()),
-        gain=gain,
-    )
-    return entry, module, watched
+    return entry_of(candidate, sizes, watched, reason, gain, "gcn"), module, watched
 
 
 def _sizes(module: nn.Module, convs: dict[str, nn.Module]) -> list[Sizes]:

@@ -8,9 +8,9 @@ from torch import nn
 
 from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.strips.module import FusedStrips
-from gcn_kernels.swap.find import hooked
+from gcn_kernels.swap.find import Candidate, hooked
 from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped
-from gcn_kernels.swap.report import ALREADY, Entry
+from gcn_kernels.swap.report import ALREADY, Entry, Gain
 from gcn_kernels.swap.trial import Refused
 
 #: The entry of the report, the module, and how it is to run if it is swapped.
@@ -61,6 +61,29 @@ def _class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
         raise Refused(f"its class cannot be subclassed: {type(error).__name__}: {error}") from error
 
 
-def count(convs: Iterable[nn.Module]) -> int:
+def refuse_slower(gain: Gain | None, most: float, force: bool) -> None:
+    """Raise :class:`Refused` where more than ``most`` times PyTorch's time is expected, unless the swap is forced."""
+    if gain is not None and gain.forward * most < 1 and not force:
+        raise Refused(f"it is expected to run slower fused ({gain}); force=True swaps it all the same")
+
+
+def entry_of(
+    candidate: Candidate, sizes: Iterable[object], watched: Watched | None, reason: str, gain: Gain | None, family: str
+) -> Entry:
+    """The line of the report about a module that was decided on."""
+    return Entry(
+        place=candidate.places[0],
+        also=candidate.places[1:],
+        class_name=type(candidate.module).__name__,
+        sizes="; ".join(dict.fromkeys(map(str, sizes))),
+        swapped=watched is not None,
+        reason=reason,
+        parameters=_count(candidate.convs.values()),
+        gain=gain,
+        family=family,
+    )
+
+
+def _count(convs: Iterable[nn.Module]) -> int:
     """Number of parameters, each once."""
     return sum(p.numel() for p in {p for conv in convs for p in conv.parameters()} if not nn.parameter.is_lazy(p))

@@ -13,8 +13,8 @@ from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import Candidate
 from gcn_kernels.swap.find_strips import flaws, joined, owners
 from gcn_kernels.swap.gain import strips_gain
-from gcn_kernels.swap.may_swap import Decision, check_class, count, watch
-from gcn_kernels.swap.report import Entry, StripsForm
+from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, watch
+from gcn_kernels.swap.report import StripsForm
 from gcn_kernels.swap.trial import Refused, fused_in
 
 #: A module whose strips take more than this many times PyTorch's time is left as it is.
@@ -66,24 +66,12 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
             if backends.choose(backend, "auto", x, STRIPS.backends) == "torch":
                 raise Refused(f"there are no kernels for strips of {like.dtype} on {like.device.type} here")
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
-        if gain is not None and gain.forward * SLOWER < 1 and not force:
-            raise Refused(f"it is expected to run slower fused ({gain}); force=True swaps it all the same")
+        refuse_slower(gain, SLOWER, force)
         reason = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""
         reason = "; ".join([*([reason] if reason else []), *reasons])
     except Refused as refusal:
         watched, reason = None, str(refusal)
-    entry = Entry(
-        place=candidate.places[0],
-        also=candidate.places[1:],
-        class_name=type(module).__name__,
-        sizes="; ".join(dict.fromkeys(map(str, forms))),
-        swapped=watched is not None,
-        reason=reason,
-        parameters=count(convs.values()),
-        gain=gain,
-        family="strips",
-    )
-    return entry, module, watched
+    return entry_of(candidate, forms, watched, reason, gain, "strips"), module, watched
 
 
 def _input_channels(module: nn.Module, parent: nn.Module | None) -> list[int]:

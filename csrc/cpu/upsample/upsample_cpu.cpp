@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../../dtype.h"
+#include "../dense.h"
 #include "../image.h"
 #include "../parallel.h"
 #include "../spare_memory.h"
@@ -17,37 +18,13 @@ namespace gcn::cpu {
 namespace upsample {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::stable::Tensor;
 
 // Units are dealt out in at most this many groups; each has a sum of its own of the weight's gradient.
 constexpr int64_t kMostGroups = 32;
 constexpr int64_t kForwardColumns = 256, kBackwardColumns = 128;
 
-Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, bool channels_last = false) {
-  return torch::stable::empty({sizes.begin(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
-const Kernels* kernels() {
-#if GCN_FFT_HAVE_X86
-  if (fft::active_isa() == fft::Isa::kAvx512) return &kAvx512Kernels;
-  if (fft::active_isa() == fft::Isa::kAvx2) return &kAvx2Kernels;
-#endif
-#if GCN_FFT_HAVE_VECTORS
-  return &kPortableKernels;
-#else
-  return nullptr;
-#endif
-}
-
-// Where vectors of float do not serve, plain loops do.
-bool is_plain(const Tensor& x) { return x.scalar_type() == ScalarType::Double || !kernels(); }
-
-template <class F>
-void with_arithmetic(ScalarType dtype, const F& f) {
-  dtype == ScalarType::Double ? f(double{}) : f(float{});
-}
+#include "../kernels_in_use.inl"
 
 // Users meet the checks of gcn_kernels/upsample/functional.py, which explain themselves; the ones here only keep a direct call of
 // the registered operators from reading out of bounds.
