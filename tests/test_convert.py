@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 import gcn_kernels
 from gcn_kernels import FusedGCN, convert_gcn, revert_gcn
 from gcn_kernels.convert import load, main
-from gcn_kernels.swap import gain
+from gcn_kernels.swap import api, gain
 from gcn_kernels.swap.report import Entry, Gain, SwapReport
 
 
@@ -411,3 +411,14 @@ def test_the_command_line_prints_the_report(capsys):
         assert error.value.code == 2
     assert isinstance(load("families:PublicStyleNet"), PublicStyleNet)
     assert gcn_kernels.convert_gcn is convert_gcn
+
+
+@pytest.mark.parametrize(("forward", "swapped"), [(0.5, False), (0.79, False), (0.81, True), (3.0, True)])
+def test_a_block_that_should_be_slower_fused_stays(monkeypatch: pytest.MonkeyPatch, forward: float, swapped: bool) -> None:
+    """By more than a quarter; less is no reason."""
+    monkeypatch.setattr(api, "expected_gain", lambda *_: Gain(forward))
+    report = convert_gcn(nn.Sequential(BlockA(6, 3)))
+    assert bool(report.swapped) == swapped
+    if not swapped:
+        assert f"run slower fused ({forward:.1f}x)" in report.refused[0].reason
+    assert convert_gcn(nn.Sequential(BlockA(6, 3)), force=True).swapped
