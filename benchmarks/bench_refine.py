@@ -12,9 +12,9 @@ import argparse
 import platform
 import statistics
 from collections.abc import Callable
-from time import perf_counter
 
 import torch
+from gcnbench.clock import Budget, CpuClock, round_robin
 from gcnbench.memory import peak
 from torch import Tensor
 
@@ -57,7 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
             times = measure(pass_, options.repeats)
             baseline = min((key for key in times if key[0] != "fused"), key=lambda key: times[key])
             for layout in LAYOUTS:
-                gains[pass_name].append(times[baseline] / times["fused", layout])
                 gain = times[baseline] / times["fused", layout]
                 gains[pass_name].append(gain)
                 others = ", ".join(f"{' '.join(key)} {time:.2f}" for key, time in times.items() if key[0] != "fused")
@@ -97,15 +96,10 @@ def compare(found: Results, expected: Results) -> None:
 
 
 def measure(jobs: dict[tuple[str, str], Job], repeats: int) -> dict[tuple[str, str], float]:
-    """Median milliseconds of every job; two rounds warm up."""
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
-    for turn in range(repeats + 2):
-        for key, job in jobs.items():
-            start = perf_counter()
-            job()
-            if turn > 1:
-                seconds[key].append(perf_counter() - start)
-    return {key: 1e3 * statistics.median(values) for key, values in seconds.items()}
+    """Median milliseconds of every job, in turns."""
+    names = {" ".join(key): key for key in jobs}
+    times = round_robin({name: jobs[key] for name, key in names.items()}, CpuClock(), Budget(1e-9, repeats), seed=0)
+    return {key: statistics.median(times[name]) for name, key in names.items()}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from implementations import Implementation, every_kernel
 from torch import Tensor, nn
 from torch.export import Dim
 
-from gcn_kernels import FusedGCN
+from gcn_kernels import FusedGCN, FusedRefine
 
 SIZES = [(1, 12, 9), (2, 9, 8), (3, 9, 8), (4, 17, 5), (2, 6, 31)]
 DYNAMIC = {0: Dim("n", min=1), 2: Dim("h", min=1), 3: Dim("w", min=1)}
@@ -64,6 +64,10 @@ def onnx_graph(model: nn.Module, path: Path) -> list[str]:
 def test_onnx_is_four_convolutions_and_a_sum(bias: bool, training: bool, tmp_path: Path) -> None:
     model = block(bias).requires_grad_(training)
     assert onnx_graph(model, tmp_path / "block.onnx") == ["Add", "Conv", "Conv", "Conv", "Conv"]
+
+
+def test_onnx_of_a_refinement_is_its_two_convolutions(tmp_path: Path) -> None:
+    assert onnx_graph(FusedRefine(6), tmp_path / "refine.onnx") == ["Add", "Conv", "Conv", "Relu"]
 
 
 def test_onnx_gives_the_values_of_the_operator(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from cases import LAYOUTS, every_dtype, every_layout
 from rule import check, evaluate, expect
 from strips_cases import LSKA, MSCA, PAIR, STRIP_BLOCK, Case, Strips, column, make, pairs, row, square
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
-from gcn_kernels import FusedStrips, fused_strips, reference
-from gcn_kernels.strips import problem
+from gcn_kernels import FusedStrips, backends, fused_strips, reference
+from gcn_kernels.strips import functional, problem
 from gcn_kernels.strips.spec import STRIPS, form_of
 
 SMALL = Case("small", pairs(3, 5), square(3), skip=True, n=2, c=3, h=6, w=5)
@@ -240,6 +241,19 @@ def test_nan_in_the_output_gradient(layout: str) -> None:
         assert torch.equal(found[name].isnan(), reached[name] > 1e-9), name
     for name in (f"w{i}" for i in range(len(block.weights))):
         assert not found[name].isnan()[[c for c in range(block.case.c) if c != 3]].any(), name
+
+
+def test_kernels_that_have_run_on_no_gpu_run_on_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "why_not", lambda backend, *_: "of the CPU" if backend == "cpu" else None)
+    runs: list[str] = []
+    monkeypatch.setattr(functional.reference, "strips", lambda x, *_, **__: runs.append("torch") or x)
+    monkeypatch.setattr(functional, "STRIPS", lambda tensors, _: runs.append("cuda") or tensors[0])
+    functional.STRIPS.backends = STRIPS.backends  # type: ignore[attr-defined]
+    with FakeTensorMode():
+        x, weight = torch.empty(1, 3, 5, 5, device="cuda"), torch.empty(3, 1, 1, 3, device="cuda")
+        for backend in ("auto", "cuda", "torch"):
+            fused_strips(x, [[(weight, None)]], backend=backend)
+    assert runs == ["torch", "cuda", "torch"]
 
 
 # ---------------------------------------------------------------- autocast, compilers, export

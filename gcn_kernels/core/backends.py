@@ -5,7 +5,7 @@
 ``cuda``   the CUDA C++ kernels in ``csrc/cuda``
 ``triton`` the Triton kernels in ``gcn_kernels/triton``
 ``torch``  the operator's definition in :mod:`gcn_kernels.reference`, plain convolutions, on any device
-``auto``   the first of the above that can run; an explicit backend that cannot run is an error
+``auto``   the first of the above that can run and may be chosen unasked; an explicit backend that cannot run is an error
 =========  ==========================================================================================
 """
 
@@ -51,8 +51,21 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype | None 
     raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
-def choose(backend: str, algo: str, x: Tensor, kernels: Sequence[str] = ("cpu", "cuda", "triton")) -> str:
-    """Resolve ``backend`` for ``x`` to one that runs; ``kernels``: the backends that have kernels for the operator.
+def choose(
+    backend: str,
+    algo: str,
+    x: Tensor,
+    kernels: Sequence[str] = ("cpu", "cuda", "triton"),
+    unasked: Sequence[str] | None = None,
+) -> str:
+    """Resolve ``backend`` for ``x`` to one that runs.
+
+    Args:
+        backend: asked for.
+        algo: of the CPU kernels.
+        x: the tensor that decides.
+        kernels: the backends that have kernels for the operator.
+        unasked: those of them that ``"auto"`` may choose, if not all: kernels that no GPU has shown faster run on request alone.
 
     Raises:
         ValueError: an unknown backend or algorithm.
@@ -64,7 +77,8 @@ def choose(backend: str, algo: str, x: Tensor, kernels: Sequence[str] = ("cpu", 
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     chosen = backend
     if backend == "auto":
-        chosen = next(b for b in BACKENDS[1:] if b in (*kernels, "torch") and why_not(b, x.device, x.dtype) is None)
+        allowed = kernels if unasked is None else unasked
+        chosen = next(b for b in BACKENDS[1:] if b in (*allowed, "torch") and why_not(b, x.device, x.dtype) is None)
         if chosen == "cpu" and algo == "auto" and x.dtype == torch.float32 and HAS_AMX and _SWITCHES.only_matmul_is_lowered:
             chosen = "torch"
     elif backend not in (*kernels, "torch"):

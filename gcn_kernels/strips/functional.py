@@ -8,13 +8,12 @@ from torch import Tensor
 from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import is_channels_last
-from gcn_kernels.core.operator import Operator
 from gcn_kernels.reference import Step
 from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, form_of
 
-#: The operator of every backend that has kernels for strips.
-OPERATORS: dict[str, Operator] = {backend: STRIPS for backend in STRIPS.backends}
+#: Of the backends that have kernels, those that ``"auto"`` may choose: the CUDA kernels have not run on a GPU.
+UNASKED = ("cpu",)
 
 
 def fused_strips(
@@ -42,8 +41,8 @@ def fused_strips(
             kh and kw, which may exceed the map; bias [C] or None; dilation an int or (dh, dw).
         stem: a step before all branches, or None.
         skip: whether the branches' input is added to their sum.
-        backend: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"torch"`` (plain convolutions). ``"auto"`` takes the kernels of the
-            tensors' device where they can run, else plain convolutions; an explicit backend that cannot run is an error.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"`` and ``"torch"`` (plain convolutions), which then runs or raises. On
+            a GPU ``"auto"`` is ``"torch"``: no GPU has shown yet that the CUDA kernels are right and faster.
 
     Returns:
         A map of the shape and dtype of ``x``, channels_last where ``x`` is.
@@ -72,11 +71,10 @@ def fused_strips(
 
 def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
     problem.check_same(x, strips)
-    chosen = backends.choose(backend, "auto", x, tuple(OPERATORS))
-    if chosen == "torch":
+    if backends.choose(backend, "auto", x, STRIPS.backends, UNASKED) == "torch":
         branches, stem = strips.steps()
         return reference.strips(x, branches, stem=stem, skip=strips.skip)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     tensors = (batch, list(strips.weights), [b for b in strips.biases if b is not None])
-    y = OPERATORS[chosen](tensors, (*form_of(strips), is_channels_last(batch)))
+    y = STRIPS(tensors, (*form_of(strips), is_channels_last(batch)))
     return y if x.dim() == 4 else y.squeeze(0)

@@ -1,9 +1,9 @@
 """Forwards that can do only one thing, which need not be watched while they run.
 
 Most blocks are written as straight-line code: it calls children of the module, adds or multiplies their results and returns one,
-without a global name, a branch, an attribute or a constant. What such a forward computes depends on nothing but its input and its
-children. So after one watched run a later call need not be watched again (one that was a GCN block and nothing else goes to the
-operator at once; any other is repeated, :mod:`gcn_kernels.swap.repeat`) if
+without a global name, a branch, or an attribute of anything but the module. What such a forward computes depends on nothing but
+its input and its children. So after one watched run a later call need not be watched again (one that was a GCN block and nothing
+else goes to the operator at once; any other is repeated, :mod:`gcn_kernels.swap.repeat`) if
 
 * the code of the forward is the same, straight-line code, as that of wrappers between the module and the convolutions is;
 * what it reads by name still leads to modules of the same classes, without hooks or a forward of their own;

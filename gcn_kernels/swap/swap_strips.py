@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gcn_kernels.core import backends
+from gcn_kernels.strips.functional import UNASKED
 from gcn_kernels.strips.module import FusedStrips
 from gcn_kernels.strips.spec import STRIPS
 from gcn_kernels.swap.expression import Fused
@@ -63,7 +64,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         like = next(iter(next(iter(convs.values())).parameters()))
         if backend == "auto" and not force and like.device.type != "meta":
             x = torch.empty((1, 1, 1, 1), dtype=like.dtype, device=like.device)
-            if backends.choose(backend, "auto", x, STRIPS.backends) == "torch":
+            if backends.choose(backend, "auto", x, STRIPS.backends, UNASKED) == "torch":
                 raise Refused(f"there are no kernels for strips of {like.dtype} on {like.device.type} here")
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
         refuse_slower(gain, SLOWER, force)

@@ -83,7 +83,7 @@ def _decide(tensors: Sequence[Any], backend: str, _: str | None) -> _How:
     _check(tensors)
     x, weight, _bias = tensors
     check_same(x, ("weight", "bias"), tensors[1:])
-    chosen = backends.choose(backend, "auto", x, UNASKED if backend == "auto" else KERNELS)
+    chosen = backends.choose(backend, "auto", x, KERNELS, UNASKED)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     return _How(chosen, weight.shape[1] > 1 and (is_channels_last(batch) or is_channels_last(weight)), x.dim() == 3)
 
