@@ -5,8 +5,9 @@
 // medians of `benchmarks/bench_drawn.py --algo direct fft` on two cores of a Zen 4 server (AVX-512 with bfloat16 dot
 // products), torch 2.13, both layouts, inference and training steps of about 300 problems in float32 and bfloat16 and 100 in
 // float64 and float16 (C 8-2048, M and O 1-512, k 3-63, maps 8-256, up to 4 GFLOP forward). The fit is non-negative least
-// squares on relative errors. A backward pass is the difference of a step and a forward pass. On problems that were not
-// fitted, nine predictions in ten lie within a factor of 0.65 to 1.3 of the measured time; what the choice makes of that is in
+// squares on relative errors; what a call costs PyTorch in float32 was fitted again on an idle machine, where it is half of what
+// it is beside other work. A backward pass is the difference of a step and a forward pass. On problems that were not fitted,
+// nine predictions in ten lie within a factor of 0.65 to 1.3 of the measured time; what the choice makes of that is in
 // choice.h. Only ratios matter elsewhere: on another processor the numbers differ, but mostly all alike.
 #pragma once
 
