@@ -148,7 +148,7 @@ def test_plan_for_a_gpu_that_cannot_be(gpu: object) -> None:
 
 def run_drawn(first: int, count: int) -> None:
     command = [sys.executable, str(Path(__file__).with_name("drawn_calls.py")), str(first), str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent, timeout=3600)
     lines = done.stdout.splitlines()
     if done.returncode != 0:
         last = int([line for line in lines if line.isdecimal()][-1])

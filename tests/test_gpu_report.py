@@ -63,18 +63,19 @@ def test_a_full_folder_is_not_written_to(tmp_path: Path) -> None:
 
 
 def a_step(code: str, **options: object) -> steps.Step:
-    return steps.Step("trial", "a trial", [sys.executable, "-c", code], **{"seconds": 30.0, **options})  # type: ignore[arg-type]
+    return steps.Step("trial", "a trial", [sys.executable, "-c", code], **{"seconds": 900.0, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("step", "left", "status", "says"),
     [
-        (a_step("print('done')"), 60, "passed", ""),
-        (a_step("raise SystemExit(4)"), 60, "failed", "exit status 4"),
-        (a_step("import time; print('begun', flush=True); time.sleep(60)", seconds=4.0), 60, "timed out", "4 s"),
-        (a_step("pass", why_not="no such tool"), 60, "skipped", "no such tool"),
+        (a_step("print('done')"), 900, "passed", ""),
+        (a_step("raise SystemExit(4)"), 900, "failed", "exit status 4"),
+        # A shell, which is there at once, and what it has started: a sleep of half an hour.
+        (steps.Step("trial", "a trial", ["/bin/sh", "-c", "echo begun; sleep 1800; echo"], 4.0), 900, "timed out", "4 s"),
+        (a_step("pass", why_not="no such tool"), 900, "skipped", "no such tool"),
         (a_step("pass"), 1, "skipped", "dropped"),
-        (steps.Step("trial", "a trial", ["/no/such/program"], 30.0), 60, "failed", "does not start"),
+        (steps.Step("trial", "a trial", ["/no/such/program"], 30.0), 900, "failed", "does not start"),
     ],
     ids=["passes", "fails", "hangs", "skipped", "late", "absent"],
 )
@@ -82,11 +83,11 @@ def test_what_becomes_of_a_step(step: steps.Step, left: float, status: str, says
     outcome = steps.run(step, tmp_path, {}, left)
     assert outcome.status == status and says in outcome.reason
     if status == "timed out":
-        assert "begun" in (tmp_path / outcome.log).read_text() and outcome.seconds < 20
+        assert "begun" in (tmp_path / outcome.log).read_text() and outcome.seconds < 900
 
 
 def test_long_logs_lose_their_middle(tmp_path: Path) -> None:
-    steps.run(a_step("print('first'); print('x' * 200000); print('last')"), tmp_path, {}, 60)
+    steps.run(a_step("print('first'); print('x' * 200000); print('last')"), tmp_path, {}, 900)
     log = (tmp_path / "trial.log").read_text()
     assert len(log) < 1.1 * steps.LOG_BYTES and log.startswith("first") and log.endswith("last\n") and "shortened" in log
 
@@ -175,17 +176,28 @@ def test_a_variant_of_a_generation_asks_for_it_and_for_nothing_else(monkeypatch:
     assert seen == ["hopper", "hopper"] and os.environ[timing.GENERATION] == "portable"
 
 
-def test_correctness_program_checks_a_backend_by_the_rule(tmp_path: Path) -> None:
-    """On the CPU, where the same program, problems and rule apply; there is time for a few problems only."""
+def test_correctness_program_checks_a_backend_by_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, where the same program, problems and rule apply, where they are quick."""
     out = tmp_path / "correctness.jsonl"
-    options = ["--out", out, "--seconds", 10, "--device", "cpu", "--backends", "cpu", "cuda", "--sets", "tests"]
-    environment = agenda.environment(built_in_place=False)
-    done = run("-m", "gpureport.correctness", *options, cwd=tmp_path, env={**os.environ, **environment})
+    options = ["--out", out, "--seconds", 3600, "--device", "cpu", "--backends", "cpu", "cuda"]
+    monkeypatch.setattr(sys, "argv", ["correctness", *map(str, [*options, "--sets", "views", "--math", "float32", "bfloat16"])])
+    monkeypatch.setattr(correctness, "STANDSTILL_SECONDS", 3600.0)
+    for name, value in agenda.environment(built_in_place=False).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(agenda.TESTS / "emu")
+    monkeypatch.chdir(tmp_path)
+    assert correctness.main() == 0
     rows = correctness.read(out)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["number"] for row in rows} == set(range(len(correctness.problems(["float32", "bfloat16"], ["views"]))))
     assert {row["status"] for row in rows if row["backend"] == "cpu"} == {"passed"}
     assert {row["status"] for row in rows if row["backend"] == "cuda"} == {"skipped"}
     assert all(row["error"] <= row["allowed"] for row in rows if row["backend"] == "cpu")
+
+
+def test_no_problem_is_started_after_the_end_of_the_time(tmp_path: Path) -> None:
+    out = tmp_path / "correctness.jsonl"
+    assert correctness.work(out, 3, 0.0, "cpu", ["cpu"], [correctness.Trial("float32", SMALL, ("nchw",))] * 5) == 0
+    assert json.loads(out.read_text()) == {"number": 3, "status": "not reached"} and correctness.read(out) == []
 
 
 def test_what_is_checked_and_in_which_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +278,7 @@ def test_benchmark_program_saves_every_map_and_the_summary_shows_it(
     monkeypatch.setitem(PRESETS, "tiny", (Map("tiny", 6, 9, 8, 3, 3),))
     options = ["--dtype", "float32", "--preset", "tiny", "--batch", "1", "--budget", "0.05", "--device", "cpu", "--no-compile"]
     out = tmp_path / "benchmark-float32.json"
-    monkeypatch.setattr(sys, "argv", ["timing", "--out", str(out), "--seconds", "60", "--backends", "cpu", "cuda", *options])
+    monkeypatch.setattr(sys, "argv", ["timing", "--out", str(out), "--seconds", "900", "--backends", "cpu", "cuda", *options])
     assert timing.main() == 0
     rows = json.loads(out.read_text())["rows"]
     assert {"fwd", "fwdbwd"} == {row["mode"] for row in rows}

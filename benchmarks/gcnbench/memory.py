@@ -14,9 +14,12 @@ Both are taken in a call of their own, never while timing.
 """
 
 import ctypes
+import gc
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +58,7 @@ def peak(call: Call, device: torch.device) -> Peak:
 
 def cpu_allocated(call: Call) -> int:
     """Peak of the bytes that PyTorch's CPU allocator handed out and had not got back."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _no_garbage_freed(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         results = call()
     del results
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +71,18 @@ def cpu_allocated(call: Call) -> int:
         current += change
         highest = max(highest, current)
     return highest
+
+
+@contextmanager
+def _no_garbage_freed() -> Iterator[None]:
+    """What was allocated before the call and is freed during it would count against it."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def cpu_resident(call: Call) -> int | None:

@@ -28,7 +28,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: Path, what: str) -> str:
-    done = subprocess.run([str(program), what], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([str(program), what], capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
