@@ -8,7 +8,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -521,6 +521,16 @@ def test_command_from_another_folder(tmp_path: Path) -> None:
         assert [(r["backend"], r["mode"], r["k"]) for r in csv.DictReader(file)] == [(r.backend, r.mode, str(r.k)) for r in rows]
 
 
+@contextlib.contextmanager
+def interrupts_not_ignored() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl-C, and so does what that starts; pytest may be in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def interrupt(run: subprocess.Popen[str]) -> None:
     """Ctrl-C, again if nothing came of it: Python loses an interrupt that arrives while an object is destroyed."""
     for _ in range(5):
@@ -542,7 +552,8 @@ def test_a_run_that_is_broken_off_keeps_what_it_has(tmp_path: Path, how: str) ->
     command = [sys.executable, str(BENCHMARKS / "bench_gcn.py"), "--maps", *maps, "--k", "3", "--device", "cpu"]
     command += ["--baselines", "eager-nchw", "--mode", "fwd", "--json", "out.json", "--csv", "out.csv"]
     command += ["--budget", "0.01" if how == "closed" else "1000000"]
-    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pipesize=4096)
+    with interrupts_not_ignored():
+        run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pipesize=4096)
     assert run.stdout is not None and run.stderr is not None
     while not (line := run.stdout.readline()).startswith("-- fwd" if how == "closed" else "# "):
         assert line or run.poll() is None, run.stderr.read()
