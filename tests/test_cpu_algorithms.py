@@ -112,6 +112,7 @@ print(module.plan((23, 37))["forward"]["fft"]["l1"]["isa"])
     assert ran == isa
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize(
     ("variable", "values", "expected"),
     [
@@ -126,26 +127,35 @@ print(module.plan((23, 37))["forward"]["fft"]["l1"]["isa"])
 def test_a_setting_that_is_none_is_an_error_that_names_it(variable: str, values: tuple[str, ...], expected: str) -> None:
     """At the first call that reads it, and at every later one; never on import. ``python -m gcn_kernels.info`` says so too."""
     program = """
-import os, sys, torch
-import gcn_kernels
+import os, torch, traceback
 from gcn_kernels import FusedGCN, info
 
-value = os.environ[VARIABLE]
-module, x = FusedGCN(40, 7, 15, algo="fft"), torch.randn(1, 40, 23, 37)
-for _ in range(2):
-    try:
-        with torch.no_grad():
-            module(x)
-    except RuntimeError as error:
-        for text in (VARIABLE, EXPECTED, f"got '{value}'", "unset"):
-            assert text in str(error), error
-    else:
-        raise AssertionError(f"{VARIABLE}={value!r} was taken")
-assert sum(f"{VARIABLE}: expected {EXPECTED}" in line for line in info.describe().values()) == 1
+def refuses(value):
+    module, x = FusedGCN(40, 7, 15, algo="fft"), torch.randn(1, 40, 23, 37)
+    for _ in range(2):
+        try:
+            with torch.no_grad():
+                module(x)
+        except RuntimeError as error:
+            for text in (VARIABLE, EXPECTED, f"got '{value}'", "unset"):
+                assert text in str(error), error
+        else:
+            raise AssertionError(f"{VARIABLE}={value!r} was taken")
+    assert sum(f"{VARIABLE}: expected {EXPECTED}" in line for line in info.describe().values()) == 1
+
+for value in VALUES:
+    os.environ[VARIABLE] = value
+    child = os.fork()  # in which nothing has read the variable
+    if child == 0:
+        try:
+            refuses(value)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0, value
 """
-    program = f"VARIABLE, EXPECTED = {variable!r}, {expected!r}\n" + program
-    for value in values:
-        run_alone(program, **{variable: value})
+    run_alone(f"VARIABLE, EXPECTED, VALUES = {variable!r}, {expected!r}, {values!r}\n" + program, **{variable: values[0]})
 
 
 def test_an_unsuitable_problem_is_an_error_not_a_fallback() -> None:
