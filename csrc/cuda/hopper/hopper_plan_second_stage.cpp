@@ -21,19 +21,21 @@ int64_t rounds(const Sizes& s, const HopperSecondStagePlan& h) {
   return ceil_div(s.n * h.patches_h * h.patches_w, h.blocks / h.n_tiles);
 }
 
-// Clocks of the busiest multiprocessor: predictions, which nothing has been measured for. Where a block has several units, what
-// one warpgroup writes and what is copied for the next unit run beside the products; the first unit's windows and the last one's
-// outputs do not.
+// Clocks of the busiest multiprocessor. Products and outputs hardly overlap: while one warpgroup writes, the other multiplies at
+// half the rate of both. Where a block has several units, warpgroup 2 starts half a unit's products late.
 double second_stage_clocks(const Sizes& s, const HopperSecondStagePlan& h, const Gpu& gpu) {
-  constexpr double kStartClocks = 4000, kUnitClocks = 400, kLatency = 1000, kSharedShare = 0.9, kWriteClocks = 600;
+  // As an H200 took them, on four maps at two batches within a sixth: for the start and the end, and for a half's outputs in one
+  // map, with or without sums.
+  constexpr double kStartClocks = 1400, kWriteClocks = 1550, kPixelClocks = 1.9, kSumsClocks = 200;
   const double pixels = h.patch_pixels, per_clock = gpu.l2 / gpu.clock / gpu.multiprocessors;
-  const double tensor = pixels * kSecondOutputs * 16.0 * steps(h) / wgmma_fma_per_clock(gpu);
-  const double outputs = pixels * kSecondOutputs * 2 * (h.apart ? 2 : 1);
-  const double operands = pixels / 64 * (64 + kSecondOutputs) * 32 * steps(h);
-  const double shared = (operands + h.windows_bytes + 4 * outputs) / (128 * kSharedShare);
-  const double windows = h.windows_bytes / per_clock, unit = std::max({tensor, shared, windows}) + kUnitClocks;
-  const double write = outputs / per_clock + kWriteClocks;
-  return kStartClocks + h.weights_bytes / per_clock + windows + kLatency + double(rounds(s, h)) * unit + write;
+  const double tensor = kSecondOutputs * 64 * 16.0 / wgmma_fma_per_clock(gpu);
+  // Eight rows of A begin anywhere in 16 bytes and so take two reads of 128 bytes; those of B are aligned.
+  const double shared = (2 * 64 + kSecondOutputs) * 32 / 128.0;
+  const double products = pixels / 64 * steps(h) * std::max(tensor, shared);
+  const double write = kWriteClocks + kPixelClocks * pixels, writes = h.apart ? 2 * (write + kSumsClocks) : write;
+  const double windows = h.windows_bytes / per_clock, unit = std::max(products + writes, windows);
+  const int64_t units = rounds(s, h);
+  return kStartClocks + h.weights_bytes / per_clock + windows + double(units) * unit + (units > 1 ? products / 2 : 0);
 }
 
 void size_second_stage(const Sizes& s, const SecondStageBranch (&of)[2], int size, HopperSecondStagePlan& h) {
