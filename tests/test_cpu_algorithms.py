@@ -61,7 +61,7 @@ def empty_cache() -> Iterator[None]:
         (FusedGCN(2048, 21, 15), (16, 16), "fft"),
         (FusedGCN(512, 21, 63), (64, 64), "fft"),
         (FusedGCN(2048, 512, 1, backend="cpu"), (8, 8), "direct"),
-        (FusedGCN(8, 3, 3), (4, 4), "fft"),
+        (FusedGCN(8, 3, 3, backend="cpu"), (4, 4), "fft"),
         (FusedGCN(256, 21, 15, dtype=torch.float64), (128, 128), "direct"),
     ],
     ids=["res2", "res5", "k63", "k1", "tiny", "float64"],
