@@ -4,10 +4,16 @@ import os
 import shlex
 from collections.abc import Iterator
 
+# Before PyTorch is imported: its threads that wait for each other leave their cores to the jobs beside the tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
+from ahead import Ahead, has_jobs
 
 from gcn_kernels.core.library import LIBRARIES
+
+AHEAD = pytest.StashKey[Ahead]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,6 +29,28 @@ def pytest_configure(config: pytest.Config) -> None:
         triton_repairs.install()
         # Triton computes in tf32 where PyTorch's convolutions do, and those of a CPU, which set the rule, do not.
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait for long jobs come last."""
+    items.sort(key=has_jobs)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[AHEAD] = Ahead()
+    if not session.config.option.collectonly:
+        session.config.stash[AHEAD].begin(session.items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[AHEAD].wait(item)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (jobs := session.config.stash.get(AHEAD, None)) is not None:
+        jobs.end()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

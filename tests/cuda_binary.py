@@ -12,8 +12,10 @@ import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+
+from ahead import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc" / "cuda"
@@ -85,6 +87,19 @@ class Compiled:
     report: str
 
 
+def jobs(architecture: int) -> list[Job]:
+    """What ``compiled`` waits for."""
+    return _jobs(PORTABLE, str(architecture))
+
+
+def jobs_hopper() -> list[Job]:
+    return _jobs(HOPPER, "90a")
+
+
+def _jobs(sources: list[Path], architecture: str) -> list[Job]:
+    return [] if nvcc() is None else [partial(_binary, source, architecture) for source in sources]
+
+
 def compiled(architecture: int) -> Compiled:
     """The kernels that every architecture has, for ``sm_<architecture>``."""
     return _compiled(tuple(PORTABLE), str(architecture))
@@ -96,7 +111,6 @@ def compiled_hopper() -> Compiled:
 
 @cache
 def _compiled(sources: tuple[Path, ...], architecture: str) -> Compiled:
-    CACHE.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(JOBS) as pool:
         binaries = list(pool.map(lambda source: _binary(source, architecture), sources))
     kernels: list[Kernel] = []
@@ -115,10 +129,12 @@ def _binary(source: Path, architecture: str) -> Path:
     binary = CACHE / f"{source.stem}.sm_{architecture}.{_state_of_the_sources()}.cubin"
     report = binary.with_suffix(".txt")
     if not report.exists():
-        partial = binary.with_name(f"{os.getpid()}.{binary.name}")
-        done = _run(["nvcc", *flags, str(source), "-o", str(partial)])
-        partial.replace(binary)
-        report.write_text(done.stderr)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = binary.with_name(f"{os.getpid()}.{binary.name}")
+        done = _run(["nvcc", *flags, str(source), "-o", str(unfinished)])
+        unfinished.replace(binary)
+        unfinished.write_text(done.stderr)
+        unfinished.replace(report)
     return binary
 
 

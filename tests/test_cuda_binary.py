@@ -3,6 +3,7 @@ instructions that the kernels' headers promise. Needs nvcc, and no GPU."""
 
 import cuda_binary
 import pytest
+from ahead import Job
 from cuda_binary import ARCHITECTURES, Kernel
 from suites import in_suites
 
@@ -30,6 +31,11 @@ def is_bulk(kernel: Kernel) -> bool:
     if kernel.name == "line_conv_kernel":
         return kernel.numbers[0] == WIDE
     return kernel.name == "weight_grad_kernel"
+
+
+def ahead(items: list[pytest.Function]) -> list[Job]:
+    architectures = dict.fromkeys(item.callspec.params["architecture"] for item in items)
+    return [job for architecture in architectures for job in cuda_binary.jobs(architecture)]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cuda_binary
 import pytest
+from ahead import Job
 from cuda_binary import SOURCES, compiled_hopper
 
 pytestmark = pytest.mark.skipif(cuda_binary.nvcc() is None, reason="needs nvcc")
@@ -13,6 +14,10 @@ needs_nvdisasm = pytest.mark.skipif(cuda_binary.nvdisasm() is None, reason="need
 
 REGISTERS, THREADS = 65536, 384
 COPYING, MULTIPLYING = 40, 232  # as hopper_tiles.h has them
+
+
+def ahead(items: list[pytest.Function]) -> list[Job]:
+    return cuda_binary.jobs_hopper()
 
 
 def test_nothing_spills() -> None:

@@ -13,22 +13,26 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from ahead import Job
 from suites import in_suites
 
 pytest.importorskip("triton")
 
 HERE = Path(__file__).parent
 #: Of each suite, problems x dtypes x layouts, and planted faults: with fewer this would not be the test that it says it is.
-LEAST = {"not proof": (18, 4), "proof": (80, 20)}
+LEAST = {"not proof": (10, 4), "proof": (90, 20)}
 #: What either process runs; about as long.
 HALVES = ("test_result_and_all_gradients", "not test_result_and_all_gradients")
 #: Of the doubling, every day: the smallest problems, nan at a corner of the map, and what it has of its own.
+UPSAMPLE_FILES = ("test_upsample.py", "triton_upsample_in_interpreter.py")
 UPSAMPLE_EVERY_DAY = "triton_upsample or (triton and (pixel or one-channel or (nan and corner) or window))"
 
 
+@cache
 def run(suite: str, chosen: str, *files: str) -> list[str]:
     """The names of the chosen tests, all of which pass."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -37,6 +41,19 @@ def run(suite: str, chosen: str, *files: str) -> list[str]:
     done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return re.findall(r"::(test_\w+)(?:\[.*\])? PASSED", done.stdout)
+
+
+def ahead(items: list[pytest.Function]) -> list[Job]:
+    """The runs of the chosen tests."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return []
+    jobs = []
+    for params in (item.callspec.params for item in items):
+        if "chosen" in params:
+            jobs.append(partial(run, params["suite"], params["chosen"], *UPSAMPLE_FILES))
+        else:
+            jobs += [partial(run, params["suite"], half) for half in HALVES]
+    return jobs
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
@@ -56,6 +73,6 @@ def test_kernels_in_the_interpreter(suite: str) -> None:
     ids=["everyday", "proof"],
 )
 def test_doubling_in_the_interpreter(suite: str, chosen: str, least: tuple[int, int]) -> None:
-    passed = run(suite, chosen, "test_upsample.py", "triton_upsample_in_interpreter.py")
+    passed = run(suite, chosen, *UPSAMPLE_FILES)
     assert passed.count("test_values_and_gradients") >= least[0]
     assert passed.count("test_planted_fault_is_caught") >= least[1]

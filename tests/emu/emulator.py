@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
@@ -69,15 +69,17 @@ class Build:
 
     def library(self, more: Sequence[Path] = ()) -> Path:
         """Compile what is not in the cache and return the module's file, with ``more`` objects in it."""
-        CACHE.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(JOBS) as pool:
             objects = [*pool.map(self._compiled, self.sources), *more]
         key = _digest(*map(str, objects), *self.flags)
         library = CACHE / key / f"{self.name}{sysconfig.get_config_var('EXT_SUFFIX')}"
         if not library.exists():
-            library.parent.mkdir(exist_ok=True)
             _produce(library, [COMPILER, "-shared", *self.flags, *map(str, objects), "-ldl"])
         return library
+
+    def jobs(self) -> list["partial[Path]"]:
+        """What ``library`` of a module without a fault waits for: see ahead.py."""
+        return [] if why_not() else [partial(_sound, source, self.kernels, self.flags) for source in self.sources]
 
     def load(self) -> ModuleType:
         return load(self.library(), self.name)
@@ -124,9 +126,10 @@ def _digest(*parts: str) -> str:
 
 def _produce(target: Path, command: Sequence[str]) -> None:
     """Run a compiler; the target appears only when it is complete."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    _run([*command, "-o", str(partial)])
-    partial.replace(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.unfinished")
+    _run([*command, "-o", str(unfinished)])
+    unfinished.replace(target)
 
 
 def _run(command: Sequence[str]) -> str:
@@ -196,7 +199,6 @@ def strips_library(more: Sequence[Path] = (), build: Build = STRIPS) -> Path:
 def _host_library(host_source: str, sources: Sequence[str], more: Sequence[Path] = (), build: Build = OPERATOR) -> Path:
     import torch
 
-    CACHE.mkdir(parents=True, exist_ok=True)
     installed = Path(torch.__file__).parent
     headers = (f"-isystem{installed / 'include'}", f"-I{HERE / 'host'}")
     stable = ("-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY")
@@ -205,7 +207,6 @@ def _host_library(host_source: str, sources: Sequence[str], more: Sequence[Path]
         objects = [host, *pool.map(build._compiled, sources), *more]
     library = CACHE / _digest(*map(str, objects)) / f"{Path(host_source).stem}.so"
     if not library.exists():
-        library.parent.mkdir(exist_ok=True)
         links = [f"-L{installed / 'lib'}", f"-Wl,-rpath,{installed / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl"]
         _produce(library, [COMPILER, "-shared", *build.flags, *map(str, objects), *links])
     return library

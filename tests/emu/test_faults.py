@@ -6,11 +6,17 @@ from pathlib import Path
 
 import emulator
 import pytest
+from ahead import Job
 from faults import Fault
 from isolated import Died, call
 from suites import in_suites
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
+
+
+def ahead(items: object) -> list[Job]:
+    return emulator.EXAMPLE.jobs()
+
 
 ORDERS = [("ascending", 0), ("descending", 0), ("random", 1), ("random", 2)]
 

@@ -5,12 +5,17 @@ from types import ModuleType
 import emulator
 import numpy as np
 import pytest
+from ahead import Job
 from hopper_problems import BACKWARD, FORWARD, LARGE_PATCHES, ODD_SIZES, THREE_TILES, VIEWS
 from operator_run import facts, failures, run
 from problems import EmulatedCase
 from suites import in_suites
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
+
+
+def ahead(items: object) -> list[Job]:
+    return emulator.OPERATOR.jobs()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import emulator
 import pytest
 import torch
+from ahead import Job
 from cases import INPUTS, SMALL, Block, Case, make
 from rule import check, expect, expect_case
 from torch import Tensor
@@ -23,6 +24,10 @@ from gcn_kernels.gcn.spec import GCN
 reason = emulator.why_not()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 EVERYTHING = 0b111111111
+
+
+def ahead(items: object) -> list[Job]:
+    return emulator.OPERATOR.jobs()
 
 
 @cache

@@ -15,6 +15,7 @@ import hopper_mutations
 import mutations
 import planting
 import pytest
+from ahead import Job
 from faults import Fault
 from isolated import call
 from mutations import Mutation
@@ -31,8 +32,10 @@ MUTATIONS = (*mutations.MUTATIONS, *hopper_mutations.MUTATIONS)
 CANARIES = {m.fault.file: m for m in reversed(MUTATIONS) if not m.sanitized}
 CASES = sorted({m.caught_by for m in MUTATIONS}, key=str)
 OF_CANARIES = {m.caught_by for m in CANARIES.values()}
-#: Seconds that all faults of a process take on a machine that is busy with other things as well.
-LONGEST = 1800.0
+
+
+def ahead(items: object) -> list[Job]:
+    return emulator.OPERATOR.jobs()
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def answers(asked: Sequence[Asked], cases: Sequence[EmulatedCase]) -> Answers:
 
 def _run_sound(cases: Sequence[EmulatedCase]) -> list[tuple[EmulatedCase, tuple[str, tuple[str, ...]]]]:
     problems = [checked(case) for case in cases]
-    ran = call("planted_run:launched", str(emulator.OPERATOR.library()), problems, timeout=LONGEST)
+    ran = call("planted_run:launched", str(emulator.OPERATOR.library()), problems)
     return list(zip(cases, ran, strict=True))
 
 
@@ -93,7 +96,7 @@ def _run_planted(library: str, chosen: Sequence[tuple[int, Asked]]) -> list[tupl
     problems = {str(a.case): checked(a.case) for _, a in chosen}
     faults = [(n, str(a.case)) for n, a in chosen]
     sanitized = chosen[0][1].sanitized
-    said = call("planted_run:outcomes", library, faults, problems, sanitized=sanitized, timeout=LONGEST)
+    said = call("planted_run:outcomes", library, faults, problems, sanitized=sanitized)
     return [(a, one) for (_, a), one in zip(chosen, said, strict=True)]
 
 

@@ -7,6 +7,7 @@ import emulator
 import pytest
 import test_non_finite
 import torch
+from ahead import Job
 from cases import Case
 from emulated_operator import EmulatedOperator
 from operator_run import arguments, failures
@@ -31,6 +32,10 @@ some_dtypes = pytest.mark.parametrize(
     indirect=["run"],
     ids=["bfloat16", "float32", "bfloat16-hopper"],
 )
+
+
+def ahead(items: object) -> list[Job]:
+    return emulator.OPERATOR.jobs()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import emulator
 import planting
 import pytest
 import torch
+from ahead import Job
 from cases import DTYPES, LAYOUTS, every_dtype, every_layout
 from isolated import call
 from planting import Planting
@@ -26,6 +27,10 @@ pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 LONG_CHAIN = Case("long-chain", (tuple(row(3) for _ in range(17)),), n=1, c=2, h=7, w=9)
 #: Problems drawn for every run of the tests, and for a thorough one.
 EVERYDAY, PROOF = 40, 320
+
+
+def ahead(items: object) -> list[Job]:
+    return emulator.STRIPS.jobs()
 
 
 @cache
@@ -84,7 +89,7 @@ LARGE_BLOCKS = [
 
 def test_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCN_EMULATED_GPU", "large-blocks")
-    assert call("strips_emulated:wrong", str(emulator.strips_library()), LARGE_BLOCKS, timeout=900.0) == []
+    assert call("strips_emulated:wrong", str(emulator.strips_library()), LARGE_BLOCKS) == []
 
 
 @every_dtype
@@ -186,14 +191,14 @@ def said(request: pytest.FixtureRequest) -> dict[str, str]:
     chosen = [item.callspec.params for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
     asked = [(p["mutation"].name, p["mutation"], p["mutation"].fault) for p in chosen if "mutation" in p]
     asked += [(p["header"], CANARIES[p["header"]], None) for p in chosen if "header" in p]
-    names = call("strips_emulated:launched", str(emulator.strips_library()), [m.name for _, m, _ in asked], timeout=600.0)
+    names = call("strips_emulated:launched", str(emulator.strips_library()), [m.name for _, m, _ in asked])
     plantings = [
         Planting(n, m.fault.file, fault, kernels)
         for n, ((_, m, fault), kernels) in enumerate(zip(asked, names, strict=True), start=1)
     ]
     library = emulator.strips_library(planting.objects(emulator.STRIPS, plantings))
     numbered = [(n, m.name) for n, (_, m, _) in enumerate(asked, start=1)]
-    answers = call("strips_emulated:outcomes", str(library), numbered, timeout=1800.0)
+    answers = call("strips_emulated:outcomes", str(library), numbered)
     return {name: answer for (name, _, _), answer in zip(asked, answers, strict=True)}
 
 
