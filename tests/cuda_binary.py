@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -87,22 +88,26 @@ class Compiled:
     report: str
 
 
-def jobs(architecture: int) -> list[Job]:
+def jobs(architecture: int, math: str = "") -> list[Job]:
     """What ``compiled`` waits for."""
-    return _jobs(PORTABLE, str(architecture))
+    return _jobs(_portable(math), str(architecture))
 
 
 def jobs_hopper() -> list[Job]:
     return _jobs(HOPPER, "90a")
 
 
-def _jobs(sources: list[Path], architecture: str) -> list[Job]:
+def _jobs(sources: Sequence[Path], architecture: str) -> list[Job]:
     return [] if nvcc() is None else [partial(_binary, source, architecture) for source in sources]
 
 
-def compiled(architecture: int) -> Compiled:
-    """The kernels that every architecture has, for ``sm_<architecture>``."""
-    return _compiled(tuple(PORTABLE), str(architecture))
+def compiled(architecture: int, math: str = "") -> Compiled:
+    """The kernels that every architecture has, for ``sm_<architecture>``; of the block's those of one arithmetic, or all."""
+    return _compiled(_portable(math), str(architecture))
+
+
+def _portable(math: str) -> tuple[Path, ...]:
+    return tuple(path for path in PORTABLE if path.parent.name != "instances" or path.stem.endswith(math))
 
 
 def compiled_hopper() -> Compiled:

@@ -7,9 +7,20 @@ from ahead import Job
 from cuda_binary import ARCHITECTURES, Kernel
 from suites import in_suites
 
+#: An architecture, and the arithmetic whose kernels are compiled; all, unless one is named.
+Target = tuple[int, str]
+EVERY_DAY: Target = (80, "half")
+TARGETS: list[Target] = [EVERY_DAY, *((architecture, "") for architecture in ARCHITECTURES)]
+
+
+def id_of(target: Target) -> str:
+    architecture, math = target
+    return f"sm_{architecture}-{math}" if math else f"sm_{architecture}"
+
+
 pytestmark = [
     pytest.mark.skipif(cuda_binary.nvcc() is None, reason="needs nvcc"),
-    pytest.mark.parametrize("architecture", in_suites(ARCHITECTURES, everyday=lambda a: a == 80), ids=lambda a: f"sm_{a}"),
+    pytest.mark.parametrize("target", in_suites(TARGETS, everyday=lambda t: t == EVERY_DAY), ids=id_of),
 ]
 needs_nvdisasm = pytest.mark.skipif(cuda_binary.nvdisasm() is None, reason="needs nvdisasm, of CUDA or of the triton package")
 
@@ -34,13 +45,13 @@ def is_bulk(kernel: Kernel) -> bool:
 
 
 def ahead(items: list[pytest.Function]) -> list[Job]:
-    architectures = dict.fromkeys(item.callspec.params["architecture"] for item in items)
-    return [job for architecture in architectures for job in cuda_binary.jobs(architecture)]
+    targets = dict.fromkeys(item.callspec.params["target"] for item in items)
+    return [job for target in targets for job in cuda_binary.jobs(*target)]
 
 
 @pytest.fixture
-def kernels(architecture: int) -> tuple[Kernel, ...]:
-    return cuda_binary.compiled(architecture).kernels
+def kernels(target: Target) -> tuple[Kernel, ...]:
+    return cuda_binary.compiled(*target).kernels
 
 
 def test_nothing_spills(kernels: tuple[Kernel, ...]) -> None:
@@ -96,7 +107,9 @@ MIX = {
 
 @needs_nvdisasm
 @pytest.mark.parametrize("math", ["half", "bfloat16"])
-def test_main_loops_are_what_the_headers_say(kernels: tuple[Kernel, ...], math: str) -> None:
+def test_main_loops_are_what_the_headers_say(kernels: tuple[Kernel, ...], target: Target, math: str) -> None:
+    if target[1] not in ("", math):
+        pytest.skip(f"compiled for {target[1]} alone")
     found = {(k.name, k.numbers): k for k in kernels if k.math == math}
     for which, (products, loads, most) in MIX.items():
         kernel = found[which]

@@ -13,7 +13,7 @@ from rule import check, evaluate, expect
 from strips_cases import CASES, LSKA, MSCA, PAIR, Case, draw, make
 
 #: Problems drawn for every run of the tests, and for a thorough one.
-EVERYDAY, PROOF = 300, 1500
+EVERYDAY, PROOF = 100, 1500
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
