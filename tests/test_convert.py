@@ -1,8 +1,10 @@
 """The swap finds every block whatever it is called, refuses every look-alike with a reason, and changes nothing else."""
 
 import copy
+import itertools
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import families
 import pytest
@@ -373,13 +375,15 @@ def test_the_report_is_a_table():
     assert lines[4].startswith("1") and "refused: its forward computes no sum" in lines[4]
 
 
-def test_a_timed_gain_has_its_spread_and_a_single_time_is_not_shown():
+def test_a_timed_gain_has_its_spread_and_a_single_time_is_not_shown(monkeypatch):
     assert str(Gain(4.9, 5.1)) == "4.9x, backward 5.1x"
     timed = gain._measured([(2.0, 1.0), (3.0, 1.0), (4.0, 1.0), (5.0, 1.0), (6.0, 1.0)])
     assert timed == Gain(4.0, spread=(2.8, 5.2)) and str(timed) == "4.0x [2.8, 5.2]"
-    calls = []
+    calls, milliseconds = [], itertools.count()  # one passes between any two looks at the clock
+    monkeypatch.setattr(gain, "time", SimpleNamespace(perf_counter=lambda: next(milliseconds) / 1000))
     turns = gain._turns(calls.append, torch.device("cpu"), ("torch", "cpu"))
-    assert len(turns) >= 2 and calls[:4] == ["torch", "cpu"] * 2 and all(t > 0 for turn in turns for t in turn)
+    # Of 21 turns of five looks in a tenth of a second, the first does not count.
+    assert len(turns) == 20 and calls == ["torch", "cpu"] * 21 and all(t == pytest.approx((1e-3, 1e-3)) for t in turns)
     entry = Entry("a", (), "A", "", True, "", 1, gain._measured([(3.0, 1.0)]))
     assert "3.0x" not in str(SwapReport(nn.Identity(), [entry]))
     assert "4.0x [2.8, 5.2]" in str(SwapReport(nn.Identity(), [replace(entry, gain=timed)]))

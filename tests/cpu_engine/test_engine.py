@@ -5,17 +5,22 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from engine import Conv, Wgrad, lib
+from drawn import available_isas
+from engine import Conv, Wgrad, jobs, lib
 
-ISAS = [pytest.param(i, id=name) for i, name in enumerate(["portable", "avx2", "avx512"]) if lib.isa_available(i)]
+ISAS = [pytest.param(i, id=name) for i, name in enumerate(available_isas())]
 # Error / largest reference value. The engine computes in float; 16-bit outputs are rounded once.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
+def ahead(items):
+    return jobs()
+
+
 @pytest.fixture(params=ISAS, autouse=True)
 def isa(request):
-    assert lib.set_isa(request.param)
-    lib.set_threads(2)
+    assert lib().set_isa(request.param)
+    lib().set_threads(2)
     return request.param
 
 
@@ -96,7 +101,7 @@ def test_lines_and_taps(length, k):
 
 
 def test_every_transform_is_reached():
-    seen = {lib.plan(False, 1, 1, 64, 21, 64, w, k).length for w in range(1, 300) for k in (1, 15, 31, 63, 127, 255)}
+    seen = {lib().plan(False, 1, 1, 64, 21, 64, w, k).length for w in range(1, 300) for k in (1, 15, 31, 63, 127, 255)}
     assert seen == {8, 16, 24, 32, 40, 48, 56, 72, 80, 96, 112, 144, 160, 224, 288}
 
 
@@ -116,7 +121,7 @@ def test_same_bits_for_any_number_of_threads(shape):
     x, dout, weight = torch.randn(n, c, h, w), torch.randn(n, o, h, w), torch.randn(o, c, k)
     results = []
     for threads in (1, 2, 5):
-        lib.set_threads(threads)
+        lib().set_threads(threads)
         out = Conv(0, x.shape, weight)(x, poisoned(dout.shape))
         results.append((out, Wgrad(0, x.shape, o, k)(x, dout, poisoned(weight.shape))))
     for (a, b), (c, d) in itertools.pairwise(results):
@@ -129,7 +134,7 @@ def test_addend_and_calls_side_by_side(layout):
     weights = [torch.randn(40, 21, 15) for _ in range(2)]
     a, b = poisoned((2, 40, 17, 30), layout), poisoned((2, 40, 17, 30), layout)
     convs = [Conv(axis, x.shape, weight) for axis, weight in enumerate(weights)]
-    assert not lib.conv([convs[0].call(x, a), convs[1].call(x, b)])
+    assert not lib().conv([convs[0].call(x, a), convs[1].call(x, b)])
     expected = [reference(x, weight, axis) for axis, weight in enumerate(weights)]
     check(a, expected[0])
     check(b, expected[1])
@@ -166,10 +171,10 @@ def test_error_is_relative_to_the_line():
 def test_plan_has_units_for_many_cores(shape):
     n, c, o, h, w, k = shape
     for wgrad in (False, True):
-        plan = lib.plan(wgrad, 0, n, c, o, h, w, k)
+        plan = lib().plan(wgrad, 0, n, c, o, h, w, k)
         assert plan.possible and plan.units >= 8
 
 
 def test_plan_says_when_no_transform_is_long_enough():
-    assert not lib.plan(False, 1, 1, 3, 2, 1, 4096, 401).possible
-    assert lib.plan(False, 1, 1, 3, 2, 1, 90, 401).possible
+    assert not lib().plan(False, 1, 1, 3, 2, 1, 4096, 401).possible
+    assert lib().plan(False, 1, 1, 3, 2, 1, 90, 401).possible
