@@ -104,6 +104,8 @@ inline void copy_tensor_4d(void* to, const TensorMap* map, int c0, int c1, int c
   copy_tensor(to, *map, 4, {c0, c1, c2, c3}, b);
 }
 
+inline void prefetch(const TensorMap*) {}
+
 inline void fence_async_proxy() {
   auto& machine = ::simt::cluster_machine();
   machine.clocks().fence(machine.my_warp());
@@ -144,6 +146,12 @@ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool add, M) {
   } else {
     ::simt::issue_product({d, N, a, b, add, kTransA, kTransB, decode_16bit<M>, 8});
   }
+}
+
+template <int N, class M>
+void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add, M) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256, "wgmma is 8, 16 ... 256 columns wide");
+  ::simt::issue_product({d, N, 0, b, add, false, false, decode_16bit<M>, 8, a, {a[0], a[1], a[2], a[3]}});
 }
 
 template <int N>

@@ -39,28 +39,29 @@ GCN_DEVICE unsigned char* stage_input(const unsigned char* in) {
   return aligned;
 }
 
+constexpr OperandLayout kLayouts[] = {
+    {false, 128, 256, Swizzle::kNone},  // 0: units of depth next to each other in pairs of blocks
+    {false, 0, 256, Swizzle::k32},      // 1
+    {false, 0, 512, Swizzle::k64},      // 2
+    {false, 0, 1024, Swizzle::k128},    // 3
+    {true, 1024, 128, Swizzle::kNone},  // 4: blocks of eight depths follow each other along the rows
+    {true, 512, 256, Swizzle::k32},     // 5
+    {true, 1024, 512, Swizzle::k64},    // 6
+    {true, 2048, 1024, Swizzle::k128},  // 7
+    {false, 16, 256, Swizzle::kNone},   // 8: blocks that overlap: each unit of depth is one row further
+    {true, 128, 16, Swizzle::kNone},    // 9: the same along the rows
+    // Of k-blocks with 32 of depth, both halves by a step:
+    {true, 128, 512, Swizzle::kNone, 256},    // 10: blocks of eight depths follow each other along the depth
+    {true, 1024, 256, Swizzle::k32, 512},     // 11
+    {true, 2048, 512, Swizzle::k64, 1024},    // 12
+    {true, 4096, 1024, Swizzle::k128, 2048},  // 13
+    {false, 0, 512, Swizzle::k64, 32},        // 14
+};
+
 // d = a b in a group of its own, then d += a' b' with both a step further on.
 template <class M, int N, int kLayoutA, int kLayoutB>
 __global__ void __launch_bounds__(kGroupThreads, 1)
     wgmma_kernel(const unsigned char* in, unsigned char* out, GCN_PARAMS TensorMap) {
-  constexpr OperandLayout kLayouts[] = {
-      {false, 128, 256, Swizzle::kNone},  // 0: units of depth next to each other in pairs of blocks
-      {false, 0, 256, Swizzle::k32},      // 1
-      {false, 0, 512, Swizzle::k64},      // 2
-      {false, 0, 1024, Swizzle::k128},    // 3
-      {true, 1024, 128, Swizzle::kNone},  // 4: blocks of eight depths follow each other along the rows
-      {true, 512, 256, Swizzle::k32},     // 5
-      {true, 1024, 512, Swizzle::k64},    // 6
-      {true, 2048, 1024, Swizzle::k128},  // 7
-      {false, 16, 256, Swizzle::kNone},   // 8: blocks that overlap: each unit of depth is one row further
-      {true, 128, 16, Swizzle::kNone},    // 9: the same along the rows
-      // Of k-blocks with 32 of depth, both halves by a step:
-      {true, 128, 512, Swizzle::kNone, 256},    // 10: blocks of eight depths follow each other along the depth
-      {true, 1024, 256, Swizzle::k32, 512},     // 11
-      {true, 2048, 512, Swizzle::k64, 1024},    // 12
-      {true, 4096, 1024, Swizzle::k128, 2048},  // 13
-      {false, 0, 512, Swizzle::k64, 32},        // 14
-  };
   constexpr OperandLayout a = kLayouts[kLayoutA], b = kLayouts[kLayoutB];
   const unsigned char* images = stage_input<kImages>(in);
   fence_async_proxy();
@@ -72,6 +73,32 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
   wgmma<N, a.transposed, b.transposed>(d, of_a, of_b, false, M{});
   wgmma_commit();
   wgmma<N, a.transposed, b.transposed>(d, moved(of_a, a.step), moved(of_b, b.step), true, M{});
+  wgmma_commit();
+  wgmma_wait<1>();
+  wgmma_wait<0>();
+  wgmma_results(d);
+  for (int i = 0; i < N / 2; ++i) output_of<float, 64 * N>(out)[threadIdx.x * (N / 2) + i] = d[i];
+}
+
+// The same with A in registers: of each product four of each thread, as the first image has them.
+template <class M, int N, int kLayoutB>
+__global__ void __launch_bounds__(kGroupThreads, 1)
+    wgmma_of_registers_kernel(const unsigned char* in, unsigned char* out, GCN_PARAMS TensorMap) {
+  constexpr OperandLayout b = kLayouts[kLayoutB];
+  const unsigned char* images = stage_input<kImages>(in);
+  fence_async_proxy();
+  __syncthreads();
+  const uint64_t of_b = operand(shared_address(images + kImage), b.leading, b.stride, b.swizzle);
+  uint32_t a[2][4];
+  for (int i = 0; i < 2; ++i) {
+    const uint4 own = load_shared(reinterpret_cast<const uint4*>(images) + i * kGroupThreads + threadIdx.x);
+    a[i][0] = own.x, a[i][1] = own.y, a[i][2] = own.z, a[i][3] = own.w;
+  }
+  float d[N / 2];
+  wgmma_fence();
+  wgmma<N>(d, a[0], of_b, false, M{});
+  wgmma_commit();
+  wgmma<N>(d, a[1], moved(of_b, b.step), true, M{});
   wgmma_commit();
   wgmma_wait<1>();
   wgmma_wait<0>();
@@ -173,6 +200,11 @@ constexpr HopperCase wgmma_case(const char* name) {
   return {name, wgmma_kernel<M, N, kLayoutA, kLayoutB>, kImages, 64 * N * 4, 1, {}};
 }
 
+template <class M, int N, int kLayoutB>
+constexpr HopperCase wgmma_of_registers_case(const char* name) {
+  return {name, wgmma_of_registers_kernel<M, N, kLayoutB>, kImages, 64 * N * 4, 1, {}};
+}
+
 inline constexpr HopperCase kHopperCases[] = {
     wgmma_case<Half, 64, 0, 0>("wgmma_half_64_0_0"),
     wgmma_case<Half, 64, 1, 1>("wgmma_half_64_1_1"),
@@ -207,6 +239,10 @@ inline constexpr HopperCase kHopperCases[] = {
     wgmma_case<BFloat16, 128, 11, 14>("wgmma_bfloat16_128_11_14"),
     wgmma_case<Half, 168, 12, 14>("wgmma_half_168_12_14"),
     wgmma_case<BFloat16, 176, 13, 14>("wgmma_bfloat16_176_13_14"),
+    wgmma_of_registers_case<Half, 64, 0>("wgmma_half_64_registers_0"),
+    wgmma_of_registers_case<BFloat16, 64, 8>("wgmma_bfloat16_64_registers_8"),
+    wgmma_of_registers_case<BFloat16, 128, 0>("wgmma_bfloat16_128_registers_0"),
+    wgmma_of_registers_case<Half, 128, 14>("wgmma_half_128_registers_14"),
     {"copy_bulk", bulk_kernel, 4096, 4096, 1, {}},
     {"copy_tensor_2d", tensor_kernel<2, 64 * 16>, 40 * 2 * 16, 64 * 16, 1, {nullptr, 2, 2, {40, 0}, {80}, {32, 16}, 64}},
     {"copy_tensor_3d",

@@ -70,7 +70,16 @@ def addresses(layout: int, rows: int, size: int, start: int) -> Array:
     return permuted(start + across % 8 * swizzle + blocks + along % per_row * size, swizzle)
 
 
-def wgmma(element: str, width: int, a: int, b: int) -> Calibration:
+def registers(size: int) -> Array:
+    """Where the elements [row, depth] of an operand A in registers are, in bytes: each thread's four registers in turn."""
+    r, k = np.arange(64)[:, None], np.arange(32 // size)[None, :]
+    per_register, per_unit = 4 // size, UNIT // size
+    thread = r // 16 * 32 + r % 8 * 4 + k % per_unit // per_register
+    return thread * UNIT + (r % 16 // 8 + k // per_unit * 2) * 4 + k % per_register * size
+
+
+def wgmma(element: str, width: int, a: int | None, b: int) -> Calibration:
+    """A in shared memory, laid out as ``a`` says, or in registers."""
     size = 4 if element == "tf32" else 2
 
     def draw() -> Array:
@@ -81,7 +90,11 @@ def wgmma(element: str, width: int, a: int, b: int) -> Calibration:
         numbers = cut_to_tf32(images) if size == 4 else widened(images, element)
         exact, magnitude = np.zeros((2, 64, width)), np.zeros((2, 64, width))
         for product in range(2):
-            of_a = numbers[:, addresses(a, 64, size, product * LAYOUTS[a].step) // size]
+            if a is None:
+                places = product * THREADS * UNIT + registers(size)
+            else:
+                places = addresses(a, 64, size, product * LAYOUTS[a].step)
+            of_a = numbers[:, places // size]
             of_b = numbers[:, addresses(b, width, size, IMAGE + product * LAYOUTS[b].step) // size]
             exact += np.einsum("smk,snk->smn", of_a, of_b)
             magnitude += np.einsum("smk,snk->smn", abs(of_a), abs(of_b))
@@ -89,7 +102,7 @@ def wgmma(element: str, width: int, a: int, b: int) -> Calibration:
         rows, columns = 16 * (t // 32) + t % 32 // 4 + 8 * (i // 2 % 2), 2 * (t % 4) + i % 2 + 8 * (i // 4)
         return Expected(exact[:, rows, columns], 2.0**-21 * magnitude[:, rows, columns])
 
-    return Calibration(f"wgmma_{element}_{width}_{a}_{b}", draw, expect, FLOAT32)
+    return Calibration(f"wgmma_{element}_{width}_{'registers' if a is None else a}_{b}", draw, expect, FLOAT32)
 
 
 def copy_bulk() -> Calibration:
@@ -160,6 +173,10 @@ HOPPER_CALIBRATIONS = (
     wgmma("bfloat16", 128, 11, 14),
     wgmma("half", 168, 12, 14),
     wgmma("bfloat16", 176, 13, 14),
+    wgmma("half", 64, None, 0),
+    wgmma("bfloat16", 64, None, 8),
+    wgmma("bfloat16", 128, None, 0),
+    wgmma("half", 128, None, 14),
     copy_bulk(),
     copy_tensor((16, 40), UINT16, (16, 32), lambda s: (16 * s - 3, 8)),
     copy_tensor((10, 24), UINT32, (1, 24, 8), lambda s: (s, 5, -4)),

@@ -9,11 +9,15 @@
 //   copy_bulk(to, from, bytes, b)          cp.async.bulk: contiguous bytes; addresses and size in multiples of 16
 //   copy_bulk_multicast(..., ranks)        to the same place, and the same barrier, of every block in the set `ranks`
 //   TensorMap                              how a box of a strided map is copied: encode() makes one from a TensorShape (host)
+//   prefetch(map)                          a hint: the map will soon be used
 //   copy_tensor_2d, _3d, _4d(to, map, coordinates..., b)   zeros outside of the map; the box's bytes count as copied all the same
 //   fence_async_proxy()                    between ordinary stores to shared memory and copies or wgmma that touch the same
-//   wgmma_fence(), _commit(), _wait<N>()   before a group that starts from registers; close a group; at most N groups in flight
+//   wgmma_fence(), _commit(), _wait<N>()   before a group whose registers, of D or of A, something else has written; close a
+//                                          group; at most N groups in flight
 //   wgmma_results(d)                       after the wait, before d is read
 //   wgmma<N, kTransA, kTransB>(d, a, b, add, M{})   d [64 x N] (+)= a [64 x 32 bytes] b [32 bytes x N], of a warpgroup
+//   wgmma<N>(d, a, b, add, M{})            the same with A in registers, as ldmatrix_x4 brings a warp its 16 rows of it; b is
+//                                          K-major. They belong to wgmma until it has been waited for.
 //   operand(address, leading, stride, Swizzle)   a matrix in shared memory, as wgmma's descriptors say it, see below
 //   registers_give_up<N>(), registers_take<N>()  setmaxnreg, by all warps of a warpgroup
 //   group_barrier(id, threads)             bar.sync: a barrier of some warps; id 1 ... 15

@@ -127,6 +127,8 @@ GCN_DEVICE void copy_tensor_4d(void* to, const TensorMap* map, int c0, int c1, i
       : "memory");
 }
 
+GCN_DEVICE void prefetch(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+
 GCN_DEVICE void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 GCN_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -225,6 +227,23 @@ GCN_WGMMA(176, GCN_D_80 "%80, %81, %82, %83, %84, %85, %86, %87", 88, 89, 90, 91
           GCN_IN4(84))
 GCN_WGMMA(256, GCN_D_120 "%120, %121, %122, %123, %124, %125, %126, %127", 128, 129, 130, 131, 132, GCN_IN64(0), GCN_IN64(64))
 
+// A is four registers of each lane. A0 ... A3, B, ADD: numbers of the operands behind D.
+#define GCN_WGMMA_OF_REGISTERS_IN(TYPE, NAME, WIDTH, D, A0, A1, A2, A3, B, ADD, ...)                                            \
+  GCN_DEVICE void wgmma_of(float (&d)[WIDTH / 2], const uint32_t (&a)[4], uint64_t b, bool add, TYPE) {                         \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #ADD ", 0;\nwgmma.mma_async.sync.aligned.m64n" #WIDTH "k16.f32." NAME \
+                 "." NAME " {" D "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", add, 1, 1, 0;\n}"                       \
+                 : __VA_ARGS__                                                                                                  \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));                             \
+  }
+#define GCN_WGMMA_OF_REGISTERS(WIDTH, D, A0, A1, A2, A3, B, ADD, ...)                   \
+  GCN_WGMMA_OF_REGISTERS_IN(Half, "f16", WIDTH, D, A0, A1, A2, A3, B, ADD, __VA_ARGS__) \
+  GCN_WGMMA_OF_REGISTERS_IN(BFloat16, "bf16", WIDTH, D, A0, A1, A2, A3, B, ADD, __VA_ARGS__)
+
+GCN_WGMMA_OF_REGISTERS(64, GCN_D_30 "%30, %31", 32, 33, 34, 35, 36, 37, GCN_IN16(0), GCN_IN16(16))
+GCN_WGMMA_OF_REGISTERS(128, GCN_D_60 "%60, %61, %62, %63", 64, 65, 66, 67, 68, 69, GCN_IN64(0))
+
+#undef GCN_WGMMA_OF_REGISTERS
+#undef GCN_WGMMA_OF_REGISTERS_IN
 #undef GCN_WGMMA
 #undef GCN_WGMMA_TF32
 #undef GCN_WGMMA_16BIT
@@ -241,6 +260,10 @@ GCN_WGMMA(256, GCN_D_120 "%120, %121, %122, %123, %124, %125, %126, %127", 128, 
 template <int N, bool kTransA, bool kTransB, class M>
 GCN_DEVICE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool add, M m) {
   wgmma_of<kTransA, kTransB>(d, a, b, add, m);
+}
+template <int N, class M>
+GCN_DEVICE void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add, M m) {
+  wgmma_of(d, a, b, add, m);
 }
 
 }  // namespace gcn::cuda

@@ -24,7 +24,9 @@ struct Mbarrier {
   Knowledge gathering, passed;  // of the phase that runs; of the one that has ended
 };
 
-// One product that has been issued and not waited for. D belongs to a thread.
+using RegistersOfA = std::array<uint32_t, 4>;
+
+// One product that has been issued and not waited for. D belongs to a thread, and so does A where it is in registers.
 struct PendingProduct {
   float* d;
   int width;
@@ -32,6 +34,8 @@ struct PendingProduct {
   bool add, trans_a, trans_b;
   void (*decode)(const unsigned char* unit, double* numbers);  // one unit of 16 bytes
   int unit;                                                    // numbers in it
+  const uint32_t* registers = nullptr;                         // of A; then `a` says nothing
+  RegistersOfA issued = {};                                    // what they held
 };
 
 struct ClusterThread {
@@ -39,6 +43,9 @@ struct ClusterThread {
   const Mbarrier* waits_for = nullptr;
   uint32_t parity = 0;
   bool fenced = false;  // by wgmma_fence, since the last wait
+  size_t fences = 0;
+  // What products had from registers last, and after how many fences.
+  std::map<const uint32_t*, std::pair<RegistersOfA, size_t>> registers;
   std::vector<PendingProduct> open;
   std::deque<std::vector<PendingProduct>> groups;
 };

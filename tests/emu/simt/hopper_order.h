@@ -53,7 +53,7 @@ class Clocks {
   Time fenced(size_t warp) const { return fenced_[warp]; }
 
  private:
-  static constexpr size_t kActorsOfAWarp = 4;  // with its share of the block's mbarriers
+  static constexpr size_t kActorsOfAWarp = 5;  // with its share of the block's mbarriers
   Time now_ = 1;
   size_t actors_ = 0, most_ = 0;
   std::vector<Knowledge> known_;

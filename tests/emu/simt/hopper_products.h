@@ -1,5 +1,5 @@
-// wgmma as the PTX manual describes it: matrices in shared memory by descriptor, D in registers. A product happens when its group
-// is waited for, which is the last moment it may; each warp computes its 16 rows.
+// wgmma as the PTX manual describes it: matrices in shared memory by descriptor, D in registers, A in either. A product happens
+// when its group is waited for, which is the last moment it may; each warp computes its 16 rows.
 #pragma once
 
 #include "hopper_machine.h"
@@ -83,15 +83,35 @@ inline void fetch(const Operand& operand, bool transposed, int first_row, int ro
   }
 }
 
+// [16][depth] of A in the registers of a warp's lanes: as fragments of mma.sync, see tensor_core.h.
+inline void gather(const std::array<const PendingProduct*, kWarpSize>& lanes, int depth, std::vector<double>& to) {
+  to.resize(static_cast<size_t>(16 * depth));
+  const int together = lanes[0]->unit / 4;  // numbers of a register
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const PendingProduct& p = *lanes[static_cast<size_t>(lane)];
+    if (std::memcmp(p.registers, p.issued.data(), sizeof p.issued)) report("registers of A changed before wgmma was waited for");
+    double numbers[8];
+    p.decode(reinterpret_cast<const unsigned char*>(p.issued.data()), numbers);
+    for (int i = 0; i < p.unit; ++i) {
+      const int at = i / together, row = lane / 4 + at % 2 * 8, k = together * (lane % 4) + i % together + at / 2 * p.unit;
+      to[static_cast<size_t>(row * depth + k)] = numbers[i];
+    }
+  }
+}
+
 // By all lanes of a warp: `lanes` are their copies of the same product.
 inline void multiply(const std::array<const PendingProduct*, kWarpSize>& lanes) {
   const PendingProduct& p = *lanes[0];
   for (const PendingProduct* other : lanes)
-    if (other->a != p.a || other->b != p.b || other->add != p.add || other->width != p.width)
+    if (other->a != p.a || !other->registers != !p.registers || other->b != p.b || other->add != p.add || other->width != p.width)
       report("the lanes of a warp give wgmma different operands");
   const int depth = 2 * p.unit, warp = running.thread->warp() % 4;
   static thread_local std::vector<double> a, b;
-  fetch(Operand(p.a, p.trans_a, p.unit), p.trans_a, 16 * warp, 16, depth, p, a);
+  if (p.registers) {
+    gather(lanes, depth, a);
+  } else {
+    fetch(Operand(p.a, p.trans_a, p.unit), p.trans_a, 16 * warp, 16, depth, p, a);
+  }
   fetch(Operand(p.b, p.trans_b, p.unit), p.trans_b, 0, p.width, depth, p, b);
   for (int lane = 0; lane < kWarpSize; ++lane) {
     float* d = lanes[static_cast<size_t>(lane)]->d;
@@ -108,11 +128,20 @@ inline void multiply(const std::array<const PendingProduct*, kWarpSize>& lanes) 
 inline void issue_product(const PendingProduct& p) {
   ClusterThread& me = cluster_machine().me();
   if (!me.fenced) report("wgmma without wgmma_fence() since the registers were last waited for");
+  if (p.registers) {
+    const auto [last, first_time] = me.registers.try_emplace(p.registers, p.issued, me.fences);
+    if (last->second.first != p.issued && last->second.second == me.fences)
+      report("wgmma without wgmma_fence() since registers of A were written");
+    last->second = {p.issued, me.fences};
+  }
   me.open.push_back(p);
   operations += static_cast<uint64_t>(p.width / 8);
 }
 
-inline void fence_products() { cluster_machine().me().fenced = true; }
+inline void fence_products() {
+  ClusterThread& me = cluster_machine().me();
+  me.fenced = true, ++me.fences;
+}
 
 inline void commit_products() {
   ClusterThread& me = cluster_machine().me();
