@@ -65,6 +65,8 @@ def test_wgmma_on_what_the_copy_engine_brought() -> None:
         # Sums with values that are not finite are done again without wgmma.
         assert bool(count["HMMA"]) == (kernel.name == "hopper_weight_grad_kernel"), f"{kernel}: {count}"
         assert not count["LDL"] and not count["STL"], f"{kernel}: {count}"
+        if kernel.name == "hopper_input_grad_kernel":  # into NCHW, weights are multiplied from registers
+            assert bool(count["LDSM"]) == (kernel.numbers[0] >= 2), f"{kernel}: {count}"
 
 
 def test_waits_that_end_say_where(tmp_path: Path) -> None:

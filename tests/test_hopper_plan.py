@@ -70,10 +70,12 @@ def test_unasked_the_input_gradient_into_nchw_is_used_where_it_was_measured(
 @pytest.mark.parametrize(
     ("overrides", "blocks", "shared_bytes"),
     [
-        ("", 64, 184632),
-        ("input_grad_rows=16", 32, 223800),
-        ("input_grad_rows=8", 64, 184632),
-        ("input_grad_together=2", 32, 184632),
+        ("", 64, 184648),
+        ("input_grad_rows=16", 32, 223816),
+        ("input_grad_rows=8", 64, 184648),
+        ("input_grad_columns=32", 32, 224568),
+        ("input_grad_columns=64", 64, 228472),
+        ("input_grad_together=2", 32, 184648),
         ("input_grad_portable=1", 0, 0),
     ],
 )
@@ -87,6 +89,24 @@ def test_overrides_of_the_input_gradient_into_nchw(
     assert sum(launch["blocks"] for launch in found) == blocks
     assert sum(launch["shared_bytes"] for launch in found) == shared_bytes
     assert ("the portable input gradient" in plan.get("why_portable", "")) == (not blocks)
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "batch", "patch"),
+    [(256, 128, 16, "4x64"), (512, 64, 16, "4x64"), (1024, 32, 16, "8x32"), (2048, 16, 16, "16x16"), (1024, 32, 1, "8x16")],
+)
+def test_the_input_gradient_into_nchw_is_written_in_whole_lines(
+    channels: int, side: int, batch: int, patch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 pixels in a row, or of whole rows of the map; but where there are few of them, patches are small."""
+
+    def launches() -> list[dict]:
+        return info.plan(channels, 21, (side, side), batch=batch, backward=True, generation="hopper")["launches"]
+
+    rows, columns = patch.split("x")
+    chosen = launches()
+    monkeypatch.setenv("GCN_KERNELS_PLAN", f"input_grad_rows={rows},input_grad_columns={columns}")
+    assert launches() == chosen
 
 
 @pytest.mark.parametrize("backward", [False, True])

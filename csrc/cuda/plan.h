@@ -16,7 +16,7 @@ namespace gcn::cuda {
 struct Overrides {
   int first_stage_sharing = 0, first_stage_splits = 0;  // hopper: blocks of a cluster; splits of the channels
   int input_grad_cluster = 0, input_grad_channels = 0;  // hopper: blocks of a cluster; channels of a block, 128 or 256
-  int input_grad_rows = 0;                              // hopper, NCHW: rows of a block, 8 or 16
+  int input_grad_rows = 0, input_grad_columns = 0;      // hopper, NCHW: of a block's patch, 4 x 64, 8 x 32, 16 x 16 or 8 x 16
   int input_grad_together = 0;                          // hopper: tiles of channels with the same windows, 1 or 2
   int input_grad_portable = 0;                          // 1: the gradient of x by the portable kernel all the same
   int x_by_elements = 0;                                // 1: planes are copied as any other map

@@ -4,6 +4,7 @@ from hopper_problems import (
     DEEP,
     LARGE_PATCHES,
     LONG_LINES,
+    LONG_ROWS,
     MANY,
     MANY_OUTPUTS,
     ODD_ROWS,
@@ -14,6 +15,7 @@ from hopper_problems import (
     THREE_TILES,
     WIDE,
     WIDE_MAP,
+    WIDE_ROWS,
 )
 from mutations import Mutation, _of
 from problems import EmulatedCase
@@ -36,6 +38,8 @@ INPUT = EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",))
 TOGETHER = EmulatedCase(PAIRS, "half", "nchw", "hopper-1", wanted=("x",))
 PLANAR = EmulatedCase(THREE_TILES, "half", "nchw", "hopper-2", wanted=("x",))
 EDGE = EmulatedCase(ODD_ROWS, "half", "nchw", "hopper", wanted=("x",))
+ROWS_OF_64 = EmulatedCase(LONG_ROWS, "half", "nchw", "hopper-64", wanted=("x",))
+ROWS_OF_32 = EmulatedCase(WIDE_ROWS, "half", "nchw", "hopper-32", wanted=("x",))
 
 #: The second stage: several units to a block, in the small patches and in the large ones; its gradients, with sums for biases.
 SMALL = EmulatedCase(MANY_OUTPUTS, "half", "channels_last", "hopper-1")
@@ -303,12 +307,12 @@ INPUT_GRAD = _of(
     ),
     (
         "no-zeros",
-        "operand(last, shared_address(zeros()) - last, row",
-        "operand(last, tap, row",
+        "operand(last, shared_address(zeros()) - last, next_group",
+        "operand(last, tap, next_group",
         "a weight of zero times whatever lies behind the window",
         INPUT,
     ),
-    ("octet-stride", "operand(start, plane, row,", "operand(start, tap, row,", "the next tap instead of the next octet", INPUT),
+    ("octet-stride", "operand(start, plane, next", "operand(start, tap, next", "the next tap instead of the next octet", INPUT),
     ("one-tap-a-step", "at = moved(at, 4 * tap)", "at = moved(at, 2 * tap)", "single octets take taps twice", INPUT),
     (
         "last-tap",
@@ -324,10 +328,44 @@ INPUT_GRAD = _of(
         "both warpgroups multiply the first one's pixels",
         INPUT,
     ),
-    ("weights-advance", "moved(of_w, 32), second", "moved(of_w, 16), second", "half a step of the depth", INPUT),
+    ("weights-advance", "second, moved(of_w, 32)", "second, moved(of_w, 16)", "half a step of the depth", INPUT),
     ("windows-not-let-go", "    windows.let_go(windows.slot, lane);\n", "", "the third unit's windows never come", INPUT),
-    ("windows-not-awaited", "    windows.wait_until_full();\n", "", "nothing has come yet", INPUT),
-    ("lets-go-too-early", "wgmma_wait<1>();", "wgmma_wait<2>();", "a stage is let go of while its products run", INPUT),
+    ("windows-not-awaited", "      barrier_wait(windows_full(axis), windows.parity);\n", "", "nothing has come yet", INPUT),
+    (
+        "second-window-not-awaited",
+        "barrier_wait(windows_full(axis), windows.parity);",
+        "if (i == 0) barrier_wait(windows_full(axis), windows.parity);",
+        "the second branch's windows come later than the first one's",
+        INPUT,
+    ),
+    (
+        "windows-over-those-in-use",
+        "    if (copy == 0) barrier_wait(windows.empty + windows.slot, windows.parity ^ 1);\n",
+        "",
+        "the next but one group's windows come while these are read",
+        TOGETHER,
+    ),
+    (
+        "windows-of-this-group",
+        "copy_group(g, group_of(next), next != i)",
+        "copy_group(g, g, next != i)",
+        "every group has the first one's windows",
+        TOGETHER,
+    ),
+    (
+        "windows-left-out",
+        "    while (copied < all) copy_window(next, copied++);\n",
+        "",
+        "of short groups, some of the next windows never come",
+        TOGETHER,
+    ),
+    (
+        "lets-go-too-early",
+        "wgmma_wait<1>();\n      weights.let_go",
+        "wgmma_wait<2>();\n      weights.let_go",
+        "a stage is let go of while its products run",
+        INPUT,
+    ),
     ("rows-of-a-lane", "4 + 2 * row + k % 2", "4 + 2 * (1 - row) + k % 2", "two rows of pixels change places", INPUT),
     ("channels-of-a-lane", "k / 2 * 4 + 2 * row", "(3 - k / 2) * 4 + 2 * row", "channels in another order than weights", INPUT),
     (
@@ -354,44 +392,110 @@ INPUT_GRAD = _of(
         "a block ends while the other sends",
         PATCHES,
     ),
-    ("halo", "u.h - (axis == 0 ? p().radius[0] : 0)", "u.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
+    ("halo", "g.h - (axis == 0 ? p().radius[0] : 0)", "g.h - (axis == 0 ? p().radius[0] - 1 : 0)", "a row late", INPUT),
     ("phase", "start += 2 * plane", "start += plane", "the second phase starts at the second octet", INPUT),
     ("windows-let-go-too-early", "    if (!u.last) return;\n", "", "the next tile of channels has the next windows", TOGETHER),
-    ("windows-copied-again", "if (u.first) copy_windows(u);", "copy_windows(u);", "nobody takes the second copy", TOGETHER),
+    ("windows-copied-again", "if (!started) {", "if (true) {", "nobody takes the second copy", TOGETHER),
     (
         "tile-of-channels",
-        "p().weights[axis]) + u.n_tile *",
+        "p().weights[axis]) + n_tile *",
         "p().weights[axis]) + 0 *",
         "all have the first channels' weights",
         INPUT,
     ),
     (
-        "nchw-halves",
-        "moved(of_du, i * 8 * kPixelBytes)",
-        "moved(of_du, i * 4 * kPixelBytes)",
+        "nchw-products",
+        "moved(of_du, i * flow.next)",
+        "moved(of_du, i * flow.next / 2)",
         "the right pixels of a row start in the middle of the left ones",
         PLANAR,
     ),
     (
         "nchw-warpgroup-split",
-        "first_row = kShape.nchw ? side * 64 : 0;",
-        "first_row = 0 * side;",
+        "const int row = side * 64 + warp",
+        "const int row = 0 * side + warp",
         "both warpgroups have the first channels",
         PLANAR,
     ),
+    (
+        "nchw-weights-of-a-step",
+        "swizzle_rows(row, 2 * step + a_half(lane))",
+        "swizzle_rows(row, a_half(lane))",
+        "both steps of a k-block have the first one's weights",
+        PLANAR,
+    ),
+    (
+        "nchw-weights-not-permuted",
+        "swizzle_rows(row, 2 * step + a_half(lane)) * kPieceBytes",
+        "(row * 4 + 2 * step + a_half(lane)) * kPieceBytes",
+        "pieces in another order than they are packed in",
+        PLANAR,
+    ),
+    (
+        "nchw-registers-overwritten",
+        "    wgmma_wait<1>();\n    ldmatrix_x4",
+        "    ldmatrix_x4",
+        "weights are loaded over those of products in flight",
+        PLANAR,
+    ),
+    (
+        "nchw-phase-overwritten",
+        "if constexpr (kShape.nchw) wgmma_wait<0>();",
+        "",
+        "the step before, alone in its k-block, has the same registers",
+        PLANAR,
+    ),
+    (
+        "nchw-no-fence-of-registers",
+        "kStageBytes);\n    wgmma_fence();\n",
+        "kStageBytes);\n",
+        "products start before their weights are there",
+        PLANAR,
+    ),
+    (
+        "nchw-lets-go-too-early",
+        "      if constexpr (kSteps == 2) step<1>(acc, flow, second);\n"
+        "      weights.let_go_of_shared(weights.slot, lane, p().cluster);\n",
+        "      weights.let_go_of_shared(weights.slot, lane, p().cluster);\n"
+        "      if constexpr (kSteps == 2) step<1>(acc, flow, second);\n",
+        "the second step's weights are read when the next ones may come",
+        PLANAR,
+    ),
+    (
+        "nchw-by-row",
+        "flow.next = kShape.by_row ? row : group;",
+        "flow.next = group;",
+        "the next product is eight pixels on instead of a row",
+        ROWS_OF_64,
+    ),
+    (
+        "nchw-groups-of-a-row",
+        "next_group = kShape.by_row ? group : row;",
+        "next_group = row;",
+        "columns of a product stand below each other",
+        ROWS_OF_64,
+    ),
+    (
+        "nchw-second-half-of-a-row",
+        "(group + 4 * i) % kAcross * 8;",
+        "group % kAcross * 8;",
+        "pixels 32 to 63 of a row over the first ones",
+        ROWS_OF_64,
+    ),
+    ("nchw-columns-of-32", "? row : column, at", "? column : row, at", "rows and groups change places", ROWS_OF_32),
     ("nchw-half-turned", "apart < 4; apart *= 2", "apart < 2; apart *= 2", "lanes exchange with one other only", PLANAR),
+    ("nchw-second-not-turned", "        turn(v[1], lane);\n", "", "of every other four groups, pixels change places", PLANAR),
     ("nchw-turned-back", "shuffle_xor(upper ? v[i] :", "shuffle_xor(!upper ? v[i] :", "lanes keep what they should give", PLANAR),
-    ("nchw-row-of-a-lane", "u.h + lane / 2 % 2", "u.h + lane % 2", "rows and halves of rows change places", PLANAR),
-    ("nchw-rows", "4 * (row + i / 2) + 2 * half", "4 * row + 2 * half", "every other row is the one before", PLANAR),
+    ("nchw-group-of-a-lane", "w = u.w + own % kAcross * 8", "w = u.w + own / 2 * 8", "rows and groups change places", PLANAR),
     ("nchw-channels-of-a-lane", "first_channel + 8 * half", "first_channel + 8 * (1 - half)", "channels change places", PLANAR),
     (
         "nchw-past-the-row",
-        "u.n < p().n && w < p().w ? p().h - h : 0",
-        "u.n < p().n ? p().h - h : 0",
+        " || column >= columns) continue;",
+        ") continue;",
         "pixels right of the map are the next row's",
         EDGE,
     ),
-    ("nchw-past-the-map", "if (row < left)", "if (left > 0)", "rows below the map are the next channel's", EDGE),
+    ("nchw-past-the-map", "row >= left ||", "left <= 0 ||", "rows below the map are the next channel's", EDGE),
 )
 
 SECOND_STAGE = _of(

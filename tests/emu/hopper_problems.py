@@ -65,6 +65,10 @@ ODD_ROWS = Case("odd-rows", n=2, c=24, h=13, w=24, mid_l=9, mid_r=3, out=3, k=(5
 SHALLOW = Case("shallow", n=1, c=264, h=8, w=16, mid_l=9, mid_r=16, out=3, k=(5, 3, 9, 3))
 #: Three patches, each with two tiles of channels that follow each other.
 PAIRS = Case("pairs", n=3, c=256, h=8, w=16, mid_l=9, mid_r=3, out=3, k=(5, 3, 9, 3))
+#: Rows of more pixels than a patch has; patches that reach over the map on either side; a pair of octets, and a single one.
+LONG_ROWS = Case("long-rows", n=1, c=136, h=6, w=72, mid_l=21, mid_r=3, out=3, k=(7, 3, 9, 3))
+#: Rows that are a quarter of a patch of 32 columns wider than one; taps of a single octet in pairs and one alone.
+WIDE_ROWS = Case("wide-rows", n=1, c=24, h=11, w=40, mid_l=3, mid_r=21, out=3, k=(5, 3, 7, 3))
 BACKWARD = (
     EmulatedCase(HALF_AN_OCTET, "bfloat16", "channels_last", "hopper"),
     EmulatedCase(MANY, "half", "channels_last", "hopper-1", wanted=("x",)),
@@ -81,6 +85,8 @@ BACKWARD = (
     EmulatedCase(WIDE, "half", "nchw", "hopper-2", wanted=("x",)),
     EmulatedCase(PAIRS, "half", "nchw", "hopper-1", wanted=("x",)),
     EmulatedCase(SHALLOW, "half", "nchw", "hopper-2", wanted=("x",)),
+    EmulatedCase(LONG_ROWS, "half", "nchw", "hopper-64", wanted=("x",)),
+    EmulatedCase(WIDE_ROWS, "bfloat16", "nchw", "hopper-32", wanted=("x",)),
 )
 
 #: Two maps whose elements may share memory. The copy engine takes none of them; x is copied first.

@@ -57,6 +57,8 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.dependent_launch = value.cast<double>() * 1e-6;
     } else if (name == "second_stage") {  // which kernel, whatever should take less time
       gpu.overrides.second_stage = value.cast<int>();
+    } else if (name == "input_grad_columns") {
+      gpu.overrides.input_grad_columns = value.cast<int>();
     } else if (name == "hopper") {
       gpu.hopper = value.cast<bool>();
       gpu.generation = Generation::kHopper;
@@ -204,8 +206,9 @@ class Facts {
     if (h.du.used) add_hopper(h.du, sizes);
     if (h.input_grad.used) {
       const InputGradShape shape = input_grad_shape(h.input_grad.tile);
-      add("hopper input_grad of " +
-          (shape.nchw ? std::to_string(shape.patch_h) + " rows" : std::to_string(shape.channels) + " channels"));
+      add("hopper input_grad of " + (shape.nchw
+                                         ? std::to_string(shape.patch_h) + " x " + std::to_string(shape.patch_w) + " pixels"
+                                         : std::to_string(shape.channels) + " channels"));
       add("hopper input_grad in clusters of " + std::to_string(h.input_grad.cluster));
       add_if(sizes.n * h.input_grad.patches_h * h.input_grad.patches_w % h.input_grad.cluster, "hopper input_grad patch outside");
       add_if(h.input_grad.n_tiles > 1, "hopper input_grad tiles of channels");

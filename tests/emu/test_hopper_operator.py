@@ -63,7 +63,7 @@ BRANCHES = {
     *(f"hopper first_stage groups of {what}" for what in ("taps that overlap", "middle channels")),
     "hopper first_stage segments of lines",
     *(f"hopper input_grad of {n} channels" for n in (128, 256)),
-    *(f"hopper input_grad of {n} rows" for n in (8, 16)),
+    *(f"hopper input_grad of {n} pixels" for n in ("4 x 64", "8 x 32", "16 x 16", "8 x 16")),
     *(f"hopper input_grad in clusters of {n}" for n in (1, 2)),
     "hopper input_grad patch outside",
     *(f"hopper input_grad {what}" for what in ("tiles of channels", "tiles with the same windows", "tile without another one")),

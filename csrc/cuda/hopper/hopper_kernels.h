@@ -31,8 +31,8 @@ struct HopperWeightGrad {
 int hopper_weight_grad(Math, const HopperWeightGrad&, int blocks, int shared_bytes, Stream);
 
 // The gradient of x. What a block has of it at a time: 256 or 128 channels of 16 x 8 pixels, written as channels_last, or 128
-// channels of 16 or 8 rows of 16 pixels, written as NCHW.
-enum class InputGradTile : int { kChannels256, kChannels128, kRows16, kRows8 };
+// channels of 4 x 64, 8 x 32, 16 x 16 or 8 x 16 pixels, written as NCHW.
+enum class InputGradTile : int { kChannels256, kChannels128, kPixels4x64, kPixels8x32, kPixels16x16, kPixels8x16 };
 
 struct HopperInputGrad {
   const void* weights[2];  // PackLineWeights::to, of one branch each: [n-tile][pair of octets][k-block][output][64 bytes],

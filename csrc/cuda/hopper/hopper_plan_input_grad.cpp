@@ -26,6 +26,13 @@ double all_steps(const HopperInputGradPlan& h) {
   return steps(h, 0, h.window_h[0] - shape.patch_h + 1) + steps(h, 1, h.window_w[1] - shape.patch_w + 1);
 }
 
+// Bytes of whole lines that take L2 as long as a unit's output does. Parts of lines are what patches have of longer rows of NCHW.
+double written(const Sizes& s, const InputGradShape& shape, double output) {
+  constexpr double kLine = 128, kPartOfALine = 2.4;  // times a whole one: as an H200 took for parts of 32 bytes
+  const double row = 2.0 * shape.patch_w;
+  return shape.nchw && row < kLine && shape.patch_w < s.w ? output / row * kLine * kPartOfALine : output;
+}
+
 // Clocks of the busiest multiprocessor. While one warpgroup writes its output, the other multiplies: a unit takes as long as both
 // products, or one product and one output, or what shared memory or L2 needs for it.
 double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu& gpu) {
@@ -34,10 +41,10 @@ double input_grad_clocks(const Sizes& s, const HopperInputGradPlan& h, const Gpu
   const InputGradShape shape = input_grad_shape(h.tile);
   const double depth = all_steps(h), weights = depth * shape.channels * 32, output = double(shape.pixels()) * shape.channels * 2;
   const double tensor = shape.pixels() * 16.0 * shape.channels * depth / wgmma_fma_per_clock(gpu);
-  const double reads = 2.0 * shape.products() * (64 + shape.columns()) * 32 * depth;
+  const double reads = 2.0 * (64 + shape.products() * shape.columns()) * 32 * depth;
   const double windows = double(h.windows_bytes) / h.together;
   const double shared = (reads + windows + weights) / (128 * kSharedShare);
-  const double l2 = (windows + weights / h.cluster + output) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
+  const double l2 = (windows + weights / h.cluster + written(s, shape, output)) / (gpu.l2 / gpu.clock / gpu.multiprocessors);
   const double epilogue = output / 128 + kWriteClocks;  // of one warpgroup: half of the output, 64 bytes a clock
   const double unit = std::max({tensor, tensor / 2 + epilogue, shared, l2}) + kUnitClocks;
   const double most = double(ceil_div(units(s, h), clusters_side_by_side(h.cluster, gpu))) * h.together;  // of one block
@@ -58,7 +65,7 @@ void size_input_grad(const Sizes& s, const LineConvPlan& l, InputGradTile tile, 
     h.window_h[axis] = shape.patch_h + (axis == 0 ? 2 * t.taps.radius : 0);
     h.window_w[axis] = shape.patch_w + (axis == 1 ? 2 * t.taps.radius : 0);
     h.windows_bytes += h.octets[axis] * h.window_h[axis] * h.window_w[axis] * kPieceBytes;
-    h.zeros_bytes = std::max(h.zeros_bytes, ((shape.rows() - 1) * h.window_w[axis] + 8 * shape.products()) * kPieceBytes);
+    h.zeros_bytes = std::max(h.zeros_bytes, ((shape.rows() - 1) * h.window_w[axis] + shape.patch_w) * kPieceBytes);
     h.packed_bytes[axis] = size_t(h.n_tiles) * h.phases[axis] * h.k_blocks[axis] * shape.channels * kBlockBytes;
   }
 }
@@ -70,11 +77,12 @@ bool writes_pieces(const Sizes& s, const Strides& out, bool nchw) {
               : s.c % kOctet == 0 && whole(out.w, s.w) && whole(out.h, s.h) && whole(out.n, s.n);
 }
 
-// The tile, if the environment leaves it: of channels_last by its channels, of NCHW by its rows.
+// The tile, if the environment leaves it: of channels_last by its channels, of NCHW by the rows and columns of its patch.
 bool allowed_tile(InputGradTile tile, bool nchw, const Overrides& asked) {
   const InputGradShape shape = input_grad_shape(tile);
   return shape.nchw == nchw &&
-         (nchw ? allowed(asked.input_grad_rows, shape.patch_h) : allowed(asked.input_grad_channels, shape.channels));
+         (nchw ? allowed(asked.input_grad_rows, shape.patch_h) && allowed(asked.input_grad_columns, shape.patch_w)
+               : allowed(asked.input_grad_channels, shape.channels));
 }
 
 bool measured_into_nchw(const Sizes& s) {
@@ -99,8 +107,8 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
     return "no GPU has shown the input gradient of sm_90a faster into NCHW on such a map";
   }
   double quickest = std::numeric_limits<double>::infinity();
-  for (InputGradTile tile :
-       {InputGradTile::kChannels256, InputGradTile::kChannels128, InputGradTile::kRows16, InputGradTile::kRows8}) {
+  for (InputGradTile tile : {InputGradTile::kChannels256, InputGradTile::kChannels128, InputGradTile::kPixels4x64,
+                             InputGradTile::kPixels8x32, InputGradTile::kPixels16x16, InputGradTile::kPixels8x16}) {
     if (!allowed_tile(tile, nchw, gpu.overrides)) continue;
     HopperInputGradPlan trial;
     size_input_grad(s, l, tile, trial);

@@ -69,33 +69,39 @@ constexpr int hopper_weight_grad_shared_bytes(int stages) {
 }
 
 // --- input gradient: a patch of pixels and some channels of x; either the pixels or the channels are 64 to each multiplying
-// warpgroup. In rows of eight pixels, the patch has groups: one product has the groups that stand below each other.
+// warpgroup. Columns of a product are groups of eight pixels of a row: those that stand below each other, or those of one row.
 struct InputGradShape {
-  bool nchw;
+  bool nchw, by_row;
   int patch_h, patch_w, channels;
 
   constexpr GCN_HOST_TOO int pixels() const { return patch_h * patch_w; }
-  constexpr GCN_HOST_TOO int products() const { return nchw ? patch_w / 8 : 1; }        // of a step, for each warpgroup
-  constexpr GCN_HOST_TOO int columns() const { return nchw ? 8 * patch_h : channels; }  // of one of them
-  constexpr GCN_HOST_TOO int rows() const { return nchw ? patch_h : patch_h / 2; }      // of pixels, in one of them
+  constexpr GCN_HOST_TOO int products() const { return !nchw ? 1 : by_row ? patch_h : patch_w / 8; }  // of a step, in a warpgroup
+  constexpr GCN_HOST_TOO int columns() const { return nchw ? pixels() / products() : channels; }      // of one of them
+  constexpr GCN_HOST_TOO int rows() const { return nchw ? patch_h : patch_h / 2; }  // of pixels, in a warpgroup's products
 };
 constexpr GCN_HOST_TOO InputGradShape input_grad_shape(InputGradTile tile) {
   switch (tile) {
     case InputGradTile::kChannels256:
-      return {false, 16, 8, 256};
+      return {false, false, 16, 8, 256};
     case InputGradTile::kChannels128:
-      return {false, 16, 8, 128};
-    case InputGradTile::kRows16:
-      return {true, 16, 16, 128};
-    case InputGradTile::kRows8:
-      return {true, 8, 16, 128};
+      return {false, false, 16, 8, 128};
+    case InputGradTile::kPixels4x64:
+      return {true, true, 4, 64, 128};
+    case InputGradTile::kPixels8x32:
+      return {true, false, 8, 32, 128};
+    case InputGradTile::kPixels16x16:
+      return {true, false, 16, 16, 128};
+    case InputGradTile::kPixels8x16:
+      return {true, false, 8, 16, 128};
   }
   return {};
 }
+// Other than in the kernels above, sums leave some registers to those who copy.
+constexpr int kGradRegistersCopying = 56, kGradRegistersMultiplying = 224;
 constexpr int kGradStagesMost = 15, kGradWeightsMost = 128 << 10;  // of the ring of weights: stages, and bytes
 constexpr int kGradLagMost = 4;                                    // stages that one warpgroup is behind the other
 constexpr int hopper_input_grad_shared_bytes(int channels, int windows_bytes, int zeros_bytes, int stages) {
-  return kSwizzleAlignment + stages * channels * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * (stages + 2) + 1);
+  return kSwizzleAlignment + stages * channels * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * stages + 7);
 }
 
 // --- second stage: 24 outputs, and of a patch of 16 x 8 or 32 x 16 pixels one half to each multiplying warpgroup
