@@ -52,6 +52,7 @@ FORWARD = (
     EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-large"),
     EmulatedCase(LARGE_PATCHES, "bfloat16", "nchw", "hopper-2"),
     EmulatedCase(ODD_SIZES, "half", "nchw", "hopper-choice"),
+    EmulatedCase(THREE_UNITS, "half", "channels_last", "hopper-ahead"),
     EmulatedCase(PLANES, "half", "nchw", "hopper"),
 )
 

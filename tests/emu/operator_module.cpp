@@ -57,6 +57,8 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.dependent_launch = value.cast<double>() * 1e-6;
     } else if (name == "second_stage") {  // which kernel, whatever should take less time
       gpu.overrides.second_stage = value.cast<int>();
+    } else if (name == "first_stage_ahead") {
+      gpu.overrides.first_stage_ahead = value.cast<int>();
     } else if (name == "input_grad_columns") {
       gpu.overrides.input_grad_columns = value.cast<int>();
     } else if (name == "hopper") {

@@ -499,6 +499,7 @@ struct HopperFirstStageBlock {
 
   GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
+      for (int axis = 0; axis < 2; ++axis) prefetch(&arguments.x[axis]);
       weights.make(2 * kWarps * p().sharing);
       for (int side = 0; side < 2; ++side) windows_of(side).make(kWarps);
       lag.make(kWarps);
