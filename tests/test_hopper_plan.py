@@ -170,6 +170,24 @@ def test_the_second_stage_by_either_kernel(
     assert kernels(plan) & {"hopper_second_stage", "second_stage_grad", "line_conv"} == taken
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_turned_windows_are_used_where_they_are_asked_for(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No padding between planes; a clock a block of A instead of two."""
+
+    def second_stage(overrides: str) -> dict:
+        monkeypatch.setenv("GCN_KERNELS_PLAN", overrides)
+        plan = info.plan(256, 21, (128, 128), batch=16, channels_last=True, backward=backward, generation="hopper")
+        (launch,) = (launch for launch in plan["launches"] if "hopper_second_stage" in launch["kernel"])
+        return dict(launch)
+
+    as_they_are, turned = (
+        second_stage("second_stage=512,second_stage_turned=2"),
+        second_stage("second_stage=512,second_stage_turned=1"),
+    )
+    assert turned["shared_bytes"] != as_they_are["shared_bytes"]
+    assert 0.6 < turned["predicted_us"] / as_they_are["predicted_us"] < 0.9
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("channels", "side"), [(256, 128), (512, 64), (1024, 32), (2048, 16)])
 def test_the_second_stage_runs_unasked_only_where_it_was_measured(channels: int, side: int, channels_last: bool) -> None:

@@ -46,6 +46,9 @@ SMALL = EmulatedCase(MANY_OUTPUTS, "half", "channels_last", "hopper-1")
 LARGE = EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-large")
 ROWS = EmulatedCase(SHORT_LINES, "half", "channels_last", "hopper-1")
 DU = EmulatedCase(LARGE_PATCHES, "half", "nchw", "hopper-large", wanted=("w_l1", "b_l1", "b_r1"))
+#: With windows that are turned.
+TURNED = EmulatedCase(MANY_OUTPUTS, "half", "nchw", "hopper-turned")
+TURNED_LARGE = EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-turned-large")
 
 FIRST_STAGE = _of(
     "hopper/hopper_first_stage.cuh",
@@ -534,11 +537,31 @@ SECOND_STAGE = _of(
     ("no-zeros", "zero - last - tile_at(i), row", "tap, row", "zero weights meet whatever lies behind the window", SMALL),
     ("zeros-of-the-first-tile", "zero - last - tile_at(i)", "zero - last", "other tiles have what lies behind the zeros", LARGE),
     ("halo", "(branch == 1 ? p.radius[1] : 0) + own", "(branch == 1 ? p.radius[1] - 1 : 0) + own", "a row late", SMALL),
-    ("every-row-twice", "h += kCopyingWarps, from", "h += 1, from", "rows outside are told from others too late", SMALL),
+    ("every-row-twice", "h += kRowStep, from", "h += 1, from", "rows outside are told from others too late", SMALL),
     ("next-pair", "start += 2 * plane", "start += plane", "the second pair starts at the second octet", SMALL),
-    ("half-of-the-patch", " + side * kHeight * row;", ";", "both warpgroups multiply the upper half", SMALL),
-    ("tile-across", "i % kAcross * 8 * kPixelBytes", "i % kAcross * kPixelBytes", "neighbouring tiles are a pixel apart", LARGE),
-    ("tile-down", "i / kAcross * 8 * row", "i / kAcross * row", "tiles below each other are a row apart", LARGE),
+    ("half-of-the-patch", " + side * kHeight * down;", ";", "both warpgroups multiply the upper half", SMALL),
+    ("tile-across", "i % kAcross * 8 * right", "i % kAcross * right", "neighbouring tiles are a pixel apart", LARGE),
+    ("tile-down", "i / kAcross * 8 * down", "i / kAcross * down", "tiles below each other are a row apart", LARGE),
+    ("not-turned", "        if (kTurned && branch == 0) turn(acc, side);\n", "", "sums of pixels in different orders", TURNED),
+    ("turned-tap", "tap = branch == 0 ? right : down", "tap = kTurned ? down : right", "taps lead down along rows", TURNED),
+    (
+        "turned-not-there",
+        "group_barrier(1 + side, kGroupSize);\n#pragma unroll\n      for (int i = 0; i < 2 * kTiles; ++i) {\n"
+        "        const float* const from",
+        "#pragma unroll\n      for (int i = 0; i < 2 * kTiles; ++i) {\n        const float* const from",
+        "other warps' sums are read before they are there",
+        TURNED,
+    ),
+    (
+        "turned-too-early",
+        "of += 4) {\n      group_barrier(1 + side, kGroupSize);",
+        "of += 4) {",
+        "the columns before are still being read",
+        TURNED,
+    ),
+    ("turned-blocks", "in_block * kTurnRow + (block + i % 2) * 8", "in_block * kTurnRow + block * 8", "one of two", TURNED),
+    ("turned-pieces", "own * kPieces + lane / 8", "own + lane / 8", "pieces twice and others never", TURNED),
+    ("turned-columns", "Piece{int(eight * 8 + column)", "Piece{int(column)", "the second eight columns never come", TURNED_LARGE),
     ("weights-advance", "moved(of_w, 32), true", "moved(of_w, 16), true", "half a step of the depth", SMALL),
     ("one-tap-a-step", "taps += 4 * tap", "taps += 2 * tap", "single octets take taps twice", SMALL),
     (

@@ -61,6 +61,8 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.overrides.first_stage_ahead = value.cast<int>();
     } else if (name == "input_grad_columns") {
       gpu.overrides.input_grad_columns = value.cast<int>();
+    } else if (name == "second_stage_turned") {
+      gpu.overrides.second_stage_turned = value.cast<int>();
     } else if (name == "hopper") {
       gpu.hopper = value.cast<bool>();
       gpu.generation = Generation::kHopper;
@@ -177,7 +179,7 @@ class Facts {
   }
   void add_hopper(const HopperSecondStagePlan& h, const Sizes& sizes) {
     const std::string name = h.apart ? "hopper second_stage du " : "hopper second_stage y ";
-    add(name + "in patches of " + std::to_string(h.patch_pixels));
+    add(name + (h.turned ? "in turned patches of " : "in patches of ") + std::to_string(h.patch_pixels));
     add_if(h.blocks / h.n_tiles < sizes.n * h.patches_h * h.patches_w, name + "of blocks with several units");
     add_if(h.n_tiles > 1, name + "of tiles of outputs");
     for (int i = 0; i < 2; ++i) {

@@ -35,12 +35,14 @@ GPUS = {
     "small-shared": {"multiprocessors": 84, "shared_per_block": 99 << 10, "shared_per_multiprocessor": 100 << 10},
     # These ask for the Hopper kernels: with plenty of multiprocessors; with two, and so slow a way from L2 that blocks share
     # what they load; and with one, where there are no clusters. Where launches are fast, channels are split. The second stage has
-    # patches of one size or the other, or what the plan chooses; the gradient of x into NCHW has patches of so many columns; one
-    # warpgroup of the first stage is as far ahead of the other as can be.
-    "hopper": {"hopper": 1, "second_stage": 128},
-    "hopper-2": {"hopper": 1, "second_stage": 512, "multiprocessors": 2, "l2_gigabytes": 10},
-    "hopper-1": {"hopper": 1, "second_stage": 128, "multiprocessors": 1},
-    "hopper-large": {"hopper": 1, "second_stage": 512, "multiprocessors": 1},
+    # patches of one size or the other, or what the plan chooses, and its windows may be turned; the gradient of x into NCHW has
+    # patches of so many columns; one warpgroup of the first stage is as far ahead of the other as can be.
+    "hopper": {"hopper": 1, "second_stage": 128, "second_stage_turned": 2},
+    "hopper-2": {"hopper": 1, "second_stage": 512, "second_stage_turned": 2, "multiprocessors": 2, "l2_gigabytes": 10},
+    "hopper-1": {"hopper": 1, "second_stage": 128, "second_stage_turned": 2, "multiprocessors": 1},
+    "hopper-large": {"hopper": 1, "second_stage": 512, "second_stage_turned": 2, "multiprocessors": 1},
+    "hopper-turned": {"hopper": 1, "second_stage": 128, "second_stage_turned": 1, "multiprocessors": 1},
+    "hopper-turned-large": {"hopper": 1, "second_stage": 512, "second_stage_turned": 1, "multiprocessors": 1},
     "hopper-choice": {"hopper": 1},
     "hopper-ahead": {"hopper": 1, "second_stage": 128, "multiprocessors": 1, "first_stage_ahead": 9},
     "hopper-64": {"hopper": 1, "second_stage": 128, "multiprocessors": 2, "l2_gigabytes": 10, "input_grad_columns": 64},

@@ -68,7 +68,7 @@ BRANCHES = {
     "hopper input_grad patch outside",
     *(f"hopper input_grad {what}" for what in ("tiles of channels", "tiles with the same windows", "tile without another one")),
     *(f"hopper input_grad {what}" for what in ("pairs of octets", "single octet")),
-    *(f"hopper second_stage {of} in patches of {n}" for of in ("y", "du") for n in (128, 512)),
+    *(f"hopper second_stage {of} in {how}patches of {n}" for of in ("y", "du") for how in ("", "turned ") for n in (128, 512)),
     *(f"hopper second_stage {of} of blocks with several units" for of in ("y", "du")),
     *(f"hopper second_stage {of} of tiles of outputs" for of in ("y", "du")),
     *(f"hopper second_stage {of} of pairs of octets" for of in ("y", "du")),

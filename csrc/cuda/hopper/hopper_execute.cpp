@@ -101,7 +101,7 @@ HopperSecondStage hopper_second_stage_params(const Sizes& s, const HopperSecondS
     p.out[i].order = h.order[i], p.out[i].vector = h.vector[i];
   }
   p.weights_bytes = h.weights_bytes, p.windows_bytes = h.windows_bytes, p.zeros_bytes = h.zeros_bytes;
-  p.apart = h.apart;
+  p.apart = h.apart, p.turned = h.turned;
   p.n = int(s.n), p.h = int(s.h), p.w = int(s.w);
   p.n_tiles = h.n_tiles, p.patches_h = h.patches_h, p.patches_w = h.patches_w;
   return p;

@@ -68,7 +68,8 @@ struct HopperSecondStage {
   int window_h[2], window_w[2], plane_bytes[2];
   int weights_bytes, windows_bytes, zeros_bytes;
   HopperSecondStageOut out[2];
-  bool apart;  // each branch has an output of its own; else there is one, the sum
+  bool apart;   // each branch has an output of its own; else there is one, the sum
+  bool turned;  // the windows along rows stand column by column
   int n, h, w, n_tiles, patches_h, patches_w;
 };
 

@@ -35,5 +35,7 @@ constexpr std::array<MeasuredIntoNchw, 2> kMeasuredIntoNchw{{
     {256, 511, 1 << 18, 1 << 18},
     {512, 2048, 1 << 12, 1 << 18},
 }};
+// Whether a run has shown the second stage faster with windows that are turned (hopper_second_stage.cuh).
+constexpr bool kMeasuredTurned = false;
 
 }  // namespace gcn::cuda

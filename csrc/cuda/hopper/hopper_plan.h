@@ -35,7 +35,7 @@ struct HopperInputGradPlan {
 };
 
 struct HopperSecondStagePlan {  // y, or du_l and du_r
-  bool used = false, apart = false;
+  bool used = false, apart = false, turned = false;
   int patch_pixels = 0, patches_h = 0, patches_w = 0, n_tiles = 0;
   int octets[2] = {}, radius[2] = {}, phases[2] = {}, k_blocks[2] = {}, window_h[2] = {}, window_w[2] = {}, plane_bytes[2] = {};
   int weights_bytes = 0, windows_bytes = 0, zeros_bytes = 0, blocks = 0, shared_bytes = 0;

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "../plan_parts.h"
+#include "hopper_measured.h"
 #include "hopper_plan_rules.h"
 #include "hopper_tiles.h"
 
@@ -27,13 +28,15 @@ double second_stage_clocks(const Sizes& s, const HopperSecondStagePlan& h, const
   // As an H200 took them, on four maps at two batches within a sixth: for the start and the end, and for a half's outputs in one
   // map, with or without sums.
   constexpr double kStartClocks = 1400, kWriteClocks = 1550, kPixelClocks = 1.9, kSumsClocks = 200;
+  constexpr double kTurnClocks = 600, kTurnPixelClocks = 1.5;  // predicted
   const double pixels = h.patch_pixels, per_clock = gpu.l2 / gpu.clock / gpu.multiprocessors;
   const double tensor = kSecondOutputs * 64 * 16.0 / wgmma_fma_per_clock(gpu);
-  // Eight rows of A begin anywhere in 16 bytes and so take two reads of 128 bytes; those of B are aligned.
-  const double shared = (2 * 64 + kSecondOutputs) * 32 / 128.0;
+  // Eight rows of A that are not aligned take two reads of 128 bytes; those of B are.
+  const double shared = ((h.turned ? 1 : 2) * 64 + kSecondOutputs) * 32 / 128.0;
   const double products = pixels / 64 * steps(h) * std::max(tensor, shared);
   const double write = kWriteClocks + kPixelClocks * pixels, writes = h.apart ? 2 * (write + kSumsClocks) : write;
-  const double windows = h.windows_bytes / per_clock, unit = std::max(products + writes, windows);
+  const double turn = h.turned ? kTurnClocks + kTurnPixelClocks * pixels : 0;
+  const double windows = h.windows_bytes / per_clock, unit = std::max(products + turn + writes, windows);
   const int64_t units = rounds(s, h);
   return kStartClocks + h.weights_bytes / per_clock + windows + double(units) * unit + (units > 1 ? products / 2 : 0);
 }
@@ -49,9 +52,10 @@ void size_second_stage(const Sizes& s, const SecondStageBranch (&of)[2], int siz
     h.phases[i] = int(ceil_div(h.octets[i], 2));
     h.k_blocks[i] = int(ceil_div((h.octets[i] > 1 ? 2 : 1) * (2 * radius + 1), 4));
     h.window_h[i] = height + (i == 1 ? 2 * radius : 0), h.window_w[i] = width + (i == 0 ? 2 * radius : 0);
-    h.plane_bytes[i] = second_stage_plane_bytes(h.window_h[i] * h.window_w[i], h.octets[i]);
+    const int pixels = h.window_h[i] * h.window_w[i], in_row = h.turned && i == 0 ? h.window_h[i] : h.window_w[i];
+    h.plane_bytes[i] = h.turned ? pixels * kPieceBytes : second_stage_plane_bytes(pixels, h.octets[i]);
     h.windows_bytes += h.octets[i] * h.plane_bytes[i];
-    h.zeros_bytes = std::max(h.zeros_bytes, (7 * h.window_w[i] + 8) * kPieceBytes);
+    h.zeros_bytes = std::max(h.zeros_bytes, (7 * in_row + 8) * kPieceBytes);
     const int used = h.octets[i] / 2 * (radius + 1) + h.octets[i] % 2 * (radius / 2 + 1);
     h.weights_bytes += used * kSecondOutputs * kBlockBytes;
     h.packed_bytes[i] = size_t(h.n_tiles) * h.phases[i] * h.k_blocks[i] * kSecondOutputs * kBlockBytes;
@@ -66,6 +70,7 @@ std::string plan_hopper_second_stage(const Sizes& s, Math math, const Gpu& gpu, 
   if (gpu.overrides.second_stage == 1) return "the second stage was asked for with the portable kernels";
   if (math != Math::kHalf && math != Math::kBFloat16) return "the second stage takes bfloat16 and float16";
   const bool apart = outs[0] != outs[1];
+  const bool turned = gpu.overrides.second_stage_turned ? gpu.overrides.second_stage_turned == 1 : kMeasuredTurned;
   const int64_t outputs = std::max(outs[0]->outputs_written, outs[1]->outputs_written);
   const int64_t octets = std::max(of[0].channels, of[1].channels) / kOctet;
   if (s.h * s.w * octets > std::numeric_limits<int32_t>::max() || s.n * s.h * s.w > std::numeric_limits<int32_t>::max())
@@ -73,7 +78,7 @@ std::string plan_hopper_second_stage(const Sizes& s, Math math, const Gpu& gpu, 
   double quickest = std::numeric_limits<double>::infinity();
   for (int size = 0; size < int(std::size(kSecondStageDown)); ++size) {
     HopperSecondStagePlan trial;
-    trial.apart = apart;
+    trial.apart = apart, trial.turned = turned;
     trial.n_tiles = int(ceil_div(outputs, kSecondOutputs));
     size_second_stage(s, of, size, trial);
     if (!allowed(gpu.overrides.second_stage, trial.patch_pixels)) continue;

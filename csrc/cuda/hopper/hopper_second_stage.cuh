@@ -16,6 +16,11 @@
 // A is as in hopper_input_grad.cuh: eight neighbouring pixels of a window are a block of eight rows, a tap is a step of the start
 // address, a step of 16 of the depth is one tap of two octets, or two taps of an octet without a partner.
 //
+// Turned: wgmma reads a block of eight rows in one clock where it lies within 128 aligned bytes, else in two. Along columns a tap
+// is a row of 8 or 16 pixels, which keeps blocks where they are. Along rows it would be a pixel, 16 bytes; so there the window
+// stands column by column, planes of [8 kAcross + 2 radius][16 kDown], a block is eight pixels below each other, and afterwards
+// the sums of a tile's pixels change places through shared memory, so that the second branch can go on with them.
+//
 // Windows are copied by threads, not by the copy engine: a pixel's octets go to different planes, rows of 16 bytes, which took an
 // H100's copy engine 2 to 7 clocks each where they lie apart in L2, so that it would take longer than the products. Two warps
 // fill a set while the two others wait for theirs to arrive. Planes are so far apart that eight lanes write to all banks.
@@ -24,8 +29,8 @@
 // own until the end. The second set is copied when the first one has come, so that the first products start early. Where a block
 // has several units, warpgroup 2 starts its first one half a unit late, so that one writes while the other multiplies.
 //
-// Cost of 64 pixels for k = 15, M = O = 21: 46 steps of 16, of which each reads (64 + 24) x 32 bytes of shared memory in 22
-// clocks and multiplies in 12.
+// Cost of 64 pixels for k = 15, M = O = 21: 46 steps of 16, of which each multiplies in 12 clocks and reads (64 + 24) x 32 bytes
+// of shared memory, in 22 clocks, or in 38 if it is not turned.
 #pragma once
 
 #include "../fragment.cuh"
@@ -34,7 +39,7 @@
 
 namespace gcn::cuda {
 
-template <class M, int kDown, int kAcross>
+template <class M, int kDown, int kAcross, bool kTurned>
 struct HopperSecondStageBlock {
   using E = Element<M>;
   static constexpr int kTiles = kDown * kAcross, kOutputs = kSecondOutputs, kCount = kOutputs / 2;
@@ -42,6 +47,9 @@ struct HopperSecondStageBlock {
   static constexpr int kWarps = kGroupSize / 32, kCopyingWarps = 2, kPixelBytes = 16;
   static constexpr int kBlockOfWeights = kOutputs * kBlockBytes, kPixelRow = second_stage_pixel_row(kPixels);
   static constexpr int kColumns = kOutputs / 4;  // of a lane
+  // Eight columns of a tile's sums while they change places, in floats: a row of pixels, eight of 32 banks further each, and all.
+  static constexpr int kTurnRow = 8 * 8 + 8, kTurnTile = 8 * kTurnRow;
+  static_assert(kTiles * kTurnTile * 4 <= second_stage_outputs_bytes(kPixels), "they take the place of the outputs");
 
   const HopperSecondStage& p;
   unsigned char* shared;
@@ -57,6 +65,15 @@ struct HopperSecondStageBlock {
   GCN_DEVICE unsigned char* zeros() const { return window_at(2, 0); }
   GCN_DEVICE E* outputs_of(int side) const {
     return reinterpret_cast<E*>(zeros() + p.zeros_bytes + side * second_stage_outputs_bytes(kPixels));
+  }
+
+  // Bytes from a pixel of a window to the one below it, and to the one on its right.
+  struct Steps {
+    int down, right;
+  };
+  GCN_DEVICE Steps steps_of(int branch) const {
+    if (kTurned && branch == 0) return {kPixelBytes, 2 * kHeight * kPixelBytes};
+    return {p.window_w[branch] * kPixelBytes, kPixelBytes};
   }
 
   GCN_DEVICE Barrier* full(int slot, int branch) const { return windows.full + 2 * slot + branch; }
@@ -100,27 +117,53 @@ struct HopperSecondStageBlock {
     }
   }
 
-  // Every other row of a window, whose pieces go to lanes.
-  GCN_DEVICE void copy_window(const Unit& u, int slot, int branch, int own) const {
+  // A piece's place in a row of a window.
+  struct Piece {
+    int column, octet;
+  };
+
+  // One of two warps' part of a window: every `kRowStep`-th row from `own_row` on, of which the lane has every `step`-th piece.
+  template <int kRowStep, class PieceOf>
+  GCN_DEVICE void copy_rows(const Unit& u, int slot, int branch, int own_row, int first, int step, int down, int right,
+                            const PieceOf& piece_of) const {
     const int octets = p.octets[branch], rows = p.window_h[branch], width = p.window_w[branch], map_h = p.h, map_w = p.w;
-    const int first_h = u.h - (branch == 1 ? p.radius[1] : 0) + own, first_w = u.w - (branch == 0 ? p.radius[0] : 0);
+    const int first_h = u.h - (branch == 1 ? p.radius[1] : 0) + own_row, first_w = u.w - (branch == 0 ? p.radius[0] : 0);
     const unsigned char* map =
         static_cast<const unsigned char*>(p.map[branch]) + int64_t(u.n) * map_h * map_w * octets * kPieceBytes;
-    const uint32_t from_step = uint32_t(kCopyingWarps * map_w * octets);
-    unsigned char* const window = window_at(slot, branch) + own * width * kPixelBytes;
+    const uint32_t from_step = uint32_t(kRowStep * map_w * octets);
+    unsigned char* const window = window_at(slot, branch) + own_row * down;
 #pragma unroll 1
-    for (int i = lane; i < width * octets; i += 32) {
-      const int column = int(unsigned(i) / unsigned(octets)), octet = i - column * octets, w = first_w + column;
+    for (int i = first; i < width * octets; i += step) {
+      const Piece piece = piece_of(unsigned(i), unsigned(octets));
+      const int w = first_w + piece.column;
       const bool inside = unsigned(w) < unsigned(map_w);
       int h = first_h;
-      uint32_t from = uint32_t(h * map_w + w) * uint32_t(octets) + uint32_t(octet);  // pieces; wraps around outside
-      unsigned char* to = window + octet * p.plane_bytes[branch] + column * kPixelBytes;
+      uint32_t from = uint32_t(h * map_w + w) * uint32_t(octets) + uint32_t(piece.octet);  // pieces; wraps around outside
+      unsigned char* to = window + piece.octet * p.plane_bytes[branch] + piece.column * right;
 #pragma unroll 4
-      for (int row = own; row < rows; row += kCopyingWarps) {
+      for (int row = own_row; row < rows; row += kRowStep) {
         const bool valid = inside & (unsigned(h) < unsigned(map_h));
         copy_async<16>(to, map + uint64_t(valid ? from : 0) * kPieceBytes, valid);
-        h += kCopyingWarps, from += from_step, to += kCopyingWarps * width * kPixelBytes;
+        h += kRowStep, from += from_step, to += kRowStep * down;
       }
+    }
+  }
+
+  // Eight lanes write to all banks: they have neighbouring pieces, which planes spread; or, of a window that is turned, a piece
+  // of eight rows each; or, of the other one beside it, eight neighbouring pixels.
+  GCN_DEVICE void copy_window(const Unit& u, int slot, int branch, int own) const {
+    const Steps to = steps_of(branch);
+    const auto in_order = [](unsigned i, unsigned octets) { return Piece{int(i / octets), int(i % octets)}; };
+    if constexpr (!kTurned) {
+      copy_rows<kCopyingWarps>(u, slot, branch, own, lane, 32, to.down, to.right, in_order);
+    } else if (branch == 0) {
+      constexpr int kPieces = 32 / 8;  // of a row, side by side
+      copy_rows<8>(u, slot, 0, lane % 8, own * kPieces + lane / 8, kCopyingWarps * kPieces, to.down, to.right, in_order);
+    } else {
+      copy_rows<kCopyingWarps>(u, slot, 1, own, lane, 32, to.down, to.right, [](unsigned i, unsigned octets) {
+        const unsigned eight = i / (8 * octets), in = i - eight * 8 * octets, column = in % 8;
+        return Piece{int(eight * 8 + column), int((column + in / 8) % octets)};
+      });
     }
   }
 
@@ -174,12 +217,13 @@ struct HopperSecondStageBlock {
 
   // All products of a branch, whose weights start at `of_w`; returns where they end.
   GCN_DEVICE uint64_t product(Accumulators& acc, int branch, int side, uint64_t of_w) const {
-    const uint32_t row = p.window_w[branch] * kPixelBytes, tap = branch == 0 ? kPixelBytes : row;
-    const uint32_t plane = p.plane_bytes[branch], first = shared_address(window_at(windows.slot, branch)) + side * kHeight * row;
+    const Steps to = steps_of(branch);
+    const uint32_t down = to.down, right = to.right, row = max(down, right), tap = branch == 0 ? right : down;
+    const uint32_t plane = p.plane_bytes[branch], first = shared_address(window_at(windows.slot, branch)) + side * kHeight * down;
     const int radius = p.radius[branch], octets = p.octets[branch];
     barrier_wait(weights_full + branch, 0);
     barrier_wait(full(windows.slot, branch), windows.parity);
-    const auto tile_at = [&](int i) { return uint32_t(i / kAcross * 8 * row + i % kAcross * 8 * kPixelBytes); };
+    const auto tile_at = [&](int i) { return uint32_t(i / kAcross * 8 * down + i % kAcross * 8 * right); };
     uint32_t start = first;
 #pragma unroll 1
     for (int pair = 0; pair < octets / 2; ++pair, start += 2 * plane) {
@@ -219,6 +263,29 @@ struct HopperSecondStageBlock {
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) wgmma_results(acc[i]);
     return of_w;
+  }
+
+  // Sums of tiles whose blocks of eight rows were pixels below each other become those of tiles in which they are neighbours.
+  GCN_DEVICE void turn(Accumulators& acc, int side) const {
+    float* const sums = reinterpret_cast<float*>(outputs_of(side));
+    const int block = 2 * warp, in_block = lane / 4, column = lane % 4 * 2;
+#pragma unroll
+    for (int of = 0; of < kCount; of += 4) {
+      group_barrier(1 + side, kGroupSize);  // what was there before has been read
+#pragma unroll
+      for (int i = 0; i < 2 * kTiles; ++i) {
+        float* const to = sums + i / 2 * kTurnTile + in_block * kTurnRow + (block + i % 2) * 8 + column;
+        const float* const sum = acc[i / 2] + of + i % 2 * 2;
+        store_shared(reinterpret_cast<float2*>(to), make_float2(sum[0], sum[1]));
+      }
+      group_barrier(1 + side, kGroupSize);
+#pragma unroll
+      for (int i = 0; i < 2 * kTiles; ++i) {
+        const float* const from = sums + i / 2 * kTurnTile + (block + i % 2) * kTurnRow + in_block * 8 + column;
+        const float2 sum = load_shared(reinterpret_cast<const float2*>(from));
+        acc[i / 2][of + i % 2 * 2] = sum.x, acc[i / 2][of + i % 2 * 2 + 1] = sum.y;
+      }
+    }
   }
 
   // --- the outputs of a unit
@@ -345,6 +412,7 @@ struct HopperSecondStageBlock {
         of_w = product(acc, branch, side, of_w);
         if (first && lane == 0) barrier_arrive(half_way);
         first = false;
+        if (kTurned && branch == 0) turn(acc, side);
         if (branch == 1) windows.let_go(windows.slot, lane);
         if (branch == 0 && !p.apart) continue;
         write(acc, p.out[p.apart ? branch : 0], u, side);
@@ -382,7 +450,7 @@ struct HopperSecondStageBlock {
   }
 };
 
-template <class M, int kDown, int kAcross>
+template <class M, int kDown, int kAcross, bool kTurned>
 __global__ void __launch_bounds__(kHopperThreads, 1) hopper_second_stage_kernel(GCN_PARAMS HopperSecondStage p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
@@ -390,23 +458,27 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_second_stage_kernel(
   Barrier* barriers = reinterpret_cast<Barrier*>(
       aligned + second_stage_barriers_at(p.weights_bytes, p.windows_bytes, p.zeros_bytes, 64 * kDown * kAcross));
   const int warp = of_first_lane(int(threadIdx.x) / 32);
-  HopperSecondStageBlock<M, kDown, kAcross>{p,
-                                            aligned,
-                                            barriers,
-                                            Ring{barriers + 2, barriers + 6, 2},
-                                            barriers + 8,
-                                            barriers + 9,
-                                            warp / 4,
-                                            warp % 4,
-                                            int(threadIdx.x) % 32}
+  HopperSecondStageBlock<M, kDown, kAcross, kTurned>{p,
+                                                     aligned,
+                                                     barriers,
+                                                     Ring{barriers + 2, barriers + 6, 2},
+                                                     barriers + 8,
+                                                     barriers + 9,
+                                                     warp / 4,
+                                                     warp % 4,
+                                                     int(threadIdx.x) % 32}
       .run();
 }
 
 template <class M>
 int launch_hopper_second_stage(int patch_pixels, const HopperSecondStage& p, int blocks, int shared_bytes, Stream s) {
   const Launch how{dim3(unsigned(blocks)), kHopperThreads, size_t(shared_bytes), s.stream, s.dependent};
-  return patch_pixels == 512 ? launch_cluster(hopper_second_stage_kernel<M, 2, 2>, how, 1, p)
-                             : launch_cluster(hopper_second_stage_kernel<M, 1, 1>, how, 1, p);
+  if (p.turned) {
+    return patch_pixels == 512 ? launch_cluster(hopper_second_stage_kernel<M, 2, 2, true>, how, 1, p)
+                               : launch_cluster(hopper_second_stage_kernel<M, 1, 1, true>, how, 1, p);
+  }
+  return patch_pixels == 512 ? launch_cluster(hopper_second_stage_kernel<M, 2, 2, false>, how, 1, p)
+                             : launch_cluster(hopper_second_stage_kernel<M, 1, 1, false>, how, 1, p);
 }
 
 }  // namespace gcn::cuda
