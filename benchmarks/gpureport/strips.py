@@ -122,8 +122,9 @@ def check(device: str, names: Sequence[str], stop: float, write: Callable[[dict[
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     large = [replace(cases.MSCA, name=f"msca-{h}", n=2, c=24, h=h, w=w) for h, w in ((64, 64), (128, 128), (300, 200))]
     wrong = 0
-    for dtype in DTYPES:
-        for case in (*large, *cases.CASES):
+    # All dtypes of a case before the next, and the largest maps last, so that a run that ends early has seen something of each.
+    for case in (large[0], *cases.CASES, *large[1:]):
+        for dtype in DTYPES:
             if time.monotonic() > stop:
                 write({"status": "not reached", "math": dtype, "case": case.name})
                 continue

@@ -17,6 +17,7 @@
 //   mma(d, a, b, Tf32{})                   d [16 x 8] += a [16 x 8] b [8 x 8]; the low 13 bits of the operands do not count, so
 //                                          round them with round_to_tf32 once, or lose half a bit and gain a bias
 //   load_shared, store_shared              2, 4, 8 or 16 bytes
+//   load_global, store_global              a struct of neighbours at once, at a multiple of its alignment
 //   shuffle_xor, shuffle_down              over the full warp
 //   broadcast(value)                       lane 0's value; the compiler knows that it is the same in all lanes, so that what
 //                                          hangs on it is no divergence

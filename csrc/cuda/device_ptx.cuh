@@ -97,6 +97,44 @@ GCN_DEVICE void store_shared(T* p, T value) {
   *p = value;
 }
 
+// What moves so many bytes in one instruction; the compiler takes a struct of 16-bit numbers apart otherwise.
+template <size_t kBytes>
+struct Word {};
+template <>
+struct Word<2> {
+  using type = unsigned short;
+};
+template <>
+struct Word<4> {
+  using type = unsigned;
+};
+template <>
+struct Word<8> {
+  using type = uint2;
+};
+template <>
+struct Word<16> {
+  using type = uint4;
+};
+
+template <class T>
+GCN_DEVICE T load_global(const T* p) {
+  constexpr size_t kBytes = sizeof(T) < 16 ? sizeof(T) : 16;
+  using Moved = typename Word<kBytes>::type;
+  T value;
+#pragma unroll
+  for (size_t i = 0; i < sizeof(T) / kBytes; ++i) reinterpret_cast<Moved*>(&value)[i] = reinterpret_cast<const Moved*>(p)[i];
+  return value;
+}
+
+template <class T>
+GCN_DEVICE void store_global(T* p, T value) {
+  constexpr size_t kBytes = sizeof(T) < 16 ? sizeof(T) : 16;
+  using Moved = typename Word<kBytes>::type;
+#pragma unroll
+  for (size_t i = 0; i < sizeof(T) / kBytes; ++i) reinterpret_cast<Moved*>(p)[i] = reinterpret_cast<const Moved*>(&value)[i];
+}
+
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 template <class T>

@@ -101,6 +101,18 @@ void store_shared(T* p, T value) {
 }
 
 template <class T>
+T load_global(const T* p) {
+  require_aligned(p, alignof(T), "the address of load_global");
+  return *p;
+}
+
+template <class T>
+void store_global(T* p, T value) {
+  require_aligned(p, alignof(T), "the address of store_global");
+  *p = value;
+}
+
+template <class T>
 struct ShuffleOperands {
   T value;
   int source;  // a lane

@@ -21,6 +21,8 @@ REACHES = {
     "line_conv.cuh": ("line_conv.cuh", "second_stage_grad.cuh"),
     "weight_grad.cuh": ("weight_grad.cuh", "second_stage_grad.cuh"),
     "block_sum.cuh": ("block_sum.cuh", "direct.cuh", "finish.cuh"),
+    "strips/strips_geometry.cuh": ("strips/strips_geometry.cuh", "strips/strips_tile.cuh"),
+    "strips/strips_lines.cuh": ("strips/strips_lines.cuh", "strips/strips_tile.cuh"),
     "hopper/hopper_tiles.h": ("hopper/hopper_tiles.h", "hopper/hopper_first_stage.cuh"),
 }
 #: Faults of a translation unit: few enough that the units of a header keep all cores busy.

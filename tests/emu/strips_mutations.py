@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 from faults import Fault
-from strips_cases import LSKA, Case, column, pairs, row, square
+from strips_cases import Case, column, pairs, row, square
 
 MSCA = Case("msca", pairs(7, 21), square(5), skip=True, n=1, c=3, h=13, w=21)
+#: Whole groups of outputs along both axes, and so the kernels that know their taps; rows of a channel are quads.
+WHOLE = Case("whole", pairs(7, 19, 21), square(5), skip=True, n=1, c=8, h=16, w=32)
+WHOLE_CHAIN = Case("whole-chain", ((square(3), row(11), column(11)),), n=2, c=4, h=32, w=48)
 #: More than a tile along both axes, and more than one image.
 TILES = Case("tiles", pairs(7, 21), square(5), skip=True, n=2, c=1, h=70, w=140)
 RECTANGLES = Case("rectangles", (((13, 5, (1, 1)),), ((5, 13, (1, 1)),)), n=1, c=2, h=20, w=17)
@@ -32,15 +35,15 @@ TILE = _of(
     "strips/strips_tile.cuh",
     (
         "no-barrier",
-        "store(p.map[op.src], p.image[op.dst]);\n      }\n      __syncthreads();",
-        "store(p.map[op.src], p.image[op.dst]);\n      }",
+        "store<1>(p.map[op.src], p.image[op.dst]);\n      }\n      __syncthreads();",
+        "store<1>(p.map[op.src], p.image[op.dst]);\n      }",
         "an operation reads what others have not written yet",
         MSCA,
     ),
     (
         "no-barrier-in-dot",
-        "    __syncthreads();\n\n    A* const to = static_cast<A*>(p.partial)",
-        "    A* const to = static_cast<A*>(p.partial)",
+        "    __syncthreads();\n\n    const A* const scratch",
+        "    const A* const scratch",
         "parts of other warps are not there yet",
         MSCA,
     ),
@@ -59,9 +62,7 @@ TILE = _of(
         MSCA,
     ),
     ("not-flipped", "op.flipped ? count - 1 - natural : natural", "natural", "gradients take the kernel as it is", MSCA),
-    ("bias-in-gradients", "k.bias && !op.flipped", "k.bias", "a gradient has no bias", MSCA),
-    ("window", "window[i] = window[i + kGroup];", "window[i] = window[i + kGroup - 1];", "the window moves too little", MSCA),
-    ("last-tap", "if (t >= taps) break;", "if (t + 1 >= taps) break;", "the last tap is left out", MSCA),
+    ("bias-in-gradients", "op.flipped || !k.bias", "!k.bias", "a gradient has no bias", MSCA),
     (
         "no-line-dilation",
         "from += axes.line_dilation * line_step",
@@ -76,16 +77,63 @@ TILE = _of(
         "taps are not next to each other",
         Case("far-taps", ((row(11, 3),),), n=1, c=1, h=9, w=40),
     ),
-    ("split-twice", "piece += kStripsWarp * op.splits", "piece += kStripsWarp", "pixels are counted by every split", TILES),
+    (
+        "split-twice",
+        "piece += kStripsWarp * op.splits) {\n        const int line",
+        "piece += kStripsWarp) {\n        const int line",
+        "pixels are counted by every split",
+        Case("splits", pairs(7), n=1, c=1, h=31, w=60),
+    ),
+    (
+        "split-twice-of-known-taps",
+        "piece += kStripsWarp * op.splits) {\n        const int group",
+        "piece += kStripsWarp) {\n        const int group",
+        "pixels are counted by every split",
+        Case("whole-splits", pairs(7), n=1, c=1, h=64, w=64),
+    ),
+    ("bias-of-known-taps", "sum[kTaps] += of_pixel[i];", "", "a bias's gradient is not added up", WHOLE),
+    (
+        "line-of-known-taps",
+        "const A* const x_of = x_core + c * x.plane + u *",
+        "const A* const x_of = x_core + c * x.plane + 0 *",
+        "lines of a square are one",
+        WHOLE,
+    ),
+    (
+        "stored-quads",
+        "store_quad(to + i, {sum[i], sum[i + 1]",
+        "store_quad(to + i, {sum[i + 1], sum[i]",
+        "outputs change places",
+        WHOLE,
+    ),
+    (
+        "ends-of-rows",
+        "walk.piece : walk.piece + whole) * kStripsQuad",
+        "walk.piece : walk.piece) * kStripsQuad",
+        "the right end is what was there before",
+        WHOLE,
+    ),
+    (
+        "rows-outside",
+        "walk.row : walk.row + in_h.size()",
+        "walk.row : walk.row",
+        "rows below the image are what was there before",
+        WHOLE,
+    ),
+    (
+        "other-axis",
+        "conv_along<true>(op, axes, in_h, in_w)",
+        "conv_along<true>(op, axes, in_w, in_h)",
+        "columns are as long as rows",
+        WHOLE,
+    ),
     (
         "part-of-channel",
-        "(part * p.c + channel0) * p.sums + op.sums",
+        "(part * p.c + of_unit(kChannel)) * p.sums + op.sums",
         "(part * p.c) * p.sums + op.sums",
         "all groups of channels write the first one's sums",
         Case("channels", pairs(7), n=1, c=70, h=9, w=9),
     ),
-    ("order-of-taps", "return down ? t * lines + u : u * taps + t;", "return u * taps + t;", "columns are not rows", RECTANGLES),
-    ("warp-sum", "v[0] += shuffle_xor(v[0], 2);", "v[0] += shuffle_xor(v[0], 1);", "lanes are added twice", MSCA),
     (
         "addend",
         "op.addend == StripsAddend::kMap ? p.map[op.addend_map] : dst",
@@ -95,14 +143,66 @@ TILE = _of(
     ),
     (
         "padding-of-images",
-        "    zero_outside(to, in_h, in_w);\n    const int rows",
-        "    const int rows",
+        "zero_outside(to, in_h, in_w);",
+        "",
         "the padding of x is what was there before",
         MSCA,
     ),
     ("tile-column", "tile % p.tiles_w * p.tile_w", "tile % p.tiles_w * p.tile_h", "tiles lie elsewhere", TILES),
     ("tile-row", "tile / p.tiles_w * p.tile_h", "tile / p.tiles_h * p.tile_h", "tiles lie elsewhere", TILES),
-    ("part-of-tile", "part = n * tiles + tile;", "part = n * tiles;", "tiles write the same parts", TILES),
+    (
+        "part-of-tile",
+        "(p.tiles_h * p.tiles_w) + of_unit(kTile);",
+        "(p.tiles_h * p.tiles_w);",
+        "tiles write the same parts",
+        TILES,
+    ),
+)
+GEOMETRY = _of(
+    "strips/strips_geometry.cuh",
+    ("order-of-taps", "return down ? t * lines + u : u * taps + t;", "return u * taps + t;", "columns are not rows", RECTANGLES),
+    ("walk", "if (piece >= pieces) piece -= pieces, ++row;", "if (piece >= pieces) piece -= pieces;", "a row is skipped", WHOLE),
+    (
+        "walk-slice",
+        "if (row >= rows) row -= rows, ++slice;",
+        "if (row >= rows) row -= rows, slice += 2;",
+        "channels are skipped",
+        WHOLE,
+    ),
+)
+LINES = _of(
+    "strips/strips_lines.cuh",
+    ("window", "window[i] = window[i + kGroup];", "window[i] = window[i + kGroup - 1];", "the window moves too little", MSCA),
+    (
+        "last-tap",
+        "if (t >= taps) break;\n#pragma unroll\n    for (int i = 0; i < kOutputs",
+        "if (t + 1 >= taps) break;\n#pragma unroll\n    for (int i = 0; i < kOutputs",
+        "the last tap is left out",
+        MSCA,
+    ),
+    ("warp-sum", "v[0] += shuffle_xor(v[0], 2);", "v[0] += shuffle_xor(v[0], 1);", "lanes are added twice", MSCA),
+    (
+        "skip",
+        "(kStripsQuad - kTaps / 2 % kStripsQuad) % kStripsQuad",
+        "kTaps / 2 % kStripsQuad",
+        "inputs stand elsewhere in their quads",
+        WHOLE,
+    ),
+    (
+        "first-tap",
+        "sum[j - t] += w[t / kStripsQuad][t % kStripsQuad] * x;",
+        "sum[j - t] += w[t / kStripsQuad][0] * x;",
+        "taps of a quad are one",
+        WHOLE,
+    ),
+    ("products", "sum[t] += g[j - t] * x;", "sum[t] += g[0] * x;", "pixels of a lane are one", WHOLE),
+    (
+        "last-input",
+        "if (first + e >= 0 && first + e < kCount)",
+        "if (first + e >= 0 && first + e < kCount - 1)",
+        "the last input is left out",
+        WHOLE,
+    ),
 )
 FINISH = _of(
     "strips/strips_finish.cuh",
@@ -115,15 +215,23 @@ DIRECT = _of(
     ("bias-in-gradients", "k.bias && !p.flipped", "k.bias", "a gradient has no bias", FAR),
     ("shift", "(tap / k.kw - k.kh / 2) * k.dh", "(tap / k.kw) * k.dh", "the kernel's centre is elsewhere", FAR),
 )
-LAST_CHANNELS = Mutation(
-    "tile-pixel-of-channels",
-    Fault(
-        "strips/strips_tile.cuh",
-        "{e & (p.channels - 1), line, e / p.channels}",
-        "{e & (p.channels - 1), line, e % p.channels}",
-        "columns of another pixel",
-    ),
-    LSKA,
-    "channels_last",
+LAST_CHANNELS = tuple(
+    Mutation(f"tile-{name}", Fault("strips/strips_tile.cuh", old, new, why), case, "channels_last")
+    for name, old, new, why, case in (
+        (
+            "channels-of-a-pixel",
+            "kTogether * map.plane, 1,",
+            "map.plane, 1,",
+            "channels lie on top of each other",
+            WHOLE,
+        ),
+        (
+            "element-of-a-pixel",
+            "store_shared(inside + place[i] + e * l.in_piece, value[e]);",
+            "store_shared(inside + place[i], value[e]);",
+            "four channels are one",
+            WHOLE,
+        ),
+    )
 )
-MUTATIONS = (*TILE, LAST_CHANNELS, *FINISH, *DIRECT)
+MUTATIONS = (*TILE, *LAST_CHANNELS, *GEOMETRY, *LINES, *FINISH, *DIRECT)

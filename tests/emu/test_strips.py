@@ -16,7 +16,7 @@ from planting import Planting
 from rule import check, evaluate, expect
 from strips_cases import CASES, LSKA, MSCA, PAIR, STRIP_BLOCK, Case, draw, make, pairs, row
 from strips_emulated import Emulated, load
-from strips_mutations import FAR, MUTATIONS, Mutation
+from strips_mutations import FAR, MUTATIONS, WHOLE, WHOLE_CHAIN, Mutation
 from suites import in_suites
 from views import VIEWS
 
@@ -59,7 +59,7 @@ def test_named_problem(case: Case, dtype: torch.dtype) -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize("case", [MSCA, replace(LSKA, bias=True)], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [MSCA, WHOLE, WHOLE_CHAIN, replace(LSKA, bias=True)], ids=lambda case: case.name)
 def test_dtype(case: Case, dtype: torch.dtype) -> None:
     test_named_problem(case, dtype)
     assert launched() == {"strips_tile_kernel", "strips_finish_kernel"}
@@ -116,6 +116,22 @@ def test_any_strides(of: str, view: Any) -> None:
 
 
 @every_layout
+@pytest.mark.parametrize("by", [1, 2, 4])
+def test_maps_that_start_anywhere(by: int, layout: str) -> None:
+    """Four elements are moved at once only where they are aligned, which the emulator insists on."""
+    block = make(replace(WHOLE, h=8, branches=pairs(7)), torch.bfloat16)
+    n, c, h, w = block.x.shape
+    expected = expect(block)
+
+    def shifted(t: torch.Tensor) -> torch.Tensor:
+        memory = t.new_empty(t.numel() + by)[by:]
+        last = memory.view(n, h, w, c).permute(0, 3, 1, 2)
+        return (memory.view(n, c, h, w) if layout == "nchw" else last).copy_(t)
+
+    check(evaluate(Emulated(block.case), block.with_maps(shifted)), expected)
+
+
+@every_layout
 @pytest.mark.parametrize("case", [MSCA, LSKA, Case("stemless", pairs(5), skip=True)], ids=lambda case: case.name)
 def test_only_the_gradients_asked_for(case: Case, layout: str) -> None:
     """Each gradient alone is what the rule allows, and no other is computed."""
@@ -131,7 +147,7 @@ def test_only_the_gradients_asked_for(case: Case, layout: str) -> None:
 
 @every_layout
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("case", [MSCA, STRIP_BLOCK, replace(PAIR, h=20, w=37), FAR], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [MSCA, STRIP_BLOCK, WHOLE, replace(PAIR, h=20, w=37), FAR], ids=lambda case: case.name)
 def test_non_finite_values_reach_what_they_should_and_no_more(case: Case, value: float, layout: str) -> None:
     block = make(case).in_layout(layout)
     where = (case.n - 1, case.c - 1, case.h - 1, case.w - 1)

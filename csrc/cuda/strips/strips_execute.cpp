@@ -1,7 +1,11 @@
 // Runs a plan of depthwise strips: pointers in, launches out.
 #include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <numeric>
 
 #include "../chain.h"
+#include "../tiles.h"
 #include "strips_plan.h"
 
 namespace gcn::cuda {
@@ -9,15 +13,27 @@ namespace {
 
 using gcn::strips::Buffer, gcn::strips::Dot, gcn::strips::Kernel, gcn::strips::kNone, gcn::strips::Step;
 
+// Whether an image's neighbours are moved four at a time: rows, or pixels of the channels of a block, are aligned quads.
+bool has_quads(const StridedMap& m, const StripsTile& t, size_t element) {
+  const auto whole = [](int64_t i) { return i % kStripsQuad == 0; };
+  const bool next = (t.channels_first ? m.stride_c : m.stride_w) == 1;
+  const int64_t inner = t.channels_first ? std::gcd(t.c, t.channels) : t.w;
+  const int64_t of_others[] = {m.stride_n, m.stride_h, t.channels_first ? m.stride_w : m.stride_c};
+  return next && whole(inner) && std::all_of(std::begin(of_others), std::end(of_others), whole) &&
+         reinterpret_cast<uintptr_t>(m.data) % std::min<size_t>(kStripsQuad * element, 16) == 0;
+}
+
 int run_tiles(const StripsPlan& plan, const StripsTensors& t, void* workspace, CUstream_st* stream) {
   StripsTile tile = plan.tile;
-  for (size_t i = 0; i < t.images.size(); ++i) tile.image[i].data = t.images[i];
+  for (size_t i = 0; i < t.images.size(); ++i) {
+    tile.image[i].data = t.images[i];
+    tile.quads[i] = has_quads(tile.image[i], tile, size_t(element_bytes(plan.math)));
+  }
   for (size_t i = 0; i < t.weights.size(); ++i) tile.kernel[i].weight = t.weights[i], tile.kernel[i].bias = t.biases[i];
   tile.partial = workspace;
   Chain chain(stream);
-  constexpr int64_t kMostBlocks = 1 << 30;  // they loop
-  const int64_t blocks = std::min(plan.units, kMostBlocks);
-  chain.then("strips_tile", [&](Stream s) { return strips_tile(plan.math, tile, blocks, plan.threads, plan.shared_bytes, s); });
+  chain.then("strips_tile",
+             [&](Stream s) { return strips_tile(plan.math, tile, plan.units, plan.threads, plan.shared_bytes, s); });
   if (!tile.sums) return chain.error();
   StripsFinish finish = plan.finish;
   finish.partial = workspace;

@@ -10,13 +10,27 @@
 
 namespace gcn::cuda {
 
-constexpr int kStripsGroup = 8;          // outputs of a thread along a kernel, and taps that it takes at a time
-constexpr int kStripsMostThreads = 512;  // of a block
-constexpr int kStripsSums = 32;          // of a block that adds up parts
+constexpr int kStripsGroup = 8;  // outputs of a thread along a kernel, and taps that it takes at a time
+constexpr int kStripsQuad = 4;   // elements that are moved at once
+// Threads of a block at most, so that sums and windows of inputs fit in registers: 80 for each, 168 for float64.
+constexpr int strips_most_threads(size_t element_bytes) { return element_bytes == 8 ? 384 : 768; }
+constexpr int kStripsSums = 32;  // of a block that adds up parts
 constexpr int kStripsMostMaps = 20, kStripsMostOps = 40, kStripsMostKernels = 16;
 
-// Where a map lies in shared memory. Sizes are multiples of kStripsGroup but for the pitch, which is odd, so that neither rows
-// nor columns fall on the same banks.
+// Taps of a line that kernels are compiled for.
+constexpr int kStripsKnownTaps[] = {3, 5, 7, 11, 19, 21};
+// Of at most so many taps a thread computes 32 outputs of a column, else 16; and takes 16 pixels of a dot at a time, else 8.
+constexpr int kStripsTapsOfMany = 11;
+constexpr bool strips_known(int taps) {
+  for (const int known : kStripsKnownTaps)
+    if (known == taps) return true;
+  return false;
+}
+
+constexpr int kStripsFront = 8;  // elements of shared memory in front of the weights: what the block works on
+
+// Where a map lies in shared memory. Sizes are multiples of kStripsGroup but for the pitch, which is an odd number of quads, so
+// that quads of neighbouring rows fall on different banks, and start aligned.
 struct StripsMap {
   int first;         // element of shared memory
   int plane, pitch;  // from one channel to the next, from one row to the next
@@ -55,11 +69,12 @@ struct StripsTile {
   int ops;
   int n, c, h, w;
   int tile_h, tile_w, tiles_h, tiles_w;
-  int channels, groups;            // of a block, a power of two; groups of so many
-  bool channels_first;             // neighbouring blocks have neighbouring channels, and neighbouring threads load them
-  int scratch;                     // element of shared memory where dots have their parts
-  int weight_first, weight_plane;  // shared memory of the weights of one channel
-  void* partial;                   // [image and tile][channel][sum], in the accumulator's type
+  int channels, groups;  // of a block, a power of two; groups of so many
+  bool channels_first;   // neighbouring blocks have neighbouring channels, and neighbouring threads load them
+  bool quads[3];         // of images: four neighbours, columns or else channels, are aligned and moved at once
+  int scratch;           // element of shared memory where dots have their parts
+  int weight_plane;      // shared memory of the weights of one channel, the first of them behind the front
+  void* partial;         // [image and tile][channel][sum], in the accumulator's type
   int sums;
 };
 

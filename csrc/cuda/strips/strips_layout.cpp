@@ -164,7 +164,7 @@ StripsLayout lay_out(const Program& p, const StripsCore& core, bool& fits) {
   StripsLayout layout;
   fits = true;
   for (const Buffer& b : reaches(p, core)) {
-    const int64_t rows = core.h + 2 * b.rh, cols = core.w + 2 * b.rw, pitch = cols + 1;
+    const int64_t rows = core.h + 2 * b.rh, cols = core.w + 2 * b.rw, pitch = cols + 4;
     if (b.rh > kMostElements || b.rw > kMostElements || rows * pitch > kMostElements) {
       fits = false;
       return layout;

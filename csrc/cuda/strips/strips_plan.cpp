@@ -1,6 +1,7 @@
 #include "strips_plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "../tiles.h"
@@ -12,16 +13,19 @@ namespace {
 using gcn::strips::Buffer, gcn::strips::Dot, gcn::strips::Kernel, gcn::strips::kNone, gcn::strips::Program;
 
 constexpr int kCores[] = {8, 16, 24, 32, 48, 64, 96, 128};  // of a tile, beside all of an image
-constexpr int kMostChannels = 32, kThreadCounts[] = {256, 512};
-constexpr int kRegisters = 112, kRegistersOfMultiprocessor = 1 << 16, kThreadsOfMultiprocessor = 2048, kReservedShared = 1024;
+constexpr int kMostChannels = 32, kThreadCounts[] = {128, 256, 384, 768};
+constexpr int kReservedShared = 1024;
 
-// Estimates, of instructions of a warp and of clocks that a block waits.
-constexpr double kIssue = 4, kHalfWarps = 4;  // instructions a clock and multiprocessor; warps that reach half of them
-constexpr double kTaskInstructions = 60, kLineInstructions = 14, kTapInstructions = 9.6, kDilatedTapInstructions = 18;
-constexpr double kMoveInstructions = 14;  // an element of an image, in or out
-constexpr double kPieceInstructions = 115, kDotInstructions = 80;
-constexpr double kLoadWait = 1500, kStepWait = 250;
-constexpr double kBytesAtOnce = 32;  // of device memory
+// Estimates. Instructions of a thread as they stand in the machine code for sm_90: of a task beside its taps, of an input of a
+// column (with its address), of a quad of an image on its way in or out, of an operation before its tasks.
+constexpr double kTaskInstructions = 95, kInputInstructions = 2, kQuadInstructions = 34, kElementInstructions = 26;
+constexpr double kOpInstructions = 70, kLineInstructions = 100, kTapInstructions = 10.5, kDilatedTapInstructions = 22;
+constexpr double kPieceInstructions = 47, kChunkInstructions = 115, kSumInstructions = 80, kTapSumInstructions = 7;
+// Instructions a clock and multiprocessor, and the warps that reach half of them (the kernels before these issued about two a
+// clock on an H200, with 16 warps; these have not been timed); clocks that a warp alone takes for one; clocks
+// that a block waits for device memory, and at a barrier; bytes of device memory that are moved at once.
+constexpr double kIssue = 4, kHalfWarps = 16, kAloneClocks = 2.5, kLoadWait = 1500, kStepWait = 100, kBytesAtOnce = 32;
+constexpr double kSharedUse = 0.9;  // of 128 bytes a clock and multiprocessor
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int round_up(int64_t n) { return int(ceil_div(n, kStripsGroup) * kStripsGroup); }
@@ -54,11 +58,10 @@ Places place(const Program& p, const StripsLayout& layout, const StripsCore& cor
     }
     op.sums = found.sums;
     found.sums += int(op.weight ? axes.lines * axes.taps : 0) + op.bias;
-    const int64_t items = channels * ((op.weight ? axes.lines * axes.padded / kStripsGroup : 0) + op.bias);
-    const int64_t pieces = int64_t(core.h) * core.w / kStripsGroup;
-    const int64_t warps = threads / 32, useful = std::max<int64_t>(1, pieces / 64);
-    op.splits = static_cast<signed char>(std::clamp<int64_t>(ceil_div(3 * warps, items), 1, std::min<int64_t>(useful, 64)));
-    found.scratch = std::max(found.scratch, items * op.splits * kStripsGroup);
+    const int64_t items = channels * (op.weight ? axes.lines : 1), padded = op.weight ? axes.padded : kStripsGroup;
+    const int64_t pieces = int64_t(core.h) * core.w / (2 * kStripsGroup), warps = threads / 32;
+    op.splits = static_cast<signed char>(std::clamp<int64_t>(ceil_div(warps, items), 1, std::max<int64_t>(1, pieces / 32)));
+    found.scratch = std::max(found.scratch, items * op.splits * padded);
   }
   return found;
 }
@@ -82,7 +85,9 @@ class Planner {
         const StripsLayout layout = lay_out(p_, core, fits);
         if (!fits) continue;
         for (int channels = 1; channels <= kMostChannels && (channels == 1 || channels / 2 < s_.c); channels *= 2) {
-          for (const int threads : kThreadCounts) consider(core, layout, channels, threads, plan, best);
+          for (const int threads : kThreadCounts) {
+            if (threads <= strips_most_threads(element_bytes(math_))) consider(core, layout, channels, threads, plan, best);
+          }
         }
       }
     }
@@ -102,7 +107,7 @@ class Planner {
 
   void consider(const StripsCore& core, const StripsLayout& layout, int channels, int threads, StripsPlan& plan, double& best) {
     const Places places = place(p_, layout, core, channels, threads);
-    const int64_t weights = int64_t(channels) * places.weight_plane;
+    const int64_t weights = kStripsFront + int64_t(channels) * places.weight_plane;
     const int64_t bytes = (weights + channels * layout.elements + places.scratch) * accumulator_bytes();
     if (bytes > gpu_.shared_per_block) return;
     StripsTile t = {};
@@ -111,8 +116,8 @@ class Planner {
     t.channels = channels, t.groups = int(ceil_div(s_.c, channels));
     const int64_t units = s_.n * t.groups * t.tiles_h * t.tiles_w;
     const int64_t by_shared = gpu_.shared_per_multiprocessor / (bytes + kReservedShared);
-    const int64_t by_threads = std::min(kRegistersOfMultiprocessor / (kRegisters * threads), kThreadsOfMultiprocessor / threads);
-    const int resident = int(std::max<int64_t>(1, std::min(by_shared, by_threads)));
+    const int64_t by_registers = strips_most_threads(element_bytes(math_)) / threads;
+    const int resident = int(std::max<int64_t>(1, std::min(by_shared, by_registers)));
     const double seconds = predict(core, layout, places, channels, units, threads, resident);
     if (seconds >= best) return;
     best = seconds;
@@ -130,39 +135,89 @@ class Planner {
     plan.seconds = seconds;
   }
 
-  // Of the whole launch: the busiest of instructions and memory, or what a block takes alone, where too few share a
-  // multiprocessor to hide that it waits.
+  // What the threads of a block do between two barriers: tasks of so many instructions, and clocks of shared memory of 32 of
+  // them.
+  struct Work {
+    double tasks = 0, instructions = 0, shared = 0;
+  };
+
+  Work work_of_image(const StripsMap& m, double elements) const {
+    const bool quads = (channels_first_ ? s_.c : s_.w) % kStripsQuad == 0;
+    const double border = double(m.rows) * m.cols - elements;
+    const double tasks = elements / (quads ? kStripsQuad : 1);
+    return {tasks, (quads ? kQuadInstructions : kElementInstructions) + border / tasks, double(quads ? kStripsQuad : 1)};
+  }
+
+  Work work_of_conv(const StripsOp& op, const Axes& axes, const StripsMap& m, const StripsCore& core, int channels) const {
+    const double rows = core.covers_h ? core.h : m.rows, cols = core.covers_w ? core.w : m.cols;
+    const bool down = p_.kernels[op.kernel].along_h(), added = op.addend != StripsAddend::kNone;
+    const bool known = axes.dilation == 1 && strips_known(int(axes.taps)) && math_ != Math::kDouble &&
+                       int(down ? rows : cols) % (2 * kStripsGroup) == 0;
+    const bool many = known && down && axes.taps <= kStripsTapsOfMany && int(rows) % (4 * kStripsGroup) == 0;
+    const double outputs = (many ? 4 : known ? 2 : 1) * kStripsGroup, inputs = outputs + double(axes.taps) - 1;
+    const double moves = (1 + added) * outputs;  // of the outputs, and of what is added to them
+    Work work;
+    work.tasks = rows * cols * channels / outputs;
+    work.instructions = kTaskInstructions + moves * (down ? 1.5 : 1.0 / kStripsQuad);
+    work.instructions +=
+        known ? double(axes.lines) * (outputs * axes.taps + inputs * (down ? kInputInstructions : 0.25) + 8)
+              : double(axes.lines) *
+                    (kLineInstructions + axes.taps * (axes.dilation == 1 ? kTapInstructions : kDilatedTapInstructions));
+    const double reads = axes.dilation == 1 ? inputs : outputs * axes.taps;
+    work.shared = moves + double(axes.lines) * (reads + axes.taps / 4.0);
+    return work;
+  }
+
+  Work work_of_dot(const StripsOp& op, const Axes& axes, double area, int channels) const {
+    const bool down = p_.kernels[op.kernel].along_h();
+    const bool known = op.weight && axes.dilation == 1 && strips_known(int(axes.taps)) && math_ != Math::kDouble &&
+                       (down ? s_.h : s_.w) % (2 * kStripsGroup) == 0;
+    const double chunks = op.weight ? double(axes.padded) / kStripsGroup : 1;
+    const double pixels = (known && axes.taps <= kStripsTapsOfMany ? 2 : 1) * kStripsGroup, pieces = area / pixels;
+    const double items = double(channels) * (op.weight ? axes.lines : 1) * (known ? 1 : chunks);
+    const double of_sums = (kSumInstructions + (known ? kTapSumInstructions * axes.taps : 0)) * op.splits * 32 / pieces;
+    const double of_piece =
+        known ? kPieceInstructions + axes.taps * (pixels + (down ? 2.0 : 0.25)) + (down ? 50 : 0) : kChunkInstructions;
+    const double reads = known ? 2 * pixels + double(axes.taps) : 3 * pixels;
+    return {items * pieces, of_piece + of_sums, reads};
+  }
+
+  // Of the whole launch: the busiest of instructions, shared and device memory; or what a block takes alone, where too few share
+  // a multiprocessor to hide that it waits.
   double predict(const StripsCore& core, const StripsLayout& layout, const Places& places, int channels, int64_t units,
                  int threads, int resident) const {
-    double instructions = 0, wait = 0, bytes = 0;
-    const double element = element_bytes(math_);
-    const double wasted = channels_first_ ? std::max(1.0, kBytesAtOnce / (channels * element)) : 1.0;
-    const double core_area = double(std::min<int64_t>(core.h, s_.h)) * double(std::min<int64_t>(core.w, s_.w)) * channels;
+    const double element = element_bytes(math_), warps = threads / 32;
+    // Less than a sector of device memory at a time is read once more for each, and written as if it were twice as much.
+    const double parts = channels_first_ ? std::max(1.0, kBytesAtOnce / (channels * element)) : 1.0;
+    const double area = double(std::min<int64_t>(core.h, s_.h)) * double(std::min<int64_t>(core.w, s_.w));
+    double instructions = 0, shared = 0, bytes = 0, alone = 0;
     for (const StripsOp& op : places.ops) {
-      wait += op.kind == StripsKind::kLoad ? kLoadWait : kStepWait;
+      Work work;
+      double wait = kStepWait;
       if (op.kind == StripsKind::kLoad) {
         const StripsMap& m = layout.maps[op.dst];
-        const double rows = double(std::min<int64_t>(m.rows, s_.h)), cols = double(std::min<int64_t>(m.cols, s_.w));
-        instructions += kMoveInstructions * m.rows * m.cols * channels / 32;
-        bytes += rows * cols * channels * element * wasted;
+        const double elements = double(std::min<int64_t>(m.rows, s_.h)) * double(std::min<int64_t>(m.cols, s_.w));
+        work = work_of_image(m, elements);
+        work.tasks *= channels, wait += kLoadWait;
+        bytes += elements * channels * element * parts;
       } else if (op.kind == StripsKind::kStore) {
-        instructions += kMoveInstructions * core_area / 32;
-        bytes += core_area * element * wasted;
+        work = work_of_image(layout.maps[op.src], area);
+        work.tasks *= channels;
+        bytes += area * channels * element * (parts > 1 ? 2 * parts : 1);
       } else if (op.kind == StripsKind::kConv) {
-        const StripsMap& m = layout.maps[op.dst];
-        const Axes axes(p_.kernels[op.kernel]);
-        const double rows = core.covers_h ? core.h : m.rows, cols = core.covers_w ? core.w : m.cols;
-        const double of_line = kLineInstructions + axes.taps * (axes.dilation == 1 ? kTapInstructions : kDilatedTapInstructions);
-        instructions += rows * cols * channels / kStripsGroup / 32 * (kTaskInstructions + axes.lines * of_line);
+        work = work_of_conv(op, Axes(p_.kernels[op.kernel]), layout.maps[op.dst], core, channels);
       } else {
-        const Axes axes(p_.kernels[op.kernel]);
-        const double items = channels * (axes.lines * axes.padded / kStripsGroup);
-        instructions += items * (core_area / channels / kStripsGroup / 32 * kPieceInstructions + op.splits * kDotInstructions);
+        work = work_of_dot(op, Axes(p_.kernels[op.kernel]), area, channels);
       }
+      instructions += work.tasks / 32 * work.instructions + warps * kOpInstructions;
+      shared += work.tasks / 32 * work.shared;
+      const double rounds = std::ceil(work.tasks / threads);
+      alone += wait + (rounds * work.instructions + kOpInstructions) * std::max(kAloneClocks, warps / kIssue);
     }
-    const auto clocks = [&](double warps) { return instructions / kIssue * (1 + kHalfWarps / warps); };
-    const double busy = std::max(clocks(resident * threads / 32), bytes * gpu_.multiprocessors * gpu_.clock / gpu_.memory);
-    const double alone = clocks(threads / 32) + wait;
+    const double issue = instructions / kIssue * (1 + kHalfWarps / (resident * warps));
+    const double of_memory = bytes * gpu_.multiprocessors * gpu_.clock / gpu_.memory;
+    const double busy = std::max({issue, shared / kSharedUse, of_memory});
+    alone += of_memory;  // nothing else goes on in the block
     const int64_t at_once = int64_t(gpu_.multiprocessors) * resident, waves = units / at_once, left = units % at_once;
     const double of_wave = std::max(resident * busy, alone);
     const double of_rest = left ? std::max(double(ceil_div(left, gpu_.multiprocessors)) * busy, alone) : 0;

@@ -5,149 +5,30 @@
 //   dot     dw[tap] = sum over the tile's pixels of g[p] x[p + tap], db = sum of g: parts, which strips_finish.cuh adds up
 //
 // All maps of the program are in shared memory (strips_kernels.h), in fp32 (fp64 for fp64), so that device memory sees each image
-// once, and halos of tiles once more, mostly in L2. Operations are separated by barriers.
+// once, and halos of tiles once more, mostly in L2. Operations are separated by barriers; several blocks share a multiprocessor
+// and fill each other's waits.
 //
-// A kernel's longer axis is its "along" axis. A thread computes 8 or 16 neighbouring outputs along it from a window in registers:
-// for 16 with k taps it reads k + 15 inputs and k / 4 vectors of weights to 16 k multiply-adds. Its lanes are neighbours across
-// that axis; the odd pitch puts them into different banks either way. A warp of a dot has 8 taps at a time, its lanes have
-// different pixels, and what they have is added by shuffles in a fixed order.
+// A kernel's longer axis is its "along" axis. A thread computes 16 or 8 neighbouring outputs along it (strips_lines.cuh), and
+// its lanes are neighbours across that axis: next to each other in memory where lines are columns, and a pitch of an odd number
+// of quads apart where they are rows, so that neither meets in a bank. A lane of a dot keeps the sums of all taps over its
+// pixels; a warp adds up its lanes by shuffles in a fixed order, and the warps of a channel go through shared memory.
 //
-// Cost: at k = 21 a task of 16 outputs takes about 480 instructions, of which 336 are multiply-adds, so that these bind (128 a
-// clock and SM); of MSCA 103 a pixel, four to five times the time that device memory needs for 16 bits.
+// Cost: with k taps known to the compiler 16 outputs take 16 k multiply-adds, k + 15 loads down a column or a quarter as many
+// along a row, 16 stores, and about 50 instructions beside them. MSCA is about 140 instructions a pixel, of which 103 are
+// multiply-adds, and 30 times 128 bytes of shared memory to 32 pixels.
 #pragma once
 
 #include <algorithm>
 
 #include "../device.cuh"
+#include "strips_geometry.cuh"
 #include "strips_kernels.h"
+#include "strips_lines.cuh"
 
 namespace gcn::cuda {
 
-constexpr int kStripsWarp = 32, kStripsLinesAtOnce = 8, kStripsElementsAtOnce = 2;
-
-GCN_DEVICE void load_vector(float* to, const float* from) {
-  const float4 v = load_shared(reinterpret_cast<const float4*>(from));
-  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-}
-GCN_DEVICE void load_vector(double* to, const double* from) {
-  const double2 v = load_shared(reinterpret_cast<const double2*>(from));
-  to[0] = v.x, to[1] = v.y;
-}
-
-// sum[i] += w[t] line[i + t]: `line` points to the first input of output 0, `step` is from one to the next.
-template <class A, int kOutputs>
-GCN_DEVICE void add_line(A (&sum)[kOutputs], const A* line, int step, const A* weights, int taps) {
-  constexpr int kGroup = kStripsGroup, kVector = 16 / sizeof(A);
-  A window[kOutputs + kGroup - 1], w[kGroup];
-#pragma unroll
-  for (int i = 0; i < kOutputs - 1; ++i) window[i] = load_shared(line + i * step);
-  line += (kOutputs - 1) * step;
-#pragma unroll 1
-  for (; taps >= kGroup; taps -= kGroup, line += kGroup * step, weights += kGroup) {
-#pragma unroll
-    for (int t = 0; t < kGroup; t += kVector) load_vector(w + t, weights + t);
-#pragma unroll
-    for (int t = 0; t < kGroup; ++t) window[kOutputs - 1 + t] = load_shared(line + t * step);
-#pragma unroll
-    for (int t = 0; t < kGroup; ++t) {
-#pragma unroll
-      for (int i = 0; i < kOutputs; ++i) sum[i] += w[t] * window[i + t];
-    }
-#pragma unroll
-    for (int i = 0; i < kOutputs - 1; ++i) window[i] = window[i + kGroup];
-  }
-  // Fewer than a group are left: k is odd.
-#pragma unroll
-  for (int t = 0; t < kGroup; t += kVector) load_vector(w + t, weights + t);
-#pragma unroll
-  for (int t = 0; t < kGroup - 1; ++t) window[kOutputs - 1 + t] = t < taps ? load_shared(line + t * step) : A(0);
-#pragma unroll
-  for (int t = 0; t < kGroup - 1; ++t) {
-    if (t >= taps) break;
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) sum[i] += w[t] * window[i + t];
-  }
-}
-
-// The same where the taps are `dilation` inputs apart: no window, a load for each product.
-template <class A, int kOutputs>
-GCN_DEVICE void add_dilated_line(A (&sum)[kOutputs], const A* line, int step, int dilation, const A* weights, int taps) {
-#pragma unroll 1
-  for (int t = 0; t < taps; ++t, line += dilation * step) {
-    const A weight = load_shared(weights + t);
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) sum[i] += weight * load_shared(line + i * step);
-  }
-}
-
-// sum[t] += g[i] x[i + dilation t], over `count` pixels i of at most a group.
-template <class A>
-GCN_DEVICE void add_products(A (&sum)[kStripsGroup], const A* g, int g_step, int count, const A* x, int x_step, int dilation,
-                             int taps) {
-  constexpr int kGroup = kStripsGroup;
-  if (dilation == 1) {
-    A window[2 * kGroup - 1];
-#pragma unroll
-    for (int i = 0; i < 2 * kGroup - 1; ++i) window[i] = i < count - 1 + taps ? load_shared(x + i * x_step) : A(0);
-#pragma unroll
-    for (int i = 0; i < kGroup; ++i) {
-      if (i >= count) break;
-      const A of_pixel = load_shared(g + i * g_step);
-#pragma unroll
-      for (int t = 0; t < kGroup; ++t) sum[t] += of_pixel * window[i + t];
-    }
-    return;
-  }
-#pragma unroll 1
-  for (int i = 0; i < count; ++i) {
-    const A of_pixel = load_shared(g + i * g_step);
-#pragma unroll
-    for (int t = 0; t < kGroup; ++t) {
-      if (t < taps) sum[t] += of_pixel * load_shared(x + (i + t * dilation) * x_step);
-    }
-  }
-}
-
-// The sum over the warp of each of eight values, of which lane l gets the one of place l / 4.
-template <class A>
-GCN_DEVICE A sum_over_warp(A (&v)[kStripsGroup], int lane) {
-#pragma unroll
-  for (int half = kStripsGroup / 2, mask = kStripsWarp / 2; half > 0; half /= 2, mask /= 2) {
-    const bool upper = lane & mask;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const A kept_one = upper ? v[i + half] : v[i], sent = upper ? v[i] : v[i + half];
-      v[i] = kept_one + shuffle_xor(sent, mask);
-    }
-  }
-  v[0] += shuffle_xor(v[0], 2);
-  return v[0] + shuffle_xor(v[0], 1);
-}
-
-// A kernel with its longer axis in front.
-struct StripsAxes {
-  bool down;  // it is the one of the rows
-  int taps, dilation, lines, line_dilation;
-  int padded;  // taps of a line in shared memory
-
-  GCN_DEVICE explicit StripsAxes(const StripsKernel& k) : down(k.kh > k.kw) {
-    taps = down ? k.kh : k.kw, dilation = down ? k.dh : k.dw;
-    lines = down ? k.kw : k.kh, line_dilation = down ? k.dw : k.dh;
-    padded = (taps + kStripsGroup - 1) / kStripsGroup * kStripsGroup;
-  }
-  GCN_DEVICE int step(const StripsMap& m) const { return down ? m.pitch : 1; }
-  GCN_DEVICE int line_step(const StripsMap& m) const { return down ? 1 : m.pitch; }
-  // Of tap `t` of line `u`, in the order of memory.
-  GCN_DEVICE int natural(int u, int t) const { return down ? t * lines + u : u * taps + t; }
-};
-
-// The part of a region, along an axis, that lies in the image.
-struct StripsSpan {
-  int begin, end;
-
-  GCN_DEVICE StripsSpan(int origin, int region, int image) : begin(max(0, -origin)), end(min(region, image - origin)) {}
-  GCN_DEVICE bool holds(int i) const { return i >= begin && i < end; }
-};
+constexpr int64_t kStripsMostBlocks = 1 << 30;  // along an axis of the grid
+constexpr int kStripsWarp = 32, kStripsPiecesAtOnce = 4;
 
 template <class E>
 class StripsBlock {
@@ -155,200 +36,276 @@ class StripsBlock {
   using A = Accumulator<E>;
 
   GCN_DEVICE StripsBlock(const StripsTile& p, A* shared)
-      : p(p),
-        shared(shared),
-        tid(int(threadIdx.x)),
-        threads(int(blockDim.x)),
-        lane(tid % kStripsWarp),
-        warp(tid / kStripsWarp),
-        warps(threads / kStripsWarp) {}
+      : p(p), shared(shared), tid(int(threadIdx.x)), threads(int(blockDim.x)) {}
 
   GCN_DEVICE void run(int64_t unit) {
     const int tiles = p.tiles_h * p.tiles_w;
     const int64_t rest = p.channels_first ? unit / p.groups : unit / tiles;
     const int group = int(p.channels_first ? unit % p.groups : rest % p.groups);
     const int tile = int(p.channels_first ? rest % tiles : unit % tiles);
-    n = p.channels_first ? rest / tiles : rest / p.groups;
-    part = n * tiles + tile;
-    row0 = tile / p.tiles_w * p.tile_h, col0 = tile % p.tiles_w * p.tile_w;
-    channel0 = group * p.channels, channels = min(p.channels, p.c - channel0);
+    if (tid == 0) {
+      const int channel0 = group * p.channels;
+      store_shared(unit_at(kImage), int(p.channels_first ? rest / tiles : rest / p.groups));
+      store_shared(unit_at(kTile), tile);
+      store_shared(unit_at(kOps), p.ops);
+      store_shared(unit_at(kRow), tile / p.tiles_w * p.tile_h);
+      store_shared(unit_at(kColumn), tile % p.tiles_w * p.tile_w);
+      store_shared(unit_at(kChannel), channel0);
+      store_shared(unit_at(kChannels), min(p.channels, p.c - channel0));
+    }
+    __syncthreads();
     load_weights();
 #pragma unroll 1
-    for (int i = 0; i < p.ops; ++i) {
+    for (int i = 0; i < of_unit(kOps); ++i) {
       const StripsOp& op = p.op[i];
       if (op.kind == StripsKind::kConv) {
         conv(op);
       } else if (op.kind == StripsKind::kDot) {
         dot(op);
       } else if (op.kind == StripsKind::kLoad) {
-        load(p.image[op.src], p.map[op.dst]);
+        if (p.quads[op.src]) {
+          load<kStripsQuad>(p.image[op.src], p.map[op.dst]);
+        } else {
+          load<1>(p.image[op.src], p.map[op.dst]);
+        }
+      } else if (p.quads[op.dst]) {
+        store<kStripsQuad>(p.map[op.src], p.image[op.dst]);
       } else {
-        store(p.map[op.src], p.image[op.dst]);
+        store<1>(p.map[op.src], p.image[op.dst]);
       }
       __syncthreads();
     }
   }
 
  private:
-  // [channel][line][tap, padded], and the bias behind it.
+  // What the block works on lies in front of shared memory, as all operations need it and none can spare the registers.
+  enum InUnit { kImage, kTile, kRow, kColumn, kChannel, kChannels, kOps };
+  GCN_DEVICE int* unit_at(InUnit which) const { return reinterpret_cast<int*>(shared) + which; }
+  GCN_DEVICE int of_unit(InUnit which) const { return load_shared(unit_at(which)); }
+
+  GCN_DEVICE int lane() const { return tid % kStripsWarp; }
+  GCN_DEVICE int warp() const { return tid / kStripsWarp; }
+  GCN_DEVICE int warps() const { return threads / kStripsWarp; }
+
+  // [channel][line][tap, padded], and the bias behind it. Every operation's are a warp's of their own.
   GCN_DEVICE void load_weights() const {
+    const int channel0 = of_unit(kChannel), channels = of_unit(kChannels);
 #pragma unroll 1
-    for (int i = 0; i < p.ops; ++i) {
+    for (int i = warp(); i < p.ops; i += warps()) {
       const StripsOp& op = p.op[i];
       if (op.kind != StripsKind::kConv) continue;
       const StripsKernel& k = p.kernel[op.kernel];
       const StripsAxes axes(k);
       const int count = axes.lines * axes.taps;
-      A* const to = shared + p.weight_first + op.weights;
-      for (int j = tid; j < channels * (count + 1); j += threads) {
-        const int c = j / (count + 1), at = j % (count + 1);
-        A* const of_channel = to + c * p.weight_plane;
-        if (at == count) {
-          const bool biased = k.bias && !op.flipped;
-          const A bias = biased ? A(to_float(static_cast<const E*>(k.bias)[channel0 + c])) : A(0);
-          store_shared(of_channel + axes.lines * axes.padded, bias);
-          continue;
-        }
+      A* const to = shared + kStripsFront + op.weights;
+#pragma unroll 1
+      for (int at = lane(); at <= count; at += kStripsWarp) {
         const int u = at / axes.taps, t = at % axes.taps, natural = axes.natural(u, t);
-        const int64_t from = int64_t(channel0 + c) * count + (op.flipped ? count - 1 - natural : natural);
-        store_shared(of_channel + u * axes.padded + t, A(to_float(static_cast<const E*>(k.weight)[from])));
+        const E* const weight = static_cast<const E*>(k.weight) + int64_t(channel0) * count;
+        const E* const from = weight + (op.flipped ? count - 1 - natural : natural);
+        const E* const bias = op.flipped || !k.bias ? nullptr : static_cast<const E*>(k.bias) + channel0;
+        const bool of_bias = at == count;
+        A* const place = to + (of_bias ? axes.lines * axes.padded : u * axes.padded + t);
+#pragma unroll 1
+        for (int c = 0; c < channels; ++c) {
+          const A value = of_bias ? bias ? A(to_float(bias[c])) : A(0) : A(to_float(from[int64_t(c) * count]));
+          store_shared(place + c * p.weight_plane, value);
+        }
       }
     }
   }
 
-  // Lanes have neighbours in memory: columns of a row, or channels of a pixel. A thread has many loads on their way at a time,
-  // which is what hides that memory is far.
+  // Where the pieces of a region's part in the image lie. Neighbouring threads have neighbours in memory: pieces of rows of
+  // channels or, where channels are neighbours, pieces of pixels of rows.
+  struct Layout {
+    int pieces, rows, slices;
+    int64_t of_piece, of_row, of_slice;        // elements of the image
+    int in_piece, to_piece, to_row, to_slice;  // of shared memory, the first from one element of a piece to the next
+  };
+  template <int kTogether>
+  GCN_DEVICE Layout layout(const StridedMap& image, const StripsMap& map, int rows, int cols) const {
+    const int channels = of_unit(kChannels);
+    if (p.channels_first) {
+      return {channels / kTogether,  cols, rows,     kTogether * image.stride_c, image.stride_w, image.stride_h, map.plane,
+              kTogether * map.plane, 1,    map.pitch};
+    }
+    return {cols / kTogether, rows,      channels, kTogether * image.stride_w, image.stride_h, image.stride_c, 1,
+            kTogether,        map.pitch, map.plane};
+  }
+
+  // A thread has many loads on their way at a time, which is what hides that memory is far.
+  template <int kTogether>
   GCN_DEVICE void load(const StridedMap& image, const StripsMap& to) const {
+    using Piece = StripsPiece<E, kTogether>;
+    const int64_t n = of_unit(kImage), channel0 = of_unit(kChannel);
+    const int row0 = of_unit(kRow), col0 = of_unit(kColumn);
     const StripsSpan in_h(row0 - to.rh, to.rows, p.h), in_w(col0 - to.rw, to.cols, p.w);
-    zero_outside(to, in_h, in_w);
-    const int rows = in_h.end - in_h.begin, cols = in_w.end - in_w.begin;
+    const Layout l = layout<kTogether>(image, to, in_h.size(), in_w.size());
     const E* const data = static_cast<const E*>(image.data) +
                           (n * image.stride_n + channel0 * image.stride_c + (row0 - to.rh + in_h.begin) * image.stride_h +
                            (col0 - to.rw + in_w.begin) * image.stride_w);
     A* const inside = shared + to.first + in_h.begin * to.pitch + in_w.begin;
-    const int lines = p.channels_first ? rows : channels * rows, inner = p.channels_first ? p.channels * cols : cols;
+    StripsWalk walk(l.pieces, l.rows, tid, threads);
 #pragma unroll 1
-    for (int first = warp; first < lines; first += kStripsLinesAtOnce * warps) {
-#pragma unroll 1
-      for (int e = lane; e < inner; e += kStripsElementsAtOnce * kStripsWarp) {
-        A value[kStripsLinesAtOnce][kStripsElementsAtOnce];
+    while (walk.slice < l.slices) {
+      Piece piece[kStripsPiecesAtOnce];
+      int place[kStripsPiecesAtOnce];
 #pragma unroll
-        for (int i = 0; i < kStripsLinesAtOnce; ++i) {
+      for (int i = 0; i < kStripsPiecesAtOnce; ++i) {
+        const bool there = walk.slice < l.slices;
+        const int64_t from = walk.piece * l.of_piece + walk.row * l.of_row + walk.slice * l.of_slice;
+        piece[i] = load_global(reinterpret_cast<const Piece*>(data + (there ? from : 0)));
+        place[i] = there ? walk.piece * l.to_piece + walk.row * l.to_row + walk.slice * l.to_slice : -1;
+        walk.go_on();
+      }
 #pragma unroll
-          for (int j = 0; j < kStripsElementsAtOnce; ++j) {
-            const Place place = place_of(first + i * warps, e + j * kStripsWarp, rows);
-            const bool there = first + i * warps < lines && e + j * kStripsWarp < inner && place.c < channels;
-            const int64_t from = place.c * image.stride_c + place.row * image.stride_h + place.col * image.stride_w;
-            value[i][j] = there ? A(to_float(data[from])) : A(0);
+      for (int i = 0; i < kStripsPiecesAtOnce; ++i) {
+        if (place[i] < 0) continue;
+        A value[kTogether];
+#pragma unroll
+        for (int e = 0; e < kTogether; ++e) value[e] = A(to_float(piece[i].value[e]));
+        if constexpr (kTogether == kStripsQuad) {
+          if (!p.channels_first) {
+            store_quad(inside + place[i], value);
+            continue;
           }
         }
 #pragma unroll
-        for (int i = 0; i < kStripsLinesAtOnce; ++i) {
-#pragma unroll
-          for (int j = 0; j < kStripsElementsAtOnce; ++j) {
-            const Place place = place_of(first + i * warps, e + j * kStripsWarp, rows);
-            const bool there = first + i * warps < lines && e + j * kStripsWarp < inner && place.c < channels;
-            if (there) store_shared(inside + place.c * to.plane + place.row * to.pitch + place.col, value[i][j]);
-          }
-        }
+        for (int e = 0; e < kTogether; ++e) store_shared(inside + place[i] + e * l.in_piece, value[e]);
       }
     }
+    zero_outside(to, in_h, in_w);
   }
 
+  template <int kTogether>
   GCN_DEVICE void store(const StripsMap& from, const StridedMap& image) const {
-    E* const data = static_cast<E*>(const_cast<void*>(image.data)) + (n * image.stride_n + channel0 * image.stride_c);
-    const int rows = min(p.tile_h, p.h - row0), cols = min(p.tile_w, p.w - col0);
-    const int lines = p.channels_first ? rows : channels * rows, inner = p.channels_first ? p.channels * cols : cols;
+    using Piece = StripsPiece<E, kTogether>;
+    const int64_t n = of_unit(kImage), channel0 = of_unit(kChannel);
+    const int row0 = of_unit(kRow), col0 = of_unit(kColumn);
+    const Layout l = layout<kTogether>(image, from, min(p.tile_h, p.h - row0), min(p.tile_w, p.w - col0));
+    E* const data = static_cast<E*>(const_cast<void*>(image.data)) +
+                    (n * image.stride_n + channel0 * image.stride_c + row0 * image.stride_h + col0 * image.stride_w);
     const A* const core = shared + from.first + from.rh * from.pitch + from.rw;
-#pragma unroll 1
-    for (int line = warp; line < lines; line += warps) {
-#pragma unroll 1
-      for (int e = lane; e < inner; e += kStripsWarp) {
-        const Place place = place_of(line, e, rows);
-        if (place.c >= channels) continue;
-        const A value = load_shared(core + place.c * from.plane + place.row * from.pitch + place.col);
-        data[place.c * image.stride_c + (row0 + place.row) * image.stride_h + (col0 + place.col) * image.stride_w] =
-            from_float<E>(value);
+#pragma unroll 2
+    for (StripsWalk walk(l.pieces, l.rows, tid, threads); walk.slice < l.slices; walk.go_on()) {
+      const A* const at = core + (walk.piece * l.to_piece + walk.row * l.to_row + walk.slice * l.to_slice);
+      A value[kTogether];
+      bool loaded = false;
+      if constexpr (kTogether == kStripsQuad) {
+        if (!p.channels_first) load_quad(value, at), loaded = true;
       }
+      if (!loaded) {
+#pragma unroll
+        for (int e = 0; e < kTogether; ++e) value[e] = load_shared(at + e * l.in_piece);
+      }
+      Piece piece;
+#pragma unroll
+      for (int e = 0; e < kTogether; ++e) piece.value[e] = from_float<E>(value[e]);
+      E* const to = data + (walk.piece * l.of_piece + walk.row * l.of_row + walk.slice * l.of_slice);
+      store_global(reinterpret_cast<Piece*>(to), piece);
     }
   }
 
-  struct Place {
-    int c, row, col;
-  };
-  // Of element `e` of a line: of a row, or, where channels are neighbours, of the row's pixels.
-  GCN_DEVICE Place place_of(int line, int e, int rows) const {
-    if (p.channels_first) return {e & (p.channels - 1), line, e / p.channels};
-    return {line / rows, line % rows, e};
+  // What loads and convolutions write lies in the image alone; the padding around it is there once the map's place is first
+  // written. Quads of whole rows outside of it, and of the ends of the rows that are in it.
+  GCN_DEVICE void zero_outside(const StripsMap& map, const StripsSpan& in_h, const StripsSpan& in_w) const {
+    A* const region = shared + map.first;
+    const int channels = of_unit(kChannels);
+    const int quads = map.cols / kStripsQuad, outside = map.rows - in_h.size();
+    if (outside > 0) {
+      for (StripsWalk walk(quads, outside, tid, threads); walk.slice < channels; walk.go_on()) {
+        const int row = walk.row < in_h.begin ? walk.row : walk.row + in_h.size();
+        A* const to = region + (walk.slice * map.plane + row * map.pitch + walk.piece * kStripsQuad);
+        store_quad(to, {0, 0, 0, 0});
+      }
+    }
+    const int before = in_w.begin / kStripsQuad, whole = in_w.end / kStripsQuad - before, ends = quads - whole;
+    if (ends == 0) return;
+    for (StripsWalk walk(ends, in_h.size(), tid, threads); walk.slice < channels; walk.go_on()) {
+      const int col = (walk.piece < before ? walk.piece : walk.piece + whole) * kStripsQuad;
+      A* const to = region + (walk.slice * map.plane + (in_h.begin + walk.row) * map.pitch + col);
+#pragma unroll
+      for (int e = 0; e < kStripsQuad; ++e) {
+        if (!in_w.holds(col + e)) store_shared(to + e, A(0));
+      }
+    }
   }
 
   GCN_DEVICE void conv(const StripsOp& op) const {
     const StripsMap& dst = p.map[op.dst];
     const StripsAxes axes(p.kernel[op.kernel]);
-    const StripsSpan in_h(row0 - dst.rh, dst.rows, p.h), in_w(col0 - dst.rw, dst.cols, p.w);
+    const StripsSpan in_h(of_unit(kRow) - dst.rh, dst.rows, p.h), in_w(of_unit(kColumn) - dst.rw, dst.cols, p.w);
     if (op.addend != StripsAddend::kItself) zero_outside(dst, in_h, in_w);
-    const StripsSpan along = axes.down ? in_h : in_w, across = axes.down ? in_w : in_h;
-    const int outputs = along.end - along.begin, lines = across.end - across.begin;
-    // More outputs of a thread are fewer loads to each, as long as there is work for all threads.
-    constexpr int kMany = 2 * kStripsGroup;
-    if (outputs % kMany == 0 && outputs / kMany * lines * channels >= threads) {
-      conv_inside<kMany>(op, axes, along, across);
+    if (axes.down) {
+      conv_along<true>(op, axes, in_h, in_w);
     } else {
-      conv_inside<kStripsGroup>(op, axes, along, across);
+      conv_along<false>(op, axes, in_w, in_h);
     }
   }
 
-  // What convolutions write lies in the image alone; the padding around it is there once the map's place is first written.
-  GCN_DEVICE void zero_outside(const StripsMap& map, const StripsSpan& in_h, const StripsSpan& in_w) const {
-    if (in_h.begin == 0 && in_h.end == map.rows && in_w.begin == 0 && in_w.end == map.cols) return;
-    const int lines = channels * map.rows;
-#pragma unroll 1
-    for (int line = warp; line < lines; line += warps) {
-      const int c = line / map.rows, row = line % map.rows;
-      A* const to = shared + map.first + c * map.plane + row * map.pitch;
-      for (int col = lane; col < map.cols; col += kStripsWarp) {
-        if (!in_h.holds(row) || !in_w.holds(col)) store_shared(to + col, A(0));
+  template <bool kDown>
+  GCN_DEVICE void conv_along(const StripsOp& op, const StripsAxes& axes, const StripsSpan& along,
+                             const StripsSpan& across) const {
+    // More outputs of a thread are fewer loads to each, and less beside them, as far as registers go. Whole groups stay within
+    // the region, which has whole groups of the smallest kind.
+    const int groups = (along.size() + kStripsGroup - 1) / kStripsGroup;
+    with_taps<A>(groups % 2 == 0 ? axes.taps_known() : 0, [&](auto known) {
+      constexpr int kTaps = decltype(known)::kValue;
+      if constexpr (kTaps == 0) {
+        conv_inside<kTaps, kDown, kStripsGroup>(op, axes, along, across);
+      } else {
+        if constexpr (kDown && kTaps <= kStripsTapsOfMany) {
+          if (groups % 4 == 0) return conv_inside<kTaps, kDown, 4 * kStripsGroup>(op, axes, along, across);
+        }
+        conv_inside<kTaps, kDown, 2 * kStripsGroup>(op, axes, along, across);
       }
-    }
+    });
   }
 
-  template <int kOutputs>
+  template <int kTaps, bool kDown, int kOutputs>
   GCN_DEVICE void conv_inside(const StripsOp& op, const StripsAxes& axes, const StripsSpan& along,
                               const StripsSpan& across) const {
     const StripsMap &src = p.map[op.src], &dst = p.map[op.dst];
     const StripsKernel& k = p.kernel[op.kernel];
-    const unsigned lines = unsigned(across.end - across.begin);
-    const unsigned groups = unsigned(along.end - along.begin + kOutputs - 1) / kOutputs;
-    const int step = axes.step(src), line_step = axes.line_step(src), to_step = axes.step(dst);
+    const int lines = across.size(), groups = quotient(along.size() + kOutputs - 1, kOutputs);
+    const int step = kDown ? src.pitch : 1, line_step = kDown ? 1 : src.pitch, to_step = kDown ? dst.pitch : 1;
     // Of the first tap of the first output.
     const int origin = (src.rh - dst.rh - k.dh * (k.kh / 2)) * src.pitch + (src.rw - dst.rw - k.dw * (k.kw / 2));
 #pragma unroll 1
-    for (unsigned task = unsigned(tid); task < lines * groups * unsigned(channels); task += unsigned(threads)) {
-      const unsigned rest = task / lines, of_channel = rest / groups;
-      const int line = across.begin + int(task - rest * lines), c = int(of_channel);
-      const int first = along.begin + int(rest - of_channel * groups) * kOutputs;
-      const A* const weights = shared + p.weight_first + c * p.weight_plane + op.weights;
+    for (int task = tid; task < lines * groups * of_unit(kChannels); task += threads) {
+      const int rest = quotient(task, lines), c = quotient(rest, groups);
+      const int line = across.begin + (task - rest * lines), first = along.begin + (rest - c * groups) * kOutputs;
+      const A* weights = shared + kStripsFront + c * p.weight_plane + op.weights;
       const A bias = load_shared(weights + axes.lines * axes.padded);
       A sum[kOutputs];
 #pragma unroll
       for (A& s : sum) s = bias;
       const A* from = shared + src.first + c * src.plane + origin + line * line_step + first * step;
+      int left = axes.lines;
 #pragma unroll 1
-      for (int u = 0; u < axes.lines; ++u, from += axes.line_dilation * line_step) {
-        if (axes.dilation == 1) {
-          add_line(sum, from, step, weights + u * axes.padded, axes.taps);
+      do {
+        if constexpr (kTaps > 0) {
+          add_taps<kTaps, kDown>(sum, from, step, weights);
+        } else if (axes.dilation == 1) {
+          add_line(sum, from, step, weights, axes.taps);
         } else {
-          add_dilated_line(sum, from, step, axes.dilation, weights + u * axes.padded, axes.taps);
+          add_dilated_line(sum, from, step, axes.dilation, weights, axes.taps);
         }
-      }
+        from += axes.line_dilation * line_step, weights += axes.padded;
+      } while (--left > 0);
+      const int at = line * (kDown ? 1 : dst.pitch) + first * to_step;
       if (op.addend != StripsAddend::kNone) {
         const StripsMap& map = op.addend == StripsAddend::kMap ? p.map[op.addend_map] : dst;
         const A* const addend = shared + map.first + c * map.plane + (map.rh - dst.rh) * map.pitch + (map.rw - dst.rw) +
-                                line * axes.line_step(map) + first * axes.step(map);
-#pragma unroll
-        for (int i = 0; i < kOutputs; ++i) sum[i] += load_shared(addend + i * axes.step(map));
+                                line * (kDown ? 1 : map.pitch) + first * (kDown ? map.pitch : 1);
+        for_each_input<kDown, kOutputs, 0>(addend, map.pitch, [&](int i, A value) { sum[i] += value; });
       }
-      A* const to = shared + dst.first + c * dst.plane + line * axes.line_step(dst) + first * to_step;
+      A* const to = shared + dst.first + c * dst.plane + at;
+      if (!kDown && first + kOutputs <= along.end) {
+#pragma unroll
+        for (int i = 0; i < kOutputs; i += kStripsQuad) store_quad(to + i, {sum[i], sum[i + 1], sum[i + 2], sum[i + 3]});
+        continue;
+      }
 #pragma unroll
       for (int i = 0; i < kOutputs; ++i) {
         if (first + i < along.end) store_shared(to + i * to_step, sum[i]);
@@ -356,79 +313,149 @@ class StripsBlock {
     }
   }
 
+  // A dot's sums in shared memory, for each channel, line of the kernel and share of the pixels: the taps', padded, and the
+  // bias's in the place after the last tap of the first line, which the padding always has, as taps are odd.
+  struct DotSums {
+    int taps, lines, padded;
+
+    GCN_DEVICE DotSums(const StripsOp& op, const StripsAxes& axes) {
+      taps = op.weight ? axes.taps : 0, lines = op.weight ? axes.lines : 1, padded = op.weight ? axes.padded : kStripsGroup;
+    }
+  };
+
   GCN_DEVICE void dot(const StripsOp& op) const {
-    const StripsMap &x = p.map[op.src], &g = p.map[op.dst];
     const StripsKernel& k = p.kernel[op.kernel];
     const StripsAxes axes(k);
-    const int rows = min(p.tile_h, p.h - row0), cols = min(p.tile_w, p.w - col0);
+    const DotSums sums(op, axes);
+    const int rows = min(p.tile_h, p.h - of_unit(kRow)), cols = min(p.tile_w, p.w - of_unit(kColumn));
     const int along = axes.down ? rows : cols, across = axes.down ? cols : rows;
-    const int pieces = (along + kStripsGroup - 1) / kStripsGroup * across;  // groups of pixels
-    const int chunks = axes.padded / kStripsGroup;                          // of taps
-    const int items = op.weight ? channels * axes.lines * chunks : 0, all = items + (op.bias ? channels : 0);
-    const A* const g_core = shared + g.first + g.rh * g.pitch + g.rw;
-    const A* const x_core = shared + x.first + (x.rh - k.dh * (k.kh / 2)) * x.pitch + (x.rw - k.dw * (k.kw / 2));
-    A* const scratch = shared + p.scratch;
-#pragma unroll 1
-    for (int task = warp; task < all * op.splits; task += warps) {
-      const int split = task % op.splits, item = task / op.splits;
-      const int chunk = item % chunks, u = item / chunks % axes.lines;
-      const int c = item < items ? item / chunks / axes.lines : item - items;
-      const int first_tap = chunk * kStripsGroup;
-      A sum[kStripsGroup] = {};
-#pragma unroll 1
-      for (int piece = split * kStripsWarp + lane; piece < pieces; piece += kStripsWarp * op.splits) {
-        const int line = piece % across, first = piece / across * kStripsGroup, count = min(kStripsGroup, along - first);
-        const A* const from = g_core + c * g.plane + line * axes.line_step(g) + first * axes.step(g);
-        if (item < items) {
-          const A* const inputs = x_core + c * x.plane + (line + u * axes.line_dilation) * axes.line_step(x) +
-                                  (first + first_tap * axes.dilation) * axes.step(x);
-          add_products(sum, from, axes.step(g), count, inputs, axes.step(x), axes.dilation,
-                       min(kStripsGroup, axes.taps - first_tap));
-        } else {
-          for (int i = 0; i < count; ++i) sum[0] += load_shared(from + i * axes.step(g));
-        }
+    // Sums of all taps at a time need whole groups of pixels: what lies beyond the image must not be multiplied by anything.
+    const bool whole = along % (2 * kStripsGroup) == 0;
+    with_taps<A>(op.weight && whole ? axes.taps_known() : 0, [&](auto known) {
+      constexpr int kTaps = decltype(known)::kValue;
+      if constexpr (kTaps == 0) {
+        dot_by_chunks(op, axes, sums, along, across);
+      } else if (axes.down) {
+        dot_inside<kTaps, true>(op, axes, along, across);
+      } else {
+        dot_inside<kTaps, false>(op, axes, along, across);
       }
-      const A total = sum_over_warp(sum, lane);
-      if (lane % 4 == 0) store_shared(scratch + task * kStripsGroup + lane / 4, total);
-    }
+    });
     __syncthreads();
 
-    A* const to = static_cast<A*>(p.partial) + (part * p.c + channel0) * p.sums + op.sums;
-    const int taps = axes.lines * axes.taps, of_weight = op.weight ? taps : 0;
-    for (int i = tid; i < channels * (of_weight + op.bias); i += threads) {
-      const int c = i / (of_weight + op.bias), at = i % (of_weight + op.bias);
-      const int u = at / axes.taps, t = at % axes.taps;
-      const int item = at < of_weight ? (c * axes.lines + u) * chunks + t / kStripsGroup : items + c;
-      const int place = at < of_weight ? t % kStripsGroup : 0;
+    const A* const scratch = shared + p.scratch;
+    const int channels = of_unit(kChannels);
+    const int64_t part = int64_t(of_unit(kImage)) * (p.tiles_h * p.tiles_w) + of_unit(kTile);
+    A* const to = static_cast<A*>(p.partial) + (part * p.c + of_unit(kChannel)) * p.sums + op.sums;
+    const int of_weight = sums.lines * sums.taps, all = of_weight + op.bias;
+    for (int i = tid; i < channels * all; i += threads) {
+      const int c = i / all, at = i % all;
+      const int u = at < of_weight ? at / sums.taps : 0, t = at < of_weight ? at % sums.taps : sums.taps;
+      const A* const parts = scratch + (c * sums.lines + u) * op.splits * sums.padded + t;
       A total = 0;
-      for (int split = 0; split < op.splits; ++split) {
-        total += load_shared(scratch + (item * op.splits + split) * kStripsGroup + place);
-      }
+      for (int split = 0; split < op.splits; ++split) total += load_shared(parts + split * sums.padded);
       to[int64_t(c) * p.sums + (at < of_weight ? axes.natural(u, t) : at)] = total;
+    }
+  }
+
+  // A warp has a share of the pixels at a time, a lane some neighbouring ones.
+  template <int kTaps, bool kDown>
+  GCN_DEVICE void dot_inside(const StripsOp& op, const StripsAxes& axes, int along, int across) const {
+    constexpr int kPixels = kTaps <= kStripsTapsOfMany ? 2 * kStripsGroup : kStripsGroup;
+    constexpr int kPadded = (kTaps + kStripsGroup - 1) / kStripsGroup * kStripsGroup;
+    const StripsMap &x = p.map[op.src], &g = p.map[op.dst];
+    const StripsKernel& k = p.kernel[op.kernel];
+    const A* const g_core = shared + g.first + g.rh * g.pitch + g.rw;
+    const A* const x_core = shared + x.first + (x.rh - k.dh * (k.kh / 2)) * x.pitch + (x.rw - k.dw * (k.kw / 2));
+    const int pieces = along / kPixels * across, tasks = of_unit(kChannels) * axes.lines * op.splits;
+#pragma unroll 1
+    for (int task = warp(); task < tasks; task += warps()) {
+      const int item = quotient(task, op.splits), split = task - item * op.splits;
+      const int c = quotient(item, axes.lines), u = item - c * axes.lines;
+      const A* const g_of = g_core + c * g.plane;
+      const A* const x_of = x_core + c * x.plane + u * axes.line_dilation * (kDown ? 1 : x.pitch);
+      A sum[kPadded] = {};
+#pragma unroll 1
+      for (int piece = split * kStripsWarp + lane(); piece < pieces; piece += kStripsWarp * op.splits) {
+        const int group = quotient(piece, across), line = piece - group * across, first = group * kPixels;
+        A of_pixel[kPixels];
+        load_values<kDown>(of_pixel, g_of + (kDown ? line + first * g.pitch : line * g.pitch + first), g.pitch);
+#pragma unroll
+        for (int i = 0; i < kPixels; ++i) sum[kTaps] += of_pixel[i];
+        add_products<kTaps, kDown>(sum, of_pixel, x_of + (kDown ? line + first * x.pitch : line * x.pitch + first), x.pitch);
+      }
+      A* const to = shared + p.scratch + task * kPadded;
+#pragma unroll
+      for (int t = 0; t < kPadded; t += kStripsGroup) {
+        A some[kStripsGroup];
+#pragma unroll
+        for (int i = 0; i < kStripsGroup; ++i) some[i] = sum[t + i];
+        const A total = sum_over_warp(some, lane());
+        if (lane() % 4 == 0) store_shared(to + t + lane() / 4, total);
+      }
+    }
+  }
+
+  // Any taps on any map: eight taps at a time.
+  GCN_DEVICE void dot_by_chunks(const StripsOp& op, const StripsAxes& axes, const DotSums& sums, int along, int across) const {
+    const StripsMap &x = p.map[op.src], &g = p.map[op.dst];
+    const StripsKernel& k = p.kernel[op.kernel];
+    const int g_step = axes.down ? g.pitch : 1, g_line = axes.down ? 1 : g.pitch;
+    const int x_step = axes.down ? x.pitch : 1, x_line = axes.down ? 1 : x.pitch;
+    const A* const g_core = shared + g.first + g.rh * g.pitch + g.rw;
+    const A* const x_core = shared + x.first + (x.rh - k.dh * (k.kh / 2)) * x.pitch + (x.rw - k.dw * (k.kw / 2));
+    const int pieces = (along + kStripsGroup - 1) / kStripsGroup * across, chunks = sums.padded / kStripsGroup;
+    const int tasks = of_unit(kChannels) * sums.lines * op.splits * chunks;
+#pragma unroll 1
+    for (int task = warp(); task < tasks; task += warps()) {
+      const int chunk = task % chunks, split = task / chunks % op.splits, item = task / chunks / op.splits;
+      const int u = item % sums.lines, c = item / sums.lines, first_tap = chunk * kStripsGroup;
+      const int taps = min(kStripsGroup, sums.taps - first_tap);
+      const bool of_bias = op.bias && u == 0 && taps < kStripsGroup;
+      A sum[kStripsGroup] = {}, bias = 0;
+#pragma unroll 1
+      for (int piece = split * kStripsWarp + lane(); piece < pieces; piece += kStripsWarp * op.splits) {
+        const int line = piece % across, first = piece / across * kStripsGroup, count = min(kStripsGroup, along - first);
+        const A* const from = g_core + c * g.plane + line * g_line + first * g_step;
+        if (op.weight) {
+          const A* const inputs =
+              x_core + c * x.plane + (line + u * axes.line_dilation) * x_line + (first + first_tap * axes.dilation) * x_step;
+          add_some_products(sum, from, g_step, count, inputs, x_step, axes.dilation, taps);
+        }
+        if (of_bias) {
+          for (int i = 0; i < count; ++i) bias += load_shared(from + i * g_step);
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < kStripsGroup; ++t) {
+        if (of_bias && t == taps) sum[t] = bias;
+      }
+      const A total = sum_over_warp(sum, lane());
+      if (lane() % 4 == 0) store_shared(shared + p.scratch + task * kStripsGroup + lane() / 4, total);
     }
   }
 
   const StripsTile& p;
   A* const shared;
-  const int tid, threads, lane, warp, warps;
-  int64_t n = 0, part = 0;
-  int row0 = 0, col0 = 0, channel0 = 0, channels = 0;
+  const int tid, threads;
 };
 
+// A block has one unit, a tile of some channels of an image; grids of more than kStripsMostBlocks are two-dimensional.
 template <class E>
-__global__ void __launch_bounds__(kStripsMostThreads, 1) strips_tile_kernel(GCN_PARAMS StripsTile p) {
+__global__ void __launch_bounds__(strips_most_threads(sizeof(E))) strips_tile_kernel(GCN_PARAMS StripsTile p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   wait_for_dependencies();
   StripsBlock<E> block(p, reinterpret_cast<Accumulator<E>*>(shared));
-  const int64_t units = int64_t(p.n) * p.groups * p.tiles_h * p.tiles_w;
-#pragma unroll 1
-  for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) block.run(unit);
+  const int64_t unit = int64_t(blockIdx.y) * gridDim.x + blockIdx.x;
+  if (unit < int64_t(p.n) * p.groups * p.tiles_h * p.tiles_w) block.run(unit);
 }
 
 template <class E>
 int launch_strips_tile(const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
-  const Launch how{dim3(unsigned(blocks)), threads, size_t(shared_bytes), s.stream, s.dependent};
+  const int64_t across = std::min(blocks, kStripsMostBlocks);
+  const Launch how{dim3(unsigned(across), unsigned((blocks + across - 1) / across)), threads, size_t(shared_bytes), s.stream,
+                   s.dependent};
   return launch(strips_tile_kernel<E>, how, p);
 }
 
