@@ -240,8 +240,7 @@ def foreign_transform() -> str | None:
         return "ONNX export"
     if torch.compiler.is_compiling():
         return None
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if tracing and torch.onnx.is_in_onnx_export():
+    if torch._C._is_tracing() and torch.onnx.is_in_onnx_export():
         return "ONNX export"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.func transforms (vmap, grad, jvp)"

@@ -116,6 +116,21 @@ def _listed(given: object, copies: int) -> list[int]:
 Decision = TypeVar("Decision")
 
 
+def untraced(decide: Callable[..., Decision], *arguments: object) -> Decision:
+    """``decide(*arguments)``, of which ``torch.jit.trace`` records nothing.
+
+    Sizes are tensors to that tracer, and it warns of every Python number or truth value that is made of one. What is decided here
+    goes into the graph as a constant, or is a check of the arguments.
+    """
+    if torch.compiler.is_compiling() or not (state := torch._C._get_tracing_state()):
+        return decide(*arguments)
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        return decide(*arguments)
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
 class Memory(Generic[Decision]):
     """What was decided for tensors of the same sizes, strides, dtypes and devices: nothing else that is asked here changes it.
 
@@ -139,6 +154,8 @@ class Memory(Generic[Decision]):
         except (AttributeError, RuntimeError, TypeError):  # something else than a dense tensor with sizes known
             return self.decide(tensors, *options)
         if found is None:
+            if torch._C._get_tracing_state():  # sizes in the key are tensors
+                return untraced(self.decide, tensors, *options)
             found = self.decide(tensors, *options)
             if tensors[0] is not None and tensors[0].device.type != "meta":  # whose checks ask what is recorded, too
                 if len(self.known) >= self.MOST:

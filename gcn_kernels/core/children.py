@@ -16,8 +16,7 @@ def wants_convolutions(x: Tensor) -> bool:
         return True
     if isinstance(x, Tensor) and x.is_meta:
         return True
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing and torch.onnx.is_in_onnx_export()
+    return torch._C._is_tracing() and torch.onnx.is_in_onnx_export()
 
 
 def hooks_on_all() -> str | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import Memory, check_map, check_same, check_tensor, is_channels_last, shape_of
+from gcn_kernels.core.checks import Memory, check_map, check_same, check_tensor, is_channels_last, shape_of, untraced
 from gcn_kernels.core.operator import autocast
 from gcn_kernels.upsample.spec import TRITON_UPSAMPLE, UPSAMPLE
 
@@ -105,6 +105,10 @@ def _run(tensors: tuple[Any, ...], backend: str) -> Tensor:
 
 
 def _crop(y: Tensor, size: Sequence[int]) -> Tensor:
+    untraced(_check_size, y, size)
+    return y[..., : size[0], : size[1]]
+
+
+def _check_size(y: Tensor, size: Sequence[int]) -> None:
     if len(size) != 2 or not (1 <= size[0] <= y.shape[-2] and 1 <= size[1] <= y.shape[-1]):
         raise ValueError(f"size: expected (H', W') from (1, 1) to {tuple(y.shape[-2:])}, got {tuple(size)}")
-    return y[..., : size[0], : size[1]]
