@@ -6,6 +6,7 @@ Usage::
     python benchmarks/bench_gcn.py --k 15 --preset cityscapes --batch 1 4
     python benchmarks/bench_gcn.py --k 7 15 31 63 127 --maps 512x64x64 --mode fwd --plot k.png
     python benchmarks/bench_gcn.py --k 15 --backend cpu torch --algo auto --json out.json --csv out.csv
+    python benchmarks/bench_gcn.py --base HEAD~1                           # against another commit, interleaved
     python benchmarks/bench_gcn.py --quick                                 # does everything work?
 
 Output (one map in one mode; this machine was busy with other work, which is what the header's line ``load`` is for)::
@@ -30,30 +31,57 @@ Method: every variant's results are first checked against float64 (see ``gcnbenc
 in one process, one call each per round in a new order every round, until the time budget is used up; medians and 20th and
 80th percentiles are shown. Peak memory is measured in calls of its own (``gcnbench/memory.py``).
 
+``--base REF`` builds that commit (once, outside of the checkout) and times its operator in turns with everything else, in a
+process of its own that is idle otherwise: the rows "base", and "x base", the time of the base's same call over that of the row
+above it, round by round. In such a run every call is timed after an untimed one, as threads sleep while the other process
+computes.
+
 Nothing is timed before its results agree with float64. A run that is broken off (Ctrl-C, or a reader that wants no more
 lines) still writes its files, with the rows that were finished. Exit status: 0, 1 if a result was wrong or the fused operator
-failed (its row says FAILED), 2 for a mistake in the options, 130 and 141 for a run that was broken off.
+failed (its row says FAILED) or the other commit could not be built or its process died, 2 for a mistake in the options, 130 and
+141 for a run that was broken off.
 """
 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
-from gcnbench import environment, options, plot, report, runner
+from gcnbench import base, environment, options, plot, report, runner
 from gcnbench.clock import Clock, CpuClock, CudaClock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit status."""
     asked = options.parse(arguments, __doc__ or "")
-    plan = asked.plan
+    if asked.base is None:
+        return measure(asked, asked.plan, arguments)
+    try:
+        folder = base.build(asked.base, partial(print, flush=True))
+        environment.set_flags(asked.plan.device, asked.threads)
+        with base.Process(folder) as process:
+            others = [base.variant(asked.base.commit, *call, process) for call in asked.base_calls]
+            first = [variant for variant in asked.plan.variants if not variant.ours]
+            ours = [variant for variant in asked.plan.variants if variant.ours]
+            return measure(asked, replace(asked.plan, variants=[*first, *others, *ours]), arguments)
+    except base.BaseError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbroken off before anything was measured", file=sys.stderr)
+        return 130
+
+
+def measure(asked: options.Options, plan: runner.Plan, arguments: Sequence[str] | None) -> int:
+    """Measure what is planned, show it, write the files that were asked for, and return the exit status."""
     environment.set_flags(plan.device, asked.threads)
     clock: Clock = CudaClock(plan.device, asked.graphs) if plan.device.type == "cuda" else CpuClock()
     dtypes = list(dict.fromkeys(problem.dtype for problem in plan.problems))
     machine = environment.describe(plan.device)
+    if asked.base is not None:
+        machine["base"] = f"commit {asked.base.commit[:12]}, {asked.base.ref}"
     rates = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
     for name, value in {**machine, **environment.describe_rates(rates)}.items():
         print(f"{name:<20} {value}")
@@ -72,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         broken_off = 130
         print(f"\nbroken off: {len(rows)} rows are finished", file=sys.stderr)
+    except base.BaseError as error:
+        broken_off = 1
+        print(f"\n{error}: {len(rows)} rows are finished", file=sys.stderr)
     except BrokenPipeError:
         broken_off = 141
         # Python flushes what is left at its end, and would complain.

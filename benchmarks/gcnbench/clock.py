@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from gcnbench.variants import Call, first_line
+from gcnbench.variants import Call, TimedElsewhere, first_line
 
 #: The parts of torch.cuda that are used here carry no types.
 _cuda: Any = torch.cuda
@@ -41,9 +41,11 @@ class Clock(Protocol):
 
 
 class CpuClock:
-    """Wall-clock."""
+    """Wall-clock; that of its own process for a call that is computed in another one."""
 
     def measure(self, call: Call) -> float:
+        if isinstance(call, TimedElsewhere):
+            return call.milliseconds()
         start = time.perf_counter()
         # Held until the clock has stopped: freeing the results belongs to the caller's code.
         results = call()
@@ -113,6 +115,21 @@ def _captured(call: Call) -> Call:
     return replay
 
 
+def wait_until_idle(seconds: float = 0.5) -> None:
+    """Wait until no thread of this process computes, for at most so long.
+
+    The threads of a pool that has just worked spin for some milliseconds in wait of more. A process that is timed
+    meanwhile would have to share their cores.
+    """
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        used = time.process_time()
+        # Time of threads that run is booked at ticks of up to 4 ms.
+        time.sleep(0.01)
+        if time.process_time() - used < 1e-3:
+            return
+
+
 @dataclass(frozen=True)
 class Budget:
     """How long one problem in one mode is timed.
@@ -145,7 +162,7 @@ def round_robin(
         budget: how long.
         seed: of the order within rounds.
         settle: names of calls that run once untimed before each measurement, because they use threads of their own and
-            those of the variant before are still spinning.
+            those of the variant before are still spinning, or because a call in another process may have gone before.
         tick: told the part of the budget that is used up, after every call.
 
     Returns:

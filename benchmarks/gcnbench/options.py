@@ -10,6 +10,7 @@ import torch
 
 from gcn_kernels import backends
 from gcn_kernels.core.checks import DTYPES
+from gcnbench import base as base_module
 from gcnbench import plot
 from gcnbench.baselines import BASELINES, default_baselines
 from gcnbench.clock import Budget
@@ -23,9 +24,15 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 @dataclass(frozen=True)
 class Options:
-    """A valid command line."""
+    """A valid command line.
+
+    Attributes:
+        base: another commit to compare with; ``base_calls`` are its backends, algorithms and layouts.
+    """
 
     plan: Plan
+    base: base_module.Base | None
+    base_calls: list[tuple[str, str, str]]
     threads: int | None
     graphs: str
     json: Path | None
@@ -52,6 +59,10 @@ def parser(description: str) -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         help=f"what to compare with: {', '.join(BASELINES)}, all, none (default: what is of use and installed)",
+    )
+    p.add_argument("--base", metavar="REF", help="compare with another commit, which is built once (on a CPU; takes minutes)")
+    p.add_argument(
+        "--base-cache", type=Path, metavar="FOLDER", help=f"where such builds are kept (default: {base_module.default_cache()})"
     )
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     p.add_argument("--graphs", choices=("auto", "on", "off"), default="auto", help="CUDA graphs (auto: for short calls)")
@@ -88,12 +99,16 @@ def parse(arguments: Sequence[str] | None, description: str) -> Options:
         for m in _unique(maps)
     ]
     modes = _unique(given.mode)
+    base = _base(p, given, device)
+    commit = None if base is None else base.commit
+    base_calls: list[tuple[str, str, str]] = []
     names = _baseline_names(p, given.baselines, device, modes)
     variants = [BASELINES[name] for name in names]
     for backend in _unique(given.backend):
         for algo in _unique(given.algo):
             try:
-                variants += [fused(backend, algo, layout, device) for layout in _unique(given.layout)]
+                variants += [fused(backend, algo, layout, device, commit) for layout in _unique(given.layout)]
+                base_calls += [(backend, algo, layout) for layout in _unique(given.layout)]
             except (RuntimeError, ValueError) as error:
                 p.error(f"--backend {backend} --algo {algo}: {error}")
     if "fft" in given.algo and "float64" in given.dtype:
@@ -101,7 +116,20 @@ def parse(arguments: Sequence[str] | None, description: str) -> Options:
     variants = list({variant.name: variant for variant in variants}.values())
     budget = Budget(0.1, 1, 0.1) if given.quick else Budget(given.budget, 3)
     plan = Plan(problems, modes, variants, device, budget, given.seed)
-    return Options(plan, given.threads, given.graphs, given.json, given.csv, given.plot)
+    return Options(plan, base, base_calls, given.threads, given.graphs, given.json, given.csv, given.plot)
+
+
+def _base(p: argparse.ArgumentParser, given: argparse.Namespace, device: torch.device) -> base_module.Base | None:
+    if given.base is None:
+        if given.base_cache is not None:
+            p.error("--base-cache: is of use with --base REF only")
+        return None
+    if device.type != "cpu":
+        p.error(f"--base {given.base}: two commits are compared on a CPU only so far, got device {device}; --device cpu")
+    try:
+        return base_module.find(given.base, given.base_cache)
+    except base_module.BaseError as error:
+        p.error(str(error))
 
 
 def _baseline_names(p: argparse.ArgumentParser, given: list[str] | None, device: torch.device, modes: list[str]) -> list[str]:

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gcn_kernels.gcn.problem import BIASES, WEIGHTS
-
 MODES = ("fwd", "bwd", "fwdbwd")
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-#: The differentiable arguments in the order of the operator's signature.
-ARGUMENTS = ("x", *WEIGHTS, *BIASES)
+#: The differentiable arguments in the order of the operator's signature. Not read from the package, which may be another
+#: commit's (``--base``).
+ARGUMENTS = ("x", "w_l1", "w_l2", "w_r1", "w_r2", "b_l1", "b_l2", "b_r1", "b_r2")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ BEATS_FLOOR = (
     "faster than the floor, which is as good as the matmul rate: the processor ran faster here than while that was measured, "
     "or products are made in another way (oneDNN packs weights once, and leaves out what the padding multiplies)"
 )
-#: Columns of a terminal that the table fits into; names of backends that are longer than the column make their rows longer.
+#: Columns of a terminal that the table fits into.
 WIDTH = 80
 _NAME = 23
 _COLUMNS = f"{'backend':<{_NAME}} {'ms [p20, p80]':>19} {'GFLOPS':>6} {'%floor':>6} {'x best':>6} {'peak MB':>7} {'error':>7}"
@@ -41,11 +41,13 @@ class Row:
     """One way to compute one problem in one mode. None where there is nothing to tell.
 
     Attributes:
-        kind: ``fused``, ``baseline`` or ``floor``.
+        kind: ``fused``, ``baseline``, ``base`` (the fused operator of another commit) or ``floor``.
         status: ``ok``, ``failed`` (wrong result or an error in the fused operator) or ``unavailable`` (a baseline).
         reason: why it was not timed.
         remark: what is special about its timing.
         ratio: time of the fastest baseline over this one.
+        base: the row of another commit that is the same call.
+        ratio_base: its time over this one's, round by round: median, 20th and 80th percentile.
         peak_bytes: see :mod:`gcnbench.memory`; the larger of the following two.
         error: largest of ``errors``.
         times_ms: every measured call.
@@ -73,6 +75,10 @@ class Row:
     gflops: float | None = None
     percent_of_floor: float | None = None
     ratio: float | None = None
+    base: str | None = None
+    ratio_base: float | None = None
+    ratio_base_p20: float | None = None
+    ratio_base_p80: float | None = None
     peak_bytes: int | None = None
     peak_allocated: int | None = None
     peak_resident: int | None = None
@@ -82,15 +88,19 @@ class Row:
 
     def line(self) -> str:
         """The row as the table shows it; what does not fit is folded."""
-        start = f"{self.backend:<{_NAME}} "
+        start = f"{folded(self.backend)} "
         if self.status != "ok":
             text = f"{'FAILED' if self.status == 'failed' else 'not run'}: {self.reason}"
-            return textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
+            *above, start = start.split("\n")
+            return "\n".join([*above, textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))])
         # One call has no spread.
         spread = "" if len(self.times_ms) < 2 else f" [{_ms(self.ms_p20)}, {_ms(self.ms_p80)}]"
         remark = (
             "" if self.remark is None else "\n" + textwrap.fill(self.remark, WIDTH, initial_indent="  ", subsequent_indent="  ")
         )
+        if self.ratio_base is not None:
+            low, high = (_number(value, ".2f") for value in (self.ratio_base_p20, self.ratio_base_p80))
+            remark += f"\n  x base: {self.ratio_base:.3f}" + (f" [{low}, {high}]" if len(self.times_ms) > 1 else "")
         megabytes = None if self.peak_bytes is None else self.peak_bytes / 1e6
         ratio = _number(self.ratio, ".2f" if (self.ratio or 0) < 100 else ".0f")
         return (
@@ -108,6 +118,7 @@ class Mean:
         ratio: against the fastest baseline of each map.
         worst: the smallest of these ratios.
         ratio_plain: against the fastest of eager and compiled PyTorch of each map.
+        ratio_base: against the same call of another commit.
         percent_of_floor: direct floor over time.
     """
 
@@ -122,6 +133,7 @@ class Mean:
     ratio: float | None
     worst: float | None
     ratio_plain: float | None
+    ratio_base: float | None
     percent_of_floor: float | None
 
 
@@ -173,6 +185,7 @@ def geometric_means(rows: Iterable[Row]) -> list[Mean]:
                     _geometric(ratios),
                     min(known) if known else None,
                     _geometric(against_plain),
+                    _geometric([r.ratio_base for r in timed]),
                     _geometric([r.percent_of_floor for r in timed]),
                 )
             )
@@ -191,9 +204,15 @@ def means_table(means: Sequence[Mean]) -> str:
                 f"  {'mode':<6} {'backend':<{_NAME}} {'x best':>6} {'worst':>6} {'x eager/compile':>15} {'%floor':>6}  maps",
             ]
         lines.append(
-            f"  {mean.mode:<6} {mean.backend:<{_NAME}} {_number(mean.ratio, '.2f'):>6} {_number(mean.worst, '.2f'):>6} "
+            f"  {mean.mode:<6} {folded(mean.backend, 9)} {_number(mean.ratio, '.2f'):>6} {_number(mean.worst, '.2f'):>6} "
             f"{_number(mean.ratio_plain, '.2f'):>15} {_number(mean.percent_of_floor, '.0f'):>6}  {mean.maps} of {mean.of_maps}"
         )
+    against_base = [mean for mean in means if mean.ratio_base is not None]
+    if against_base:
+        lines.append("Against the base, time of its same call over that of the row, round by round")
+    for mean in against_base:
+        size_name = f"batch {mean.batch}, k {mean.k}, {mean.dtype}"
+        lines.append(f"  {mean.mode:<6} {folded(mean.backend, 9)} {_number(mean.ratio_base, '.3f'):>6} x base, {size_name}")
     return "\n".join(lines)
 
 
@@ -210,6 +229,11 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+
+
+def folded(name: str, before: int = 0) -> str:
+    """A backend's name as wide as its column, which starts after ``before`` others; a longer one stands above its row."""
+    return f"{name:<{_NAME}}" if len(name) <= _NAME else f"{name}\n{' ' * (before + _NAME)}"
 
 
 def _best(rows: Iterable[Row], chosen: Callable[[Row], bool]) -> float | None:

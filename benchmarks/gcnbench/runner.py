@@ -131,13 +131,15 @@ class _Group:
                 calls[variant.name] = call
 
         armed, remarks = self.clock.arm(calls, self.mode)
-        own_threads = frozenset(v.name for v in variants if v.own_threads)
+        # A call in another process leaves the threads of this one asleep.
+        several = any(v.own_process for v in variants)
+        settle = frozenset(v.name for v in variants if v.own_threads or (several and not v.own_process))
         times = round_robin(
             armed,
             self.clock,
             self.plan.budget,
             self.plan.seed,
-            settle=own_threads & armed.keys(),
+            settle=settle & armed.keys(),
             tick=lambda done: self._show(0.5 + 0.5 * done, "timing"),
         )
         for name, measured in times.items():
@@ -145,6 +147,12 @@ class _Group:
             row.times_ms = measured
             row.ms, row.ms_p20, row.ms_p80 = spread(measured)
             row.remark = remarks.get(name)
+        for variant in variants:
+            if variant.base in times and variant.name in times:
+                ratios = [base / own for base, own in zip(times[variant.base], times[variant.name], strict=True)]
+                row = rows[variant.name]
+                row.base = variant.base
+                row.ratio_base, row.ratio_base_p20, row.ratio_base_p80 = spread(ratios)
         floor = self._new_row(FLOOR, "floor")
         floor.ms = floor_ms
         table = [floor, *rows.values()]
@@ -163,7 +171,7 @@ class _Group:
             if row.reason is not None:
                 row.status = "failed"
                 return None
-            if not variant.own_threads:
+            if not variant.own_threads and not variant.own_process:
                 peak = memory.peak(call, self.plan.device)
                 row.peak_bytes, row.peak_allocated, row.peak_resident = peak.bytes, peak.allocated, peak.resident
         except UnavailableError as error:
@@ -175,7 +183,7 @@ class _Group:
         return call
 
     def _row(self, variant: Variant) -> Row:
-        row = self._new_row(variant.name, "fused" if variant.ours else "baseline")
+        row = self._new_row(variant.name, "fused" if variant.ours else "base" if variant.own_process else "baseline")
         row.layout = variant.layout
         return row
 

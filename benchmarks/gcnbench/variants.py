@@ -8,20 +8,32 @@
 """
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-import gcn_kernels
-from gcn_kernels import backends
 from gcnbench.problems import ARGUMENTS, MODES, Inputs
 
 #: f(x, w_l1, w_l2, w_r1, w_r2, b_l1, b_l2, b_r1, b_r2) -> y
 Operator = Callable[..., Tensor]
 #: One measured call: no arguments, returns the results that ``result_names`` names.
 Call = Callable[[], tuple[Tensor, ...]]
+
+
+class TimedElsewhere(ABC):
+    """A call that is computed in another process, which measures it there."""
+
+    @abstractmethod
+    def __call__(self) -> tuple[Tensor, ...]:
+        """The results, brought over."""
+
+    @abstractmethod
+    def milliseconds(self) -> float:
+        """What one call takes; its results stay where they are."""
 
 
 class UnavailableError(Exception):
@@ -39,6 +51,8 @@ class Variant:
         prepare: builds the measured call for inputs in that layout and a mode; raises UnavailableError if it cannot run.
         modes: those it can do.
         own_threads: it computes in a thread pool of its own, which has to wake up before it is timed.
+        own_process: it computes in a process of its own; its calls are ``TimedElsewhere``.
+        base: name of the variant that is the same call of another commit.
     """
 
     name: str
@@ -47,6 +61,8 @@ class Variant:
     prepare: Callable[[Inputs, str], Call]
     modes: tuple[str, ...] = MODES
     own_threads: bool = False
+    own_process: bool = False
+    base: str | None = None
 
 
 def first_line(error: BaseException) -> str:
@@ -93,17 +109,39 @@ def torch_call(operator: Operator, inputs: Inputs, mode: str) -> Call:
     return step
 
 
-def fused(backend: str, algo: str, layout: str, device: torch.device) -> Variant:
+def fused(backend: str, algo: str, layout: str, device: torch.device, base: str | None = None) -> Variant:
     """The fused operator.
+
+    Args:
+        backend: as in :func:`gcn_kernels.fused_gcn`.
+        algo: as there.
+        layout: of its input.
+        device: where it runs.
+        base: the commit whose same call it is compared with.
 
     Raises:
         ValueError: an unknown backend or algorithm.
         RuntimeError: a backend that cannot run on ``device``, with the reason.
     """
+    # Not at the top: the process that times another commit's library prepares its calls with this module.
+    from gcn_kernels import backends
+
     chosen = backends.choose(backend, algo, torch.empty(0, device=device))
-
-    def operator(*tensors: Tensor) -> Tensor:
-        return gcn_kernels.fused_gcn(*tensors, backend=backend, algo=algo)
-
     name = f"{chosen} {layout}" if algo == "auto" else f"{chosen} {algo} {layout}"
-    return Variant(f"fused {name}", True, layout, lambda inputs, mode: torch_call(operator, inputs, mode))
+
+    def prepare(inputs: Inputs, mode: str) -> Call:
+        return torch_call(operator(backend, algo), inputs, mode)
+
+    return Variant(f"fused {name}", True, layout, prepare, base=None if base is None else base_name(base, backend, algo, layout))
+
+
+def base_name(commit: str, backend: str, algo: str, layout: str) -> str:
+    """What the table calls the fused operator of another commit."""
+    return " ".join(("base", commit[:7], *(word for word in (backend, algo) if word != "auto"), layout))
+
+
+def operator(backend: str, algo: str) -> Operator:
+    """The fused operator of the library that this process has."""
+    import gcn_kernels
+
+    return partial(gcn_kernels.fused_gcn, backend=backend, algo=algo)
