@@ -11,8 +11,9 @@ from dataclasses import replace
 from torch import nn
 
 from gcn_kernels.core import backends
-from gcn_kernels.swap import convert_gcn
+from gcn_kernels.swap import convert_model
 from gcn_kernels.swap.report import ALREADY
+from gcn_kernels.swap.rules import FAMILIES
 
 
 def load(target: str) -> nn.Module:
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the report; 0 if at least one block can be swapped or is already, 1 if none, 2 if the model cannot be made."""
     parser = argparse.ArgumentParser(prog="python -m gcn_kernels.convert", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", help="module:factory, for example my_project.models:build_model")
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES, help="what is looked for; all if not given")
     parser.add_argument("--backend", default="auto", choices=backends.BACKENDS)
     parser.add_argument("--no-verify", action="store_true", help="trust the structure, without a trial")
     parser.add_argument("--force", action="store_true", help="swap blocks that are expected to run slower fused as well")
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = load(options.target)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         parser.error(str(error))
-    report = convert_gcn(model, verify=not options.no_verify, backend=options.backend, force=options.force)
+    report = convert_model(model, options.families, verify=not options.no_verify, backend=options.backend, force=options.force)
     if options.no_gain:
         report = replace(report, entries=[replace(entry, gain=None) for entry in report.entries])
     print(report)

@@ -402,12 +402,12 @@ def test_what_is_fused_already_is_called_so(capsys, monkeypatch):
 
 def test_the_command_line_leaves_the_gain_out(capsys):
     assert main(["families:PublicStyleNet", "--force", "--no-gain"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["place", "class", "sizes", "parameters", "result"]
+    assert capsys.readouterr().out.splitlines()[1].split() == ["place", "class", "family", "sizes", "parameters", "result"]
 
 
 def test_the_command_line_prints_the_report(capsys):
     assert main(["families:PublicStyleNet", "--force"]) == 0
-    assert "GCN blocks: 4 swapped" in capsys.readouterr().out
+    assert "deconvolutions: 4 swapped" in capsys.readouterr().out
     assert main(["torch.nn:Identity"]) == 1
     for wrong in ("families", "families:Nothing", "no_such_module:x", "families:kernel"):
         with pytest.raises(SystemExit) as error:

@@ -162,6 +162,14 @@ def test_autocast_and_half_precision(dtype: torch.dtype, fused: list[list[int]])
         torch.testing.assert_close(single(x), plain_single(x), rtol=0.05, atol=0.3)
 
 
+def test_a_map_of_another_dtype_under_autocast_is_no_term_of_a_repeated_sum() -> None:
+    plain, model = pair(own(lambda m, x: x + m.conv_spatial1(m.conv0(x))), torch.float32)
+    x = X.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for given in (x.bfloat16(), x, x):
+            assert model(given).dtype == plain(given).dtype
+
+
 # What a forward may do in between, on the plain module and on the converted one.
 
 

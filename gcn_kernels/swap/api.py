@@ -12,7 +12,8 @@ from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped, swap_
 from gcn_kernels.swap.gain import expected_gain
 from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, watch
 from gcn_kernels.swap.report import Entry, Sizes, SwapReport
-from gcn_kernels.swap.rules import RULES
+from gcn_kernels.swap.rules import FAMILIES
+from gcn_kernels.swap.swap_refine import deconvolutions_of, refinements_of
 from gcn_kernels.swap.swap_strips import strips_of
 from gcn_kernels.swap.trial import Refused, fused_in, suspects
 
@@ -69,7 +70,7 @@ def convert_gcn(
 
 def convert_model(
     model: nn.Module,
-    families: Sequence[str] = ("gcn", "strips"),
+    families: Sequence[str] = ("gcn", "strips", "refine", "upsample"),
     *,
     verify: bool = True,
     inplace: bool = True,
@@ -77,7 +78,7 @@ def convert_model(
     force: bool = False,
     exclude: Sequence[str] = (),
 ) -> SwapReport:
-    """Make what a model computes run as fused operators: GCN blocks, and depthwise strips.
+    """Make what a model computes run as fused operators: GCN blocks, depthwise strips, boundary refinements, deconvolutions.
 
     As :func:`convert_gcn`, for more families. With ``"strips"``, depthwise convolutions of stride 1 that keep the size (1 x k,
     k x 1, up to 11 x 11, rectangles such as 51 x 5, any dilation) run as :func:`gcn_kernels.fused_strips`: chains of them as one
@@ -85,16 +86,20 @@ def convert_model(
     attention of SegNeXt (MSCA), Strip R-CNN, LSKA, CAA and CPCA become one call each; a convolution that stands alone becomes
     one too. Whatever is in between, a normalisation or an activation, ends a chain.
 
-    A module whose strips PyTorch computes faster, timed forward on one 32 x 32 map in at most a tenth of a second for each form,
-    stays as it is.
-    :func:`revert_gcn` undoes the swap.
+    With ``"refine"``, the boundary refinement of the paper, ``x + conv2(relu(conv1(x)))`` with 3 x 3 kernels, runs as
+    :func:`gcn_kernels.fused_refine`: in either order of the sum, with a ReLU or a sum in place, padding inside or outside of the
+    convolutions. With ``"upsample"``, an ``nn.ConvTranspose2d`` with a 4 x 4 kernel, stride 2 and padding 1 runs as
+    :func:`gcn_kernels.fused_upsample`.
+
+    A module that PyTorch computes faster, timed forward on one small map in about a tenth of a second for each form, stays as it
+    is. :func:`revert_gcn` undoes the swap.
 
     Args:
         model: any module, also under ``DistributedDataParallel`` or ``torch.compile``.
-        families: of operators: ``"gcn"``, ``"strips"``, or both.
+        families: of operators, one or more of ``"gcn"``, ``"strips"``, ``"refine"``, ``"upsample"``.
         verify: make the trial. Without it everything with the structure is swapped.
         inplace: convert ``model`` itself, or else a deep copy of it, found in ``report.model``.
-        backend: see :func:`gcn_kernels.fused_gcn` and :func:`gcn_kernels.fused_strips`.
+        backend: see the operators. What has no kernels for it is refused.
         force: swap what is expected to run slower fused as well.
         exclude: places of modules to leave as they are, with everything below them.
 
@@ -111,12 +116,13 @@ def convert_model(
         >>> report.swapped[0].place, report.swapped[0].sizes
         ('1', '8: 1x11 11x1')
 
-    Source: figure 2 B of Peng et al. 2017 for the GCN block; Guo et al., *SegNeXt*, NeurIPS 2022, section 3.1 for strips.
+    Source: figure 2 of Peng et al. 2017 for the GCN block, the refinement and the deconvolution; Guo et al., *SegNeXt*, NeurIPS
+    2022, section 3.1 for strips.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(families, str) or not families or not all(family in RULES for family in families):
-        raise ValueError(f"families: expected one or more of {', '.join(RULES)}, got {families!r}")
+    if isinstance(families, str) or not families or not all(family in FAMILIES for family in families):
+        raise ValueError(f"families: expected one or more of {', '.join(FAMILIES)}, got {families!r}")
     if backend not in backends.BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(backends.BACKENDS)}, got {backend!r}")
     if not inplace:
@@ -129,7 +135,7 @@ def convert_model(
     entries: list[Entry] = []
     how: dict[nn.Module, Watched] = {}
     for family in dict.fromkeys(families):
-        for entry, module, watched in (_gcn_blocks if family == "gcn" else strips_of)(model, left_out, verify, backend, force):
+        for entry, module, watched in _DECIDE[family](model, left_out, verify, backend, force):
             if (
                 watched is None
                 and family == "gcn"
@@ -195,6 +201,9 @@ def _gcn_blocks(model: nn.Module, left_out: set[nn.Module], verify: bool, backen
     found += [c for c in owners(model, claimed) if c.module not in left_out]
     for candidate in found:
         yield _decide(candidate, verify, backend, force)
+
+
+_DECIDE = {"gcn": _gcn_blocks, "strips": strips_of, "refine": refinements_of, "upsample": deconvolutions_of}
 
 
 def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> Decision:

@@ -18,7 +18,7 @@ Modes = tuple[Any, ...]
 
 
 # What was seen, whatever has been put in its place since.
-_conv2d, _pad = torch.conv2d, F.pad
+_conv2d, _pad, _relu = torch.conv2d, F.pad, torch.relu
 _grad_enabled, _inference_enabled = torch.is_grad_enabled, torch.is_inference_mode_enabled
 _hooks_on_saved_tensors = torch._C._autograd._top_saved_tensors_default_hooks
 
@@ -64,8 +64,8 @@ unseen = torch._C.DisableTorchFunction
 class Counter(Protocol):
     """Who calls and counts what is fused."""
 
-    def run(self, block: "Fused", end: "Step | Sum") -> Tensor:
-        """The result of ``block``, which is that of ``end``."""
+    def run(self, block: "Fused", end: "Step | Sum | None") -> Tensor:
+        """The result of ``block``, which is that of ``end`` if that has waited for it."""
         ...
 
 
@@ -185,16 +185,19 @@ class ZeroAdded(Step):
         return source + 0
 
 
-class Convolution(Step):
-    """A convolution along one axis (0: k x 1, 1: 1 x k), stride 1; with its own or the padding before it, it keeps the size."""
+class Weighted(Step):
+    """A convolution with stride 1.
 
-    __slots__ = ("axis", "before", "bias", "padding", "weight")
+    Attributes:
+        before: x, or the step that it follows, padding left aside; None where a padding or a zero added stands alone.
+    """
 
-    def __init__(self, source: Tensor | Step, modes: Modes, weight: Tensor, bias: Tensor | None, padding: Any, axis: int) -> None:
+    __slots__ = ("before", "bias", "padding", "weight")
+
+    def __init__(self, source: Tensor | Step, modes: Modes, weight: Tensor, bias: Tensor | None, padding: Any) -> None:
         super().__init__(source, modes, (weight, bias))
-        self.weight, self.bias, self.padding, self.axis = weight, bias, padding, axis
+        self.weight, self.bias, self.padding = weight, bias, padding
         before = source.source if isinstance(source, Padding) else source
-        #: x or the convolution that this one follows, padding left aside.
         self.before = None if isinstance(before, (Padding, ZeroAdded)) else before
 
     @property
@@ -204,6 +207,37 @@ class Convolution(Step):
     def function(self, *inputs: Any) -> Tensor:
         source, weight, bias = inputs
         return _conv2d(source, weight, bias, 1, self.padding)
+
+    def begin_chain(self) -> None:
+        """Compute what this convolution reads: from then on that is the map that the chain starts from."""
+        assert isinstance(self.source, Step) and self.before is self.source
+        self.x = self.source = self.before = self.source.value()
+        self.stamps.append((self.x, _stamp(self.x)))
+
+
+class Convolution(Weighted):
+    """A convolution along one axis (0: k x 1, 1: 1 x k); with its own or the padding before it, it keeps the size."""
+
+    __slots__ = ("axis",)
+
+    def __init__(self, source: Tensor | Step, modes: Modes, weight: Tensor, bias: Tensor | None, padding: Any, axis: int) -> None:
+        super().__init__(source, modes, weight, bias, padding)
+        self.axis = axis
+
+
+class Square(Weighted):
+    """A 3 x 3 convolution; with its own or the padding before it, it keeps the size."""
+
+    __slots__ = ()
+
+
+class Rectified(Step):
+    """The ReLU of a 3 x 3 convolution."""
+
+    __slots__ = ()
+
+    def function(self, *inputs: Any) -> Tensor:
+        return _relu(inputs[0])
 
 
 class Fused(NamedTuple):
@@ -226,8 +260,8 @@ class Fused(NamedTuple):
     call: Callable[[], Tensor]
 
 
-class Depthwise(Step):
-    """A depthwise convolution with stride 1 that keeps the size. A chain of them is computed by one operator.
+class Depthwise(Weighted):
+    """A depthwise convolution that keeps the size. A chain of them is computed by one operator.
 
     Attributes:
         rule: gives the fused operator for the chain that ends here.
@@ -235,7 +269,7 @@ class Depthwise(Step):
         counter: who is told of it.
     """
 
-    __slots__ = ("backend", "bias", "counter", "dilation", "padding", "rule", "weight")
+    __slots__ = ("backend", "counter", "dilation", "rule")
 
     def __init__(
         self,
@@ -246,15 +280,11 @@ class Depthwise(Step):
         padding: Any,
         dilation: tuple[int, int],
     ) -> None:
-        super().__init__(source, modes, (weight, bias))
-        self.weight, self.bias, self.padding, self.dilation = weight, bias, padding, dilation
+        super().__init__(source, modes, weight, bias, padding)
+        self.dilation = dilation
         self.rule: Callable[..., Fused] | None = None
         self.counter: Any = None
         self.backend = "auto"
-
-    @property
-    def inputs(self) -> tuple[Tensor | None, ...]:
-        return (*super().inputs, self.weight, self.bias)
 
     def function(self, *inputs: Any) -> Tensor:
         source, weight, bias = inputs

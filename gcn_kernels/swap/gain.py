@@ -1,4 +1,4 @@
-"""What a swap is expected to gain on a 32 x 32 map: as the plan predicts, or else forward timed within a budget."""
+"""What a swap is expected to gain on a small map: as the plan predicts, or else forward timed within a budget."""
 
 import statistics
 import time
@@ -10,11 +10,15 @@ import torch
 
 from gcn_kernels.core import backends
 from gcn_kernels.gcn.functional import fused_gcn
+from gcn_kernels.refine.functional import fused_refine
 from gcn_kernels.strips.functional import fused_strips
-from gcn_kernels.swap.report import Gain, Sizes, StripsForm
+from gcn_kernels.swap.report import Gain, RefineForm, Sizes, StripsForm, UpsampleForm
+from gcn_kernels.upsample.functional import fused_upsample
 
 #: Height and width of the map, batch 1: res-4 of a 512 x 512 image.
 MAP = 32
+#: Of a boundary refinement, which runs on larger maps; and the smallest that an operator which takes long is timed on.
+REFINE_MAP, SMALLEST = 64, 8
 #: Blocks with more multiply-adds than this are not timed, and timing one ends after SECONDS.
 LARGEST = 500_000_000
 SECONDS = 0.1
@@ -87,11 +91,61 @@ def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch
                 turns = _turns(run, device, ("torch", backend))
             except RuntimeError:
                 return None
-        weight = forms.count(form)
-        # As many turns as every form had time for.
-        sums = zip(total or [(0.0, 0.0)] * len(turns), turns, strict=False)
-        total = [(plain + weight * p, fused + weight * f) for (plain, fused), (p, f) in sums]
+        total = _added(total, turns, forms.count(form))
     return _measured(total)
+
+
+@cache
+def refine_gain(forms: tuple[RefineForm, ...], dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
+    """Time of two convolutions, a ReLU and a sum over the time fused, of all these refinements; None where nothing can run."""
+    if device.type == "meta" or dtype.itemsize < 4 or backend == "torch":
+        return None
+    total: list[tuple[float, float]] = []
+    for form in dict.fromkeys(forms):
+        c, m = form.channels, form.middle
+        side = _side(18 * c * m, REFINE_MAP, 4 * LARGEST)
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            x, w1, w2 = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), (m, c, 3, 3), (c, m, 3, 3)))
+            b1, b2 = (w.new_ones(w.shape[0]) if biased else None for w, biased in zip((w1, w2), form.biased, strict=True))
+
+            def run(name: str, arguments: Any = (x, w1, w2, b1, b2)) -> object:
+                return fused_refine(*arguments, backend=name)
+
+            try:
+                turns = _turns(run, device, ("torch", backend))
+            except RuntimeError:
+                return None
+        total = _added(total, turns, forms.count(form))
+    return _measured(total)
+
+
+@cache
+def upsample_gain(form: UpsampleForm, dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
+    """Time of PyTorch's transposed convolution over the time fused; None where nothing can run."""
+    if device.type == "meta" or dtype.itemsize < 4 or backend == "torch":
+        return None
+    c, o = form.channels, form.out
+    side = _side(16 * c * o, MAP, LARGEST)
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        x, weight = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), (c, o, 4, 4)))
+        bias = weight.new_ones(o) if form.biased else None
+        try:
+            return _measured(_turns(lambda name: fused_upsample(x, weight, bias, backend=name), device, ("torch", backend)))
+        except RuntimeError:
+            return None
+
+
+def _side(multiplications: int, side: int, most: int) -> int:
+    """Height and width, ``side`` or less, of a map for which so many multiply-adds for a pixel are no more than ``most``."""
+    while side > SMALLEST and side * side * multiplications > most:
+        side //= 2
+    return side
+
+
+def _added(total: list[tuple[float, float]], turns: list[tuple[float, float]], weight: int) -> list[tuple[float, float]]:
+    """The turns of several calls together: as many as every call had time for."""
+    sums = zip(total or [(0.0, 0.0)] * len(turns), turns, strict=False)
+    return [(plain + weight * p, fused + weight * f) for (plain, fused), (p, f) in sums]
 
 
 def _measured(turns: list[tuple[float, float]]) -> Gain:

@@ -1,17 +1,20 @@
 """Whether the class of a module can be exchanged, and how the swapped module runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gcn_kernels.core import backends
 from gcn_kernels.gcn.module import FusedGCN
+from gcn_kernels.refine.module import FusedRefine
 from gcn_kernels.strips.module import FusedStrips
 from gcn_kernels.swap.find import Candidate, hooked
 from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped
 from gcn_kernels.swap.report import ALREADY, Entry, Gain
 from gcn_kernels.swap.trial import Refused
+from gcn_kernels.upsample.module import FusedUpsample
 
 #: The entry of the report, the module, and how it is to run if it is swapped.
 Decision = tuple[Entry, nn.Module, Watched | None]
@@ -29,7 +32,7 @@ def watch(module: nn.Module, convs: Mapping[str, nn.Module], backend: str, famil
 def check_class(module: nn.Module) -> None:
     """Raise :class:`Refused` unless the class can be exchanged for a subclass with another forward."""
     cls = type(module)
-    if is_swapped(module) or isinstance(module, (FusedGCN, FusedStrips)):
+    if is_swapped(module) or isinstance(module, (FusedGCN, FusedRefine, FusedStrips, FusedUpsample)):
         raise Refused(ALREADY)
     if isinstance(module, torch.jit.ScriptModule):
         raise Refused("it is scripted or traced, its graph is fixed: convert before torch.jit.script")
@@ -59,6 +62,18 @@ def _class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
         return fused_class(original, how)
     except Exception as error:
         raise Refused(f"its class cannot be subclassed: {type(error).__name__}: {error}") from error
+
+
+def refuse_without_kernels(
+    what: str, kernels: Sequence[str], unasked: Sequence[str] | None, like: Tensor, backend: str, force: bool
+) -> None:
+    """Raise :class:`Refused` where no kernels run for tensors like ``like``; see :func:`gcn_kernels.core.backends.choose`."""
+    if backend not in ("auto", "torch", *kernels):
+        raise Refused(f"backend {backend!r} has no kernels for {what}")
+    if backend == "auto" and not force and like.device.type != "meta":
+        x = torch.empty((1, 1, 1, 1), dtype=like.dtype, device=like.device)
+        if backends.choose(backend, "auto", x, kernels, unasked) == "torch":
+            raise Refused(f"there are no kernels for {what} of {like.dtype} on {like.device.type} here")
 
 
 def refuse_slower(gain: Gain | None, most: float, force: bool) -> None:

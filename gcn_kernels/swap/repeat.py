@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gcn_kernels.swap import rules
-from gcn_kernels.swap.expression import Convolution, Depthwise, Expression, Fused, Given, Step, Sum, autocast_dtype
+from gcn_kernels.swap.expression import Expression, Fused, Given, Padding, Step, Sum, Weighted, ZeroAdded, autocast_dtype
 from gcn_kernels.swap.scope import Scope, may_write
 from gcn_kernels.swap.steps import EXTEND, takes
 
@@ -36,7 +37,7 @@ class Repeated(NamedTuple):
         options: arguments given by their names.
         reads: of a part of a block, for each map it reads: a token; the number of a call that read the same map first; None for
             any other map.
-        form: of a convolution in a block, all but the map; None for a sum.
+        form: of a convolution in a block, all but the map; None for a ReLU and a sum.
         token: stands for the result; None where that is there.
         block: gives the result.
     """
@@ -88,6 +89,8 @@ class _Repeat(TorchFunctionMode):
                 differs = type(argument) is not Tensor or id(argument) in tokens
             else:
                 differs = argument is not self.given[read][0]
+                # The convolutions are of autocast's dtype, and so their sum with a map of another one is not the operator's.
+                differs = differs or (form is None and self.program.autocast not in (None, argument.dtype))
             if differs:
                 raise _Differs
         if form is not None:
@@ -105,9 +108,10 @@ class _Repeat(TorchFunctionMode):
     def _fused(self, block: Block) -> Tensor:
         given = [self.given[step] for step in block.steps]
         x = given[0][0]
-        if block.family == "gcn":
-            weights = [args[1] for args in given]
-            return rules.fused_gcn(x, *weights, *(args[2] for args in given), backend=self.backend)
+        if block.family in ("gcn", "refine"):
+            fused: Any = rules.fused_gcn if block.family == "gcn" else rules.fused_refine
+            y: Tensor = fused(x, *(args[1] for args in given), *(args[2] for args in given), backend=self.backend)
+            return y
         has_stem, lengths, skip, dilations = block.form
         steps = iter([(args[1], args[2], dilation) for args, dilation in zip(given, dilations, strict=True)])
         stem = next(steps) if has_stem else None
@@ -150,7 +154,7 @@ def program_of(scope: Scope, released: Any) -> Program | None:
         if node is None:
             calls.append(Repeated(call.func, call.options))
             continue
-        if not isinstance(node, (Convolution, Depthwise, Sum)) or (node.result is None) == (node in ends):
+        if isinstance(node, (Padding, ZeroAdded)) or (node.result is None) == (node in ends):
             return None  # computed by itself, after all
         reads = _reads(node, number, tokens)
         if reads is None:
@@ -161,14 +165,14 @@ def program_of(scope: Scope, released: Any) -> Program | None:
         number[node] = len(calls)
         block = _block(ends[node], number) if node in ends else None
         calls.append(
-            Repeated(call.func, call.options, reads, None if isinstance(node, Sum) else form_of(node.rest), token, block)
+            Repeated(call.func, call.options, reads, form_of(node.rest) if isinstance(node, Weighted) else None, token, block)
         )
     autocast = next(iter(number)).modes[2]
     return Program(tuple(calls), frozenset(map(id, tokens.values())), autocast)
 
 
 #: Functions that extend expressions and may be repeated as they are.
-_PLAIN = frozenset({torch.conv2d, torch.add, Tensor.add, Tensor.__add__})
+_PLAIN = frozenset({torch.conv2d, torch.add, Tensor.add, Tensor.__add__, F.relu, torch.relu, Tensor.relu})
 
 
 def _block(fused: Fused, number: dict[Expression, int]) -> Block:
@@ -176,7 +180,7 @@ def _block(fused: Fused, number: dict[Expression, int]) -> Block:
 
 
 def _reads(
-    node: Convolution | Depthwise | Sum, number: dict[Expression, int], tokens: dict[Expression, Tensor]
+    node: Expression, number: dict[Expression, int], tokens: dict[Expression, Tensor]
 ) -> tuple[Tensor | int | None, ...] | None:
     """What a call reads, or None where that cannot be told."""
     sides: Any = (node.left, node.right) if isinstance(node, Sum) else (node.source,)

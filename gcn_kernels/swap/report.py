@@ -10,7 +10,7 @@ from gcn_kernels.swap.expression import Fused
 
 #: The reason of a module that was swapped before, or was made fused.
 ALREADY = "it already runs fused"
-COLUMNS = ("place", "class", "sizes", "parameters", "gain", "result")
+COLUMNS = ("place", "class", "family", "sizes", "parameters", "gain", "result")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,38 @@ class StripsForm(NamedTuple):
         return f"{self.channels}: {first}{' + '.join([*(['x'] if self.skip else []), *chains])}"
 
 
+class RefineForm(NamedTuple):
+    """One boundary refinement: channels of its map, channels between, which convolutions have a bias."""
+
+    channels: int
+    middle: int
+    biased: tuple[bool, bool]
+
+    @classmethod
+    def of(cls, block: Fused) -> "RefineForm":
+        """The form of a call."""
+        w1, _, *biases = block.parameters
+        assert w1 is not None
+        return cls(w1.shape[1], w1.shape[0], (biases[0] is not None, biases[1] is not None))
+
+    def __str__(self) -> str:
+        channels = f"{self.channels}" if self.channels == self.middle else f"{self.channels} -> {self.middle} -> {self.channels}"
+        return f"{channels}: x + 3x3 ReLU 3x3"
+
+
+class UpsampleForm(NamedTuple):
+    """One deconvolution: channels of its map and of the result, whether there is a bias."""
+
+    channels: int
+    out: int
+    biased: bool
+
+    def __str__(self) -> str:
+        return f"{self.channels} -> {self.out}: 4x4, doubled"
+
+
 class Gain(NamedTuple):
-    """Time of a block as plain convolutions over its time fused, on a 32 x 32 map.
+    """Time of a block as plain convolutions over its time fused, on a 32 x 32 map (64 x 64 for a refinement).
 
     Attributes:
         forward: predicted, or the median over calls of both in turns.
@@ -101,10 +131,10 @@ class Entry:
         place: qualified name of the module in the model, "" for the model itself.
         also: further places that the same instance is registered at.
         class_name: class of the module before the swap.
-        sizes: "C -> M -> O, k=..." or "" where the convolutions do not form a block.
+        sizes: of a GCN block "C -> M -> O, k=...", or what says as much of another family; "" where nothing is known.
         swapped: whether what the module computes is now fused.
         reason: why not, or how many blocks its forward computes.
-        parameters: number of parameters of the four convolutions.
+        parameters: number of parameters of the convolutions.
         gain: what the swap is expected to gain; None where nothing was swapped or nothing could be timed.
         family: of the operator.
     """
@@ -118,6 +148,20 @@ class Entry:
     parameters: int
     gain: Gain | None
     family: str = "gcn"
+
+
+_NAMES = {
+    "gcn": "GCN blocks",
+    "strips": "modules with strips",
+    "refine": "boundary refinements",
+    "upsample": "deconvolutions",
+}
+_NONE = {
+    "gcn": "No module has four convolutions of the shapes k x 1, 1 x k, 1 x k, k x 1.",
+    "strips": "No module has depthwise convolutions.",
+    "refine": "No module has two convolutions of the shape 3 x 3, there and back.",
+    "upsample": "No module is a transposed convolution.",
+}
 
 
 @dataclass(frozen=True)
@@ -145,15 +189,14 @@ class SwapReport:
         return [e for e in self.entries if not e.swapped]
 
     def __str__(self) -> str:
-        what = " and ".join({"gcn": "GCN blocks", "strips": "modules with strips"}[family] for family in self.families)
+        names = [_NAMES[family] for family in self.families]
+        what = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
         already = sum(e.reason == ALREADY for e in self.refused)
         summary = f"{what}: {len(self.swapped)} swapped, {len(self.refused) - already} refused"
         summary += f", {already} already fused" if already else ""
         if not self.entries:
-            lines_of = "No module has four convolutions of the shapes k x 1, 1 x k, 1 x k, k x 1."
-            depthwise = "No module has depthwise convolutions."
-            return " ".join([f"{summary}.", *({"gcn": lines_of, "strips": depthwise}[family] for family in self.families)])
-        cells = [_row(e) for e in self.entries]
+            return " ".join([f"{summary}.", *(_NONE[family] for family in self.families)])
+        cells = [_row(e, len(self.families) > 1) for e in self.entries]
         shown = [i for i in range(len(COLUMNS)) if any(row[i] for row in cells)]
         rows = [[row[i] for i in shown] for row in (COLUMNS, *cells)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(shown) - 1)]
@@ -161,11 +204,11 @@ class SwapReport:
         return "\n".join([summary, lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: Entry, of_several: bool) -> tuple[str, ...]:
     place = ", ".join(p or "(model)" for p in (entry.place, *entry.also))
     # One timed call of each says little.
     known = entry.gain is not None and (entry.gain.backward is not None or entry.gain.spread is not None)
     gain = str(entry.gain) if known else ""
     result = "swapped" if entry.swapped else "refused"
     result = "already fused" if entry.reason == ALREADY else f"{result}: {entry.reason}" if entry.reason else result
-    return place, entry.class_name, entry.sizes, f"{entry.parameters:,}", gain, result
+    return place, entry.class_name, entry.family if of_several else "", entry.sizes, f"{entry.parameters:,}", gain, result

@@ -11,10 +11,37 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from gcn_kernels.gcn.functional import fused_gcn
+from gcn_kernels.refine.functional import fused_refine
 from gcn_kernels.strips.functional import fused_strips
-from gcn_kernels.swap.expression import Convolution, Depthwise, Expression, Fused, Given, Step, Sum, ZeroAdded
+from gcn_kernels.swap.expression import (
+    Convolution,
+    Depthwise,
+    Expression,
+    Fused,
+    Given,
+    Rectified,
+    Square,
+    Step,
+    Sum,
+    ZeroAdded,
+)
+from gcn_kernels.upsample.functional import fused_upsample
 
-__all__ = ["RULES", "Rule", "arrange", "chain", "fused_gcn", "fused_strips", "gcn", "strips"]
+__all__ = [
+    "FAMILIES",
+    "RULES",
+    "Rule",
+    "arrange",
+    "chain",
+    "doubling",
+    "fused_gcn",
+    "fused_refine",
+    "fused_strips",
+    "fused_upsample",
+    "gcn",
+    "refine",
+    "strips",
+]
 
 
 class Rule(Protocol):
@@ -109,4 +136,29 @@ def _strips(
     return Fused("strips", source.x if isinstance(source, Step) else source, parameters, form, tuple(convs), call)
 
 
-RULES: dict[str, Rule] = {"gcn": gcn, "strips": strips}
+def refine(left: Expression, right: Expression, backend: str) -> Fused | None:
+    """A map plus two 3 x 3 convolutions of it with a ReLU between, in either order."""
+    second: Any = right if type(left) is Given else left
+    given: Any = left if type(left) is Given else right
+    if type(given) is not Given or type(second) is not Square or type(second.before) is not Rectified:
+        return None
+    first: Any = second.before.source
+    x: Any = given.source
+    if first.before is not x:
+        return None
+
+    def call() -> Tensor:
+        return fused_refine(x, first.weight, second.weight, first.bias, second.bias, backend=backend)
+
+    parameters = (first.weight, second.weight, first.bias, second.bias)
+    return Fused("refine", x, parameters, None, (first, second), call)
+
+
+def doubling(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Fused:
+    """The transposed convolution that doubles a map."""
+    return Fused("upsample", x, (weight, bias), None, (), lambda: fused_upsample(x, weight, bias, backend=backend))
+
+
+RULES: dict[str, Rule] = {"gcn": gcn, "strips": strips, "refine": refine}
+#: What may be fused: what a rule has an operator for, and what one call is the whole of.
+FAMILIES = (*RULES, "upsample")

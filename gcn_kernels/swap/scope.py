@@ -82,18 +82,18 @@ class Scope(TorchFunctionMode):
 
     Args:
         backend: of the fused operators.
-        families: of what is fused: keys of :data:`gcn_kernels.swap.rules.RULES`.
+        families: of what is fused, of :data:`gcn_kernels.swap.rules.FAMILIES`.
         trial: only see what would be fused, on meta tensors.
 
     Attributes:
         notes: of the calls of PyTorch's functions, as long as they could be repeated unwatched; None after that.
-        fused: the calls of fused operators that are noted, each with the expression that it gives the result of.
+        fused: the calls of fused operators that are noted, each with the expression, if one waited, that it gives the result of.
     """
 
     def __init__(self, backend: str, families: Iterable[str] = ("gcn",), trial: bool = False, noted: bool = False) -> None:
         super().__init__()
         self.backend, self.families, self.trial = backend, frozenset(families), trial
-        self.fused: list[tuple[Fused, Expression]] = []
+        self.fused: list[tuple[Fused, Expression | None]] = []
         self.notes: list[Call] | None = [] if noted or trial else None
         self.paused = 0
         self.waiting: list[Any] = []
@@ -162,7 +162,7 @@ class Scope(TorchFunctionMode):
                 node.value()
         self.taken += [t.__dict__["node"].tensor for t in held if t.__dict__["node"].fused]
 
-    def run(self, block: Fused, end: Expression) -> Tensor:
+    def run(self, block: Fused, end: Expression | None) -> Tensor:
         """The result of a fused operator."""
         if self.notes is not None:
             self.fused.append((block, end))

@@ -15,13 +15,17 @@ from gcn_kernels.swap.expression import (
     Expression,
     Given,
     Padding,
+    Rectified,
+    Square,
     Step,
     Sum,
+    Weighted,
     ZeroAdded,
+    autocast_dtype,
     modes_for,
 )
 from gcn_kernels.swap.pending import Pending, aside, at_home, values_in
-from gcn_kernels.swap.rules import RULES, chain
+from gcn_kernels.swap.rules import RULES, chain, doubling
 
 _PLAIN = (Tensor, nn.Parameter)
 _ONES = (1, (1, 1), [1, 1])
@@ -35,6 +39,7 @@ class Waiting(Counter, Protocol):
     backend: str
     trial: bool
     families: frozenset[str]
+    waiting: list[Any]
 
     def wait(self, node: Any, size: Any, dtype: torch.dtype, inputs: Any) -> Tensor:
         """The pending tensor for ``node``."""
@@ -53,12 +58,14 @@ def _source(input: Any) -> Tensor | Step | None:
 
 
 def _padding(scope: Waiting, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Tensor | None:
-    """Zeros on both sides alike along one axis, as a convolution that follows may want them, or None."""
+    """Zeros on both sides alike, as a convolution that follows may want them, or None."""
     source, pads = _source(input), tuple(pad)
     if source is None or isinstance(source, Padding) or mode != "constant" or value not in (None, 0) or len(pads) != 4:
         return None
     left, right, top, bottom = pads
-    if left != right or top != bottom or left < 0 or top < 0 or (left > 0) == (top > 0):
+    if left != right or top != bottom or left < 0 or top < 0:
+        return None
+    if (left > 0) == (top > 0) and not left == top == 1:
         return None
     modes = modes_for(source if isinstance(source, Tensor) else source.x)
     if not (takes(source, scope.trial) if isinstance(source, Tensor) else modes == source.modes):
@@ -83,16 +90,20 @@ def _convolution(
         return None
     if groups != 1:
         return _depthwise(scope, input, source, weight, bias, stride, padding, dilation, groups)
-    if "gcn" not in scope.families or type(source) is Depthwise:
-        return None
     follows = isinstance(source, Step)
     pads = source.pads if type(source) is Padding else None
-    axis = line_axis(weight, stride, padding, dilation, groups, pads)
-    if axis is None:
-        return None
     first = source if pads is None else source.source
-    if type(first) is Convolution and (first.axis == axis or isinstance(first.before, Step)):
-        return None
+    axis = None
+    if keeps_size_square(weight, stride, padding, dilation, groups, pads):
+        # The first of a refinement reads a map, the second the ReLU of the first.
+        if "refine" not in scope.families or not (type(first) is Rectified or isinstance(first, Tensor)):
+            return None
+    else:
+        axis = line_axis(weight, stride, padding, dilation, groups, pads)
+        if "gcn" not in scope.families or axis is None or type(first) in (Depthwise, Square, Rectified):
+            return None
+        if type(first) is Convolution and (first.axis == axis or isinstance(first.before, Step)):
+            return None
     x = source.x if follows else source
     modes = modes_for(x)
     if (modes != source.modes if follows else not takes(x, scope.trial)) or not go_together(x, weight, bias, modes[2]):
@@ -104,7 +115,11 @@ def _convolution(
     if pads is not None:
         h, w = h - kh + 1, w - kw + 1
     dtype = x.dtype if modes[2] is None else modes[2]
-    node = Convolution(source, modes, weight, bias, padding, axis)
+    node: Weighted
+    if axis is None:
+        node = Square(source, modes, weight, bias, padding)
+    else:
+        node = Convolution(source, modes, weight, bias, padding, axis)
     node.rest = (weight, bias, stride, padding, dilation, groups)
     return scope.wait(node, (n, out, h, w), dtype, (input, weight, bias))
 
@@ -153,6 +168,67 @@ def keeps_size_depthwise(weight: Any, stride: Any, padding: Any, dilation: Any, 
     return (int(dh), int(dw)) if keeps else None
 
 
+def keeps_size_square(
+    weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: Any, pads: tuple[int, ...] | None = None
+) -> bool:
+    """Whether this is a 3 x 3 convolution that keeps the size, after ``pads`` if there are any."""
+    if weight.dim() != 4 or weight.shape[2:] != (3, 3) or groups != 1 or stride not in _ONES or dilation not in _ONES:
+        return False
+    if pads is not None:
+        return pads == (1, 1, 1, 1) and padding in (0, (0, 0), [0, 0])
+    return padding == "same" or padding in _ONES
+
+
+def _rectified(scope: Waiting, input: Any, inplace: bool = False) -> Tensor | None:
+    """The ReLU of a 3 x 3 convolution that waits, or None."""
+    node = _term(input)
+    if type(node) is not Square or not node.untouched or modes_for(node.x) != node.modes:
+        return None
+    if isinstance(node.before, Step):
+        # The second of two; perhaps it is the first of the two that matter.
+        if node.before is not node.source:
+            return None
+        node.begin_chain()
+    t = scope.wait(Rectified(node, node.modes), node.size, input.dtype, (input,))
+    if inplace:
+        _become(input, t)
+    return t
+
+
+def _rectified_in_place(scope: Waiting, input: Any) -> Tensor | None:
+    return _rectified(scope, input, inplace=True)
+
+
+def _transposed(
+    scope: Waiting,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+) -> Tensor | None:
+    """The result of a transposed convolution that doubles a map, once nothing waits; or None. It is the whole of its family."""
+    if "upsample" not in scope.families or scope.waiting:
+        return None
+    x = _source(input)
+    if not isinstance(x, Tensor) or not doubles(weight, stride, padding, output_padding, groups, dilation):
+        return None
+    out = weight.shape[1]
+    if not takes(x, scope.trial) or x.shape[1] != weight.shape[0] or not go_together(x, weight, bias, autocast_dtype(x), out):
+        return None
+    return scope.run(doubling(x, weight, bias, scope.backend), None)
+
+
+def doubles(weight: Any, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any) -> bool:
+    """Whether a transposed convolution doubles a map by a 4 x 4 kernel, with all channels of it."""
+    if weight.dim() != 4 or weight.shape[2:] != (4, 4) or groups != 1 or dilation not in _ONES or padding not in _ONES:
+        return False
+    return stride in (2, (2, 2), [2, 2]) and output_padding in (0, (0, 0), [0, 0])
+
+
 def line_axis(
     weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: Any, pads: tuple[int, ...] | None = None
 ) -> int | None:
@@ -184,12 +260,13 @@ def takes(x: Tensor, trial: bool = False) -> bool:
     )
 
 
-def go_together(x: Tensor, weight: Tensor, bias: Any, autocast: torch.dtype | None) -> bool:
-    """Whether ``conv2d`` takes these together."""
+def go_together(x: Tensor, weight: Tensor, bias: Any, autocast: torch.dtype | None, out: int | None = None) -> bool:
+    """Whether ``conv2d`` takes these together; a transposed convolution where its weight has ``out`` channels of the result."""
     device = x.device
-    if type(weight) not in _PLAIN or weight.device != device or weight.shape[0] == 0:
+    out = weight.shape[0] if out is None else out
+    if type(weight) not in _PLAIN or weight.device != device or out == 0:
         return False
-    if bias is not None and (type(bias) not in _PLAIN or bias.device != device or bias.shape != weight.shape[:1]):
+    if bias is not None and (type(bias) not in _PLAIN or bias.device != device or bias.shape != (out,)):
         return False
     if autocast is not None:
         return all(t is None or (t.dtype in DTYPES and t.dtype is not torch.float64) for t in (x, weight, bias))
@@ -198,6 +275,7 @@ def go_together(x: Tensor, weight: Tensor, bias: Any, autocast: torch.dtype | No
 
 def _sum(scope: Waiting, left: Any, right: Any, **options: Any) -> Tensor | None:
     """The sum of two expressions that a rule has a fused operator for, or None."""
+    left, right = _known(left), _known(right)
     a, b = _term(left), _term(right)
     if options or (a is None and b is None):
         return None
@@ -210,11 +288,16 @@ def _sum(scope: Waiting, left: Any, right: Any, **options: Any) -> Tensor | None
     modes = modes_for(a.x)
     if a.modes != modes or b.modes != modes:
         return None
-    for family in scope.families:
-        if (block := RULES[family](a, b, scope.backend)) is not None:
+    for family, rule in RULES.items():
+        if family in scope.families and (block := rule(a, b, scope.backend)) is not None:
             dtype = right.dtype if type(a) is Given else left.dtype
             return scope.wait(Sum(a, b, block, scope), a.size, dtype, (left, right))
     return None
+
+
+def _known(t: Any) -> Any:
+    """``t``, or its value if that is there."""
+    return values_in(t) if type(t) is Pending and t.__dict__["node"].result is not None else t
 
 
 def _term(t: Any) -> Expression | None:
@@ -235,17 +318,26 @@ def _given(t: Any, other: Expression) -> Step | None:
 def _sum_in_place(scope: Waiting, left: Any, right: Any, **options: Any) -> Tensor | None:
     """``left += right``: whoever holds ``left`` holds the sum."""
     node = _term(left)
-    if node is None or type(right) is int or (type(right) is Pending and _reads(right.__dict__["node"], node)):
+    if node is None or node.result is not None or type(right) is int:
+        return None
+    if type(right) is Pending and _reads(right.__dict__["node"], node):
         return None
     total = _sum(scope, left, right, **options)
     if total is not None:
-        # The statement gives the new tensor the name of the old one. Other names of the old one follow, but autograd knows
-        # it by its old place.
-        left.__dict__["node"].tensor = None
-        left.__dict__["node"] = total.__dict__["node"]
-        with aside():
-            left.__dict__["moved"] = total.requires_grad
+        _become(left, total)
     return total
+
+
+def _become(left: Any, changed: Any) -> None:
+    """Make ``left`` stand for what it has been changed to in place.
+
+    The statement gives the new tensor the name of the old one. Other names of the old one follow, but autograd knows it by its
+    old place.
+    """
+    left.__dict__["node"].tensor = None
+    left.__dict__["node"] = changed.__dict__["node"]
+    with aside():
+        left.__dict__["moved"] = changed.requires_grad
 
 
 def _reads(expression: Expression, node: Expression) -> bool:
@@ -267,4 +359,10 @@ EXTEND: dict[Any, Callable[..., Tensor | None]] = {
     F.pad: _padding,
     Tensor.add_: _sum_in_place,
     Tensor.__iadd__: _sum_in_place,
+    F.relu: _rectified,
+    torch.relu: _rectified,
+    Tensor.relu: _rectified,
+    torch.relu_: _rectified_in_place,
+    Tensor.relu_: _rectified_in_place,
+    torch.conv_transpose2d: _transposed,
 }

@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from functools import cache
 
-import torch
 from torch import nn
 
-from gcn_kernels.core import backends
 from gcn_kernels.strips.functional import UNASKED
 from gcn_kernels.strips.module import FusedStrips
 from gcn_kernels.strips.spec import STRIPS
@@ -14,7 +12,7 @@ from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import Candidate
 from gcn_kernels.swap.find_strips import flaws, joined, owners
 from gcn_kernels.swap.gain import strips_gain
-from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, watch
+from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, refuse_without_kernels, watch
 from gcn_kernels.swap.report import StripsForm
 from gcn_kernels.swap.trial import Refused, fused_in
 
@@ -62,10 +60,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
             raise Refused("its forward computes no depthwise convolution of them")
         forms = [StripsForm.of(block) for block in tried or ()]
         like = next(iter(next(iter(convs.values())).parameters()))
-        if backend == "auto" and not force and like.device.type != "meta":
-            x = torch.empty((1, 1, 1, 1), dtype=like.dtype, device=like.device)
-            if backends.choose(backend, "auto", x, STRIPS.backends, UNASKED) == "torch":
-                raise Refused(f"there are no kernels for strips of {like.dtype} on {like.device.type} here")
+        refuse_without_kernels("strips", STRIPS.backends, UNASKED, like, backend, force)
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
         refuse_slower(gain, SLOWER, force)
         reason = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""

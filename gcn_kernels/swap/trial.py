@@ -99,8 +99,8 @@ def _blank(t: Tensor, device: str) -> Tensor:
     return torch.zeros(t.shape, dtype=t.dtype, device=device)
 
 
-def suspects(module: nn.Module) -> str:
-    """Children that a plain block does not have, and paddings that do not keep the size."""
+def suspects(module: nn.Module, *plain: type[nn.Module]) -> str:
+    """Children that a plain block does not have, none of the classes ``plain``, and paddings that do not keep the size."""
     found = []
     for path, m in module.named_modules():
         if isinstance(m, nn.Conv2d):
@@ -109,7 +109,7 @@ def suspects(module: nn.Module) -> str:
                 found.append(f"{path} pads {tuple(m.padding)} where {same} keeps the size")
             if m.padding_mode != "zeros":
                 found.append(f"{path} has padding_mode {m.padding_mode!r}")
-        elif path and not list(m.children()) and not isinstance(m, (*CONVOLUTIONS, nn.Identity)):
+        elif path and not list(m.children()) and not isinstance(m, (*CONVOLUTIONS, nn.Identity, *plain)):
             found.append(f"it has {path}: {type(m).__name__}")
     return f"; {'; '.join(found)}" if found else ""
 
