@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+#include <cmath>
 #include <tuple>
 #include <vector>
 
@@ -95,7 +97,13 @@ void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const T
       k.backward(call, tiling, packed.data(), unit, floats.get(), dw ? sums.data() + g * size : nullptr);
     }
   });
-  if (dw) store_weight_gradient(s, sums, groups, *dw);
+  if (!dw) return;
+  if (std::all_of(sums.begin(), sums.end(), [](float value) { return std::isfinite(value); })) {
+    store_weight_gradient(s, sums, groups, *dw);
+  } else {
+    // The vectors also multiply with zeros beside the map, which nan and infinity must not meet.
+    backward_plain<float>(input_map(dy), input_map(x), input_map(weight), Map{}, output_map(*dw));
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor> upsample_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, int64_t wanted) {
