@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 
 import bench_network
 import pytest
@@ -34,6 +35,24 @@ def test_rows_are_markdown_and_files_hold_every_time(tmp_path, capsys):
     cost = content["rows"][0]["costs"]["plain"]
     assert cost["ms_p20"] <= cost["ms"] <= cost["ms_p80"] and len(cost["times_ms"]) >= 1
     assert cost["peak_bytes"] >= 1 << 18, "what the call returns"
+
+
+def test_the_fastest_plain_way_is_the_baseline(capsys):
+    def takes(ms):
+        return lambda: (time.sleep(ms * 1e-3), torch.zeros(1))[1:]
+
+    names = ("plain NCHW", "plain channels_last", "fused NCHW", "fused channels_last")
+    with comparison.Comparison(options(), [], CPU, names, 2, plain=2) as table:
+        table.add("encoder", "forward", [takes(2), takes(1), None, None])
+        table.add("network", "forward", [takes(8), takes(4), takes(1), takes(6)])
+    encoder, network = table.rows
+    assert (encoder.baseline, encoder.fused) == ("plain channels_last", None)
+    assert (network.baseline, network.fused) == ("plain channels_last", "fused NCHW")
+    heading, _, first, second = capsys.readouterr().out.splitlines()[-4:]
+    assert heading.startswith("| part | pass | plain NCHW, ms | plain channels_last, ms | fused NCHW, ms |")
+    assert first.endswith(" | - | - | - | - |")
+    ratio = network.costs["plain channels_last"].ms / network.costs["fused NCHW"].ms
+    assert f"| {ratio:.2f}x plain channels_last |" in second
 
 
 def test_a_single_time_has_no_spread():

@@ -46,10 +46,14 @@ def test_the_network_benchmark_compares_before_it_times(capsys, tmp_path):
     lines = captured.out.splitlines()
     assert "relative difference" in lines[0] and any(line.startswith("load ") for line in lines)
     assert captured.err == "", "neither a bar where there is no terminal nor noise of the profiler"
-    rows, _ = results(path)
-    assert rows == [(part, mode) for part in ("heads", "decoder", "network") for mode in ("forward", "forward + backward")]
+    rows, content = results(path)
+    assert rows == [
+        (part, mode) for part in ("encoder", "heads", "decoder", "network") for mode in ("forward", "forward + backward")
+    ]
+    assert all(row["baseline"] in ("plain NCHW", "plain channels_last") for row in content["rows"])
+    assert [row["fused"] is None for row in content["rows"]] == [True] * 2 + [False] * 6, "the encoder is the same in both"
     table = [line for line in lines if line.startswith("| ")]
-    assert len(table) == 1 + len(rows) and all(line.count("|") == 7 for line in table)
+    assert len(table) == 1 + len(rows) and all(line.count("|") == 9 for line in table)
     with pytest.raises(SystemExit):
         bench_network.main(options)
     assert "exists; --force overwrites it" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Two networks that compute the same, timed in turns with the harness of ``bench_gcn.py``: clock, memory, header, bar, JSON."""
+"""Networks that compute the same, timed in turns with the harness of ``bench_gcn.py``: clock, memory, header, bar, JSON."""
 
 import argparse
 import json
@@ -16,8 +16,6 @@ from gcnbench.runner import Progress
 from gcnbench.variants import Call
 
 from segmentation.settings import POSITIVE, at_least, number
-
-HEADING = "| part | pass | {0}, ms | {1}, ms | faster | peak MB |\n|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,28 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """Two ways to compute one part of a network in one mode."""
+    """Several ways to compute one part of a network in one mode.
+
+    Attributes:
+        costs: by the name of the way; None for one that this part does not have.
+        baseline: the fastest plain way.
+        fused: the fastest of the others, if there is one.
+    """
 
     part: str
     mode: str
-    costs: Mapping[str, Cost]
+    costs: Mapping[str, Cost | None]
+    baseline: str
+    fused: str | None
 
     def __str__(self) -> str:
-        first, second = self.costs.values()
-        peaks = " to ".join(f"{cost.peak_bytes / 1e6:.3g}" for cost in (first, second))
-        return f"| {self.part} | {self.mode} | {first} | {second} | {first.ms / second.ms:.2f}x | {peaks} |"
+        cells = [self.part, self.mode, *("-" if cost is None else str(cost) for cost in self.costs.values()), "-", "-"]
+        ways = [self.costs[name] for name in (self.baseline, self.fused) if name is not None]
+        first, *second = [cost for cost in ways if cost is not None]
+        for cost in second:
+            over = f" {self.baseline}" if len(self.costs) > 2 else ""
+            cells[-2:] = f"{first.ms / cost.ms:.2f}x{over}", f"{first.peak_bytes / 1e6:.3g} to {cost.peak_bytes / 1e6:.3g}"
+        return f"| {' | '.join(cells)} |"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +88,9 @@ class Comparison:
         options: with those of :func:`add_arguments`.
         arguments: the command line.
         device: where the networks are.
-        names: of the two ways.
+        names: of the ways, plain ones first.
         rows: how many there will be.
+        plain: how many of the ways are plain: the fastest of them is the baseline.
     """
 
     def __init__(
@@ -87,9 +98,11 @@ class Comparison:
         options: argparse.Namespace,
         arguments: Sequence[str] | None,
         device: torch.device,
-        names: tuple[str, str],
+        names: tuple[str, ...],
         rows: int,
+        plain: int = 1,
     ) -> None:
+        self._plain = plain
         self._options, self._device, self._names = options, device, names
         self._arguments = list(sys.argv[1:] if arguments is None else arguments)
         self._budget = Budget(0.1, 1) if options.quick else Budget(options.budget, 3)
@@ -103,19 +116,27 @@ class Comparison:
         for name, value in self._machine.items():
             print(f"{name:<20} {value}")
         print()
-        print(HEADING.format(*self._names), flush=True)
+        columns = ["part", "pass", *(f"{name}, ms" for name in self._names), "faster", "peak MB"]
+        print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
         return self
 
-    def add(self, part: str, mode: str, jobs: Sequence[Call]) -> None:
-        """Time the two ways in turns, and print their row."""
-        named = dict(zip(self._names, jobs, strict=True))
+    def add(self, part: str, mode: str, jobs: Sequence[Call | None]) -> None:
+        """Time the ways in turns, None for one that there is not, and print their row."""
+        named = {name: job for name, job in zip(self._names, jobs, strict=True) if job is not None}
         what = f"{part}, {mode}"
         self._progress.show(0, what)
         # The first call prepares.
         peaks = {name: memory.peak(job, self._device).bytes for name, job in named.items() if job() is not None}
         times = round_robin(named, self._clock, self._budget, 0, tick=lambda done: self._progress.show(done, what))
         self._progress.step()
-        row = Row(part, mode, {name: Cost(*spread(times[name]), peaks[name], times[name]) for name in named})
+        costs = {name: Cost(*spread(times[name]), peaks[name], times[name]) for name in named}
+        baseline, fused = (
+            min((name for name in names if name in costs), key=lambda name: costs[name].ms, default=None)
+            for names in (self._names[: self._plain], self._names[self._plain :])
+        )
+        if baseline is None:
+            raise ValueError(f"{part}: expected a plain way to compare with, got {', '.join(named)}")
+        row = Row(part, mode, {name: costs.get(name) for name in self._names}, baseline, fused)
         self.rows.append(row)
         print(row, flush=True)
 
