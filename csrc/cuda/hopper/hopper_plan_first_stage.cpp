@@ -145,14 +145,19 @@ bool size_items(const FirstStagePlan& f, const Sizes& s, int positions, const Gp
   }
   // The groups of taps of a k-block are in as few stages as may be, and in equal parts.
   for (int most = kStageStepsMost; most >= 1; --most) {
+    int fewest_stages = std::numeric_limits<int>::max();
     h.stage_steps = 0;
     for (const Branch& b : f.branch) {
-      h.stage_steps = std::max(h.stage_steps, int(ceil_div(b.tap_groups, ceil_div(b.tap_groups, most))));
+      const int stages = int(ceil_div(b.tap_groups, most));
+      h.stage_steps = std::max(h.stage_steps, int(ceil_div(b.tap_groups, stages)));
+      fewest_stages = std::min(fewest_stages, stages);
     }
     for (h.stages = kRowStagesMost; h.stages >= kRowStagesLeast; --h.stages) {
       for (h.windows = kWindowsMost; h.windows >= kWindowsLeast; --h.windows) {
         h.shared_bytes = hopper_first_stage_shared_bytes(h.windows, h.window_bytes, h.stages, h.stage_steps);
-        h.ahead = gpu.overrides.first_stage_ahead ? std::min(gpu.overrides.first_stage_ahead, h.stages) : h.stages - 1;
+        // As the runs had it that have shown this kernel faster; all stages but one may be better.
+        h.ahead = gpu.overrides.first_stage_ahead ? std::min(gpu.overrides.first_stage_ahead, h.stages)
+                                                  : std::min(h.stages / 2, h.windows * fewest_stages);
         if (h.shared_bytes <= gpu.shared_per_block) return true;
       }
     }

@@ -85,13 +85,6 @@ bool allowed_tile(InputGradTile tile, bool nchw, const Overrides& asked) {
                : allowed(asked.input_grad_channels, shape.channels));
 }
 
-bool measured_into_nchw(const Sizes& s) {
-  const int64_t pixels = s.n * s.h * s.w;
-  return std::any_of(kMeasuredIntoNchw.begin(), kMeasuredIntoNchw.end(), [&](const MeasuredIntoNchw& m) {
-    return s.c >= m.channels_from && s.c <= m.channels_to && pixels >= m.pixels_from && pixels <= m.pixels_to;
-  });
-}
-
 }  // namespace
 
 std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, const LineConvPlan& l, HopperInputGradPlan& h) {
@@ -103,8 +96,8 @@ std::string plan_hopper_input_grad(const Sizes& s, Math math, const Gpu& gpu, co
     return nchw ? "the input gradient is written as NCHW in rows that are multiples of eight pixels"
                 : "the input gradient is written as channels_last in multiples of eight channels";
   }
-  if (nchw && gpu.generation == Generation::kMeasured && !measured_into_nchw(s)) {
-    return "no GPU has shown the input gradient of sm_90a faster into NCHW on such a map";
+  if (nchw && !kMeasuredIntoNchw && gpu.generation == Generation::kMeasured) {
+    return "no GPU has shown the input gradient of sm_90a faster into NCHW";
   }
   double quickest = std::numeric_limits<double>::infinity();
   for (InputGradTile tile : {InputGradTile::kChannels256, InputGradTile::kChannels128, InputGradTile::kPixels4x64,
