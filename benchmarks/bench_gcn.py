@@ -76,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(asked: options.Options, plan: runner.Plan, arguments: Sequence[str] | None) -> int:
     """Measure what is planned, show it, write the files that were asked for, and return the exit status."""
+    memory, by_k = plan.subject.memory, plan.subject.by_k
     environment.set_flags(plan.device, asked.threads)
     clock: Clock = CudaClock(plan.device, asked.graphs) if plan.device.type == "cuda" else CpuClock()
-    dtypes = list(dict.fromkeys(problem.dtype for problem in plan.problems))
+    dtypes = list(dict.fromkeys(problem.arithmetic for problem in plan.problems))
     machine = environment.describe(plan.device)
     if asked.base is not None:
         machine["base"] = f"commit {asked.base.commit[:12]}, {asked.base.ref}"
-    rates = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
+    rates = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration, memory)
     for name, value in {**machine, **environment.describe_rates(rates)}.items():
         print(f"{name:<20} {value}")
     print()
@@ -92,11 +93,13 @@ def measure(asked: options.Options, plan: runner.Plan, arguments: Sequence[str] 
     broken_off = 0
     try:
         runner.run(plan, rates, clock, rows, partial(print, flush=True))
-        rates_after = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration)
+        rates_after = environment.measure_rates(plan.device, dtypes, clock, plan.budget.calibration, memory)
         print()
         for name, rate in rates_after.matmul.items():
             print(f"matmul rate {name}: {rates.matmul[name] / 1e9:.3g} GFLOP/s before the table, {rate / 1e9:.3g} after it")
-        print(report.means_table(report.geometric_means(rows)), flush=True)
+        if memory and rates.copy and rates_after.copy:
+            print(f"copy rate: {rates.copy / 1e9:.3g} GB/s before the table, {rates_after.copy / 1e9:.3g} after it")
+        print(report.means_table(report.geometric_means(rows, by_k)), flush=True)
     except KeyboardInterrupt:
         broken_off = 130
         print(f"\nbroken off: {len(rows)} rows are finished", file=sys.stderr)
@@ -107,7 +110,7 @@ def measure(asked: options.Options, plan: runner.Plan, arguments: Sequence[str] 
         broken_off = 141
         # Python flushes what is left at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    means = report.geometric_means(rows)
+    means = report.geometric_means(rows, by_k)
 
     if asked.json is not None:
         header: dict[str, object] = {

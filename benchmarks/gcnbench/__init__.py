@@ -13,6 +13,9 @@
 ``report``          rows, the table, geometric means, JSON and CSV
 ``plot``            pictures
 ``options``         the command line, and every error that can be found before anything runs
+``subject``         what all of this has to know of an operator; everything above is said of the GCN block, which is one
+``strips``          depthwise strips as another: problems, inputs, definition, graph; ``strips_options`` is their command line
+``models``          whole networks of other packages as a third: as they are, and with their strips converted
 ==================  =============================================================================
 """
 

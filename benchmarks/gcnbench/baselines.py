@@ -99,29 +99,35 @@ def _compiled_call(operator: Operator, inputs: Inputs, mode: str) -> Call:
     return call
 
 
-def _eager(layout: str) -> Variant:
-    return Variant(f"eager {layout}", False, layout, partial(torch_call, reference.gcn))
+def plain(definition: Callable[[Any], Operator]) -> dict[str, Variant]:
+    """Eager and compiled PyTorch in both layouts, by the names that ``--baselines`` knows.
+
+    Args:
+        definition: what inputs are an argument of: the convolutions of an operator.
+    """
+
+    def variants(name: str, prepare: Callable[[Operator, Any, str], Call]) -> dict[str, Variant]:
+        return {
+            f"{name}-{key}": Variant(f"{name} {layout}", False, layout, lambda i, mode: prepare(definition(i), i, mode))
+            for key, layout in (("nchw", "NCHW"), ("channels-last", "channels_last"))
+        }
+
+    return {**variants("eager", torch_call), **variants("compile", _compiled_call)}
 
 
-def _compile(layout: str) -> Variant:
-    return Variant(f"compile {layout}", False, layout, partial(_compiled_call, reference.gcn))
-
-
-def _runtime(name: str, prepare: Callable[[Inputs, str], Call]) -> Variant:
+def runtime(name: str, prepare: Callable[[Any, str], Call]) -> Variant:
+    """An inference runtime outside of PyTorch."""
     return Variant(name, False, "NCHW", prepare, modes=("fwd",), own_threads=True)
 
 
 #: Every baseline by the name that ``--baselines`` knows.
 BASELINES = {
-    "eager-nchw": _eager("NCHW"),
-    "eager-channels-last": _eager("channels_last"),
-    "compile-nchw": _compile("NCHW"),
-    "compile-channels-last": _compile("channels_last"),
+    **plain(lambda inputs: reference.gcn),
     "padded": Variant("padded to 8", False, "channels_last", padded_call),
     "shifts": Variant("matmul+shifts", False, "NCHW", partial(torch_call, shifts)),
     "shifts-compile": Variant("matmul+shifts compile", False, "NCHW", partial(_compiled_call, shifts)),
-    "onnxruntime": _runtime("onnxruntime", runtimes.onnxruntime_call),
-    "openvino": _runtime("openvino", runtimes.openvino_call),
+    "onnxruntime": runtime("onnxruntime", runtimes.onnxruntime_call),
+    "openvino": runtime("openvino", runtimes.openvino_call),
 }
 #: The baselines that "ratio to PyTorch" in the geometric means refers to: what a user has without any trick.
 PLAIN = ("eager NCHW", "eager channels_last", "compile NCHW", "compile channels_last")

@@ -16,7 +16,7 @@ import torch
 import gcn_kernels
 from gcn_kernels import backends
 from gcnbench.clock import Clock
-from gcnbench.problems import Problem
+from gcnbench.problems import AnyProblem
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,24 @@ class Rates:
 
     Attributes:
         matmul: operations per second of a large square matrix product, by name of the dtype.
-        copy: bytes read and written per second of a large copy; None on a CPU, whose maps may stay in its caches.
+        copy: bytes read and written per second of a large copy; None on a CPU where it is not asked for, as maps may stay in
+            the caches there.
     """
 
     matmul: dict[str, float]
     copy: float | None
 
-    def floor_ms(self, problem: Problem, mode: str) -> float:
+    def floor_ms(self, problem: AnyProblem, mode: str) -> float:
         """The time that no direct algorithm can beat: its operations at the matmul rate, or its bytes at the copy rate."""
-        arithmetic = problem.flops(mode) / self.matmul[problem.dtype_name]
+        arithmetic = problem.flops(mode) / self.matmul[str(problem.arithmetic).removeprefix("torch.")]
         memory = problem.bytes(mode) / self.copy if self.copy else 0.0
         return max(arithmetic, memory) * 1e3
 
 
-def measure_rates(device: torch.device, dtypes: Iterable[torch.dtype], clock: Clock, seconds: float) -> Rates:
-    """Measure the matrix rate for each dtype and, on a GPU, the copy rate: the best call in so many seconds each."""
+def measure_rates(
+    device: torch.device, dtypes: Iterable[torch.dtype], clock: Clock, seconds: float, memory: bool = False
+) -> Rates:
+    """Measure the matrix rate for each dtype and, on a GPU or for ``memory``, the copy rate: the best in so many seconds each."""
     on_gpu = device.type == "cuda"
     matmul = {}
     for dtype in dtypes:
@@ -47,10 +50,10 @@ def measure_rates(device: torch.device, dtypes: Iterable[torch.dtype], clock: Cl
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
         matmul[str(dtype).removeprefix("torch.")] = 2 * size**3 / _best(clock, seconds, a, b, out)
-    if not on_gpu:
+    if not (on_gpu or memory):
         return Rates(matmul, None)
-    source = torch.empty(1 << 29, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
+    source = torch.zeros(1 << 29 if on_gpu else 1 << 27, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
     return Rates(matmul, 2 * source.nbytes / _best(clock, seconds, source, None, target))
 
 

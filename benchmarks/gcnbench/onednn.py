@@ -17,25 +17,25 @@ from gcnbench.variants import UnavailableError
 
 def unsafe(inputs: Inputs, needs_gradients: bool) -> bool:
     """Whether PyTorch's convolutions might corrupt the heap on this problem."""
-    x, w_l1, _, _, w_r2 = inputs.tensors[:5]
-    tallest = max(w_l1.shape[2], w_r2.shape[2])
+    x, *parameters = inputs.tensors
+    tallest = max(t.shape[2] for t in parameters if t.dim() == 4)
     return needs_gradients and x.device.type == "cpu" and x.dtype == torch.float32 and tallest > x.shape[2]
 
 
-def refuse_unsafe(inputs: Inputs, mode: str) -> None:
+def refuse(is_unsafe: bool) -> None:
     """Keep a baseline from running there.
 
     Raises:
         UnavailableError: the problem is one of those.
     """
-    if unsafe(inputs, mode != "fwd"):
+    if is_unsafe:
         raise UnavailableError("oneDNN corrupts the heap in float32 weight gradients of kernels taller than the map")
 
 
 @contextmanager
-def avoided(inputs: Inputs, needs_gradients: bool) -> Iterator[None]:
+def avoided(is_unsafe: bool) -> Iterator[None]:
     """Without oneDNN where it is unsafe: slower, but right."""
-    if not unsafe(inputs, needs_gradients):
+    if not is_unsafe:
         yield
         return
     with warnings.catch_warnings():

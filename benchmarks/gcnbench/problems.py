@@ -12,11 +12,14 @@ the compulsory ones: every argument read once and every result written once.
 
 import math
 import re
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+AnyInputs = TypeVar("AnyInputs", bound="Inputs")
 MODES = ("fwd", "bwd", "fwdbwd")
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 #: The differentiable arguments in the order of the operator's signature. Not read from the package, which may be another
@@ -79,8 +82,12 @@ def parse_map(text: str) -> Map:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One block on one map: everything that decides the work."""
+class AnyProblem(ABC):
+    """A block of any operator on one map: everything that decides the work.
+
+    Attributes:
+        k: the longest kernel.
+    """
 
     map: Map
     batch: int
@@ -91,6 +98,33 @@ class Problem:
     def dtype_name(self) -> str:
         """``float32`` and so on."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The dtype whose matrix rate bounds the arithmetic."""
+        return self.dtype
+
+    @abstractmethod
+    def heading(self) -> str:
+        """The lines above the problem's rows."""
+
+    @abstractmethod
+    def flops(self, mode: str) -> int:
+        """Operations of the direct algorithm in ``mode`` (fwd, bwd or fwdbwd)."""
+
+    @abstractmethod
+    def bytes(self, mode: str) -> int:
+        """Bytes that have to be read and written in ``mode`` if every tensor moves once."""
+
+
+@dataclass(frozen=True)
+class Problem(AnyProblem):
+    """One GCN block on one map."""
+
+    def heading(self) -> str:
+        m = self.map
+        work = f"{self.first_flops / 1e9:.3g} + {self.second_flops / 1e9:.3g} GFLOP forward"
+        return f"# {m.label}, batch {self.batch}, k {self.k}, M {m.mid}, O {m.out}, {self.dtype_name}\n# {work}"
 
     @property
     def first_flops(self) -> int:
@@ -105,11 +139,9 @@ class Problem:
         return 2 * self.batch * m.height * m.width * m.out * 2 * self.k * m.mid
 
     def flops(self, mode: str) -> int:
-        """Operations of the direct algorithm in ``mode`` (fwd, bwd or fwdbwd)."""
         return {"fwd": 1, "bwd": 2, "fwdbwd": 3}[mode] * (self.first_flops + self.second_flops)
 
     def bytes(self, mode: str) -> int:
-        """Bytes that have to be read and written in ``mode`` if every tensor moves once."""
         m = self.map
         x = self.batch * m.channels * m.height * m.width
         y = self.batch * m.out * m.height * m.width
@@ -121,19 +153,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The operator's arguments, in the order of ``ARGUMENTS``, and the gradient that comes back."""
+    """The operator's arguments and the gradient that comes back.
+
+    Attributes:
+        arguments: the names of ``tensors``.
+    """
 
     tensors: tuple[Tensor, ...]
     dy: Tensor
+    arguments: tuple[str, ...] = field(default=ARGUMENTS, kw_only=True)
 
-    def laid_out(self, layout: str) -> "Inputs":
+    def laid_out(self: AnyInputs, layout: str) -> AnyInputs:
         """The same values with every 4-D tensor, weights too, in ``layout``."""
         form = LAYOUTS[layout]
 
         def convert(t: Tensor) -> Tensor:
             return t.contiguous(memory_format=form) if t.dim() == 4 else t
 
-        return Inputs(tuple(convert(t) for t in self.tensors), convert(self.dy))
+        return replace(self, tensors=tuple(convert(t) for t in self.tensors), dy=convert(self.dy))
 
     def leaves(self) -> tuple[Tensor, ...]:
         """The arguments as leaves that want a gradient; they share the memory of the originals."""

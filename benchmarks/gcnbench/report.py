@@ -36,6 +36,9 @@ error:   largest difference from float64 over the largest value, the worst of
          all results"""
 
 
+_OR_BYTES = "or the bytes at the copy rate, if that takes longer"
+
+
 @dataclass
 class Row:
     """One way to compute one problem in one mode. None where there is nothing to tell.
@@ -114,6 +117,7 @@ class Mean:
     """Geometric means of one backend over the maps of one problem size. None where a factor is missing.
 
     Attributes:
+        k: None for a mean over all of them.
         maps: how many maps it was timed on, of ``of_maps``.
         ratio: against the fastest baseline of each map.
         worst: the smallest of these ratios.
@@ -123,7 +127,7 @@ class Mean:
     """
 
     batch: int
-    k: int
+    k: int | None
     dtype: str
     mode: str
     backend: str
@@ -137,9 +141,10 @@ class Mean:
     percent_of_floor: float | None
 
 
-def heading() -> str:
-    """What the columns mean, and the table's head."""
-    return f"{_LEGEND}\n\n{_COLUMNS}\n{'-' * WIDTH}"
+def heading(memory: bool = False) -> str:
+    """What the columns mean, and the table's head; ``memory``: the floor counts bytes on a CPU too."""
+    legend = _LEGEND.replace("(GPU: or the bytes at the copy rate, if that takes longer)", _OR_BYTES) if memory else _LEGEND
+    return f"{legend}\n\n{_COLUMNS}\n{'-' * WIDTH}"
 
 
 def fill_in(rows: Sequence[Row], flops: int, floor_ms: float) -> None:
@@ -154,12 +159,12 @@ def fill_in(rows: Sequence[Row], flops: int, floor_ms: float) -> None:
                 row.remark = BEATS_FLOOR
 
 
-def geometric_means(rows: Iterable[Row]) -> list[Mean]:
-    """One mean per problem size, mode and backend, in the order of the table."""
-    groups: dict[tuple[int, int, str, str], dict[str, list[Row]]] = {}
+def geometric_means(rows: Iterable[Row], by_k: bool = True) -> list[Mean]:
+    """One mean per problem size (or over all k), mode and backend, in the order of the table."""
+    groups: dict[tuple[int, int | None, str, str], dict[str, list[Row]]] = {}
     for row in rows:
         if row.kind != "floor":
-            by_map = groups.setdefault((row.batch, row.k, row.dtype, row.mode), {})
+            by_map = groups.setdefault((row.batch, row.k if by_k else None, row.dtype, row.mode), {})
             by_map.setdefault(row.map, []).append(row)
     means = []
     for (batch, k, dtype, mode), by_map in groups.items():
@@ -195,12 +200,12 @@ def geometric_means(rows: Iterable[Row]) -> list[Mean]:
 def means_table(means: Sequence[Mean]) -> str:
     """The geometric means as printed last."""
     lines = ["Geometric means over the maps"]
-    size = None
+    size: tuple[int, int | None, str] | None = None
     for mean in means:
         if size != (mean.batch, mean.k, mean.dtype):
             size = (mean.batch, mean.k, mean.dtype)
             lines += [
-                f"batch {mean.batch}, k {mean.k}, {mean.dtype}",
+                f"batch {mean.batch}, " + ("" if mean.k is None else f"k {mean.k}, ") + mean.dtype,
                 f"  {'mode':<6} {'backend':<{_NAME}} {'x best':>6} {'worst':>6} {'x eager/compile':>15} {'%floor':>6}  maps",
             ]
         lines.append(

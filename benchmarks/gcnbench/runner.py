@@ -12,21 +12,23 @@ from torch import Tensor
 from gcnbench import check, memory, onednn, report
 from gcnbench.clock import Budget, Clock, round_robin, spread
 from gcnbench.environment import Rates
-from gcnbench.problems import Inputs, Problem, make_inputs
+from gcnbench.problems import AnyProblem, Inputs
 from gcnbench.report import FLOOR, Row
-from gcnbench.variants import Call, UnavailableError, Variant, first_line, mode_context, result_names
+from gcnbench.subject import GCN, Subject
+from gcnbench.variants import Call, UnavailableError, Variant, first_line, mode_context
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is run, and how."""
 
-    problems: Sequence[Problem]
+    problems: Sequence[AnyProblem]
     modes: Sequence[str]
     variants: Sequence[Variant]
     device: torch.device
     budget: Budget
     seed: int
+    subject: Subject = GCN
 
 
 class Progress:
@@ -79,14 +81,19 @@ def run(plan: Plan, rates: Rates, clock: Clock, rows: list[Row], write: Callable
         write: receives the table, line by line.
     """
     progress = Progress(len(plan.problems) * len(plan.modes))
-    write(report.heading())
+    subject = plan.subject
+    write(report.heading(plan.subject.memory))
     for problem in plan.problems:
-        write(describe(problem))
-        inputs = make_inputs(problem, plan.device, plan.seed)
+        write(problem.heading())
+        try:
+            inputs = subject.inputs(problem, plan.device, plan.seed)
+        except UnavailableError as error:
+            write(f"not run: {error}")
+            continue
         needs_gradients = any(mode != "fwd" for mode in plan.modes)
         progress.show(0, f"{problem.map.label}: float64 results")
-        expected = check.float64_results(inputs, needs_gradients)
-        own = check.yardstick(inputs, needs_gradients, expected)
+        expected = subject.expected(inputs, needs_gradients)
+        own = check.yardstick(inputs, needs_gradients, expected, subject.plain, subject.unsafe)
         layouts = {v.layout: inputs.laid_out(v.layout) for v in plan.variants}
         for mode in plan.modes:
             with mode_context(mode):
@@ -99,19 +106,12 @@ def run(plan: Plan, rates: Rates, clock: Clock, rows: list[Row], write: Callable
                 write(row.line())
 
 
-def describe(problem: Problem) -> str:
-    """One problem in a line."""
-    m = problem.map
-    work = f"{problem.first_flops / 1e9:.3g} + {problem.second_flops / 1e9:.3g} GFLOP forward"
-    return f"# {m.label}, batch {problem.batch}, k {problem.k}, M {m.mid}, O {m.out}, {problem.dtype_name}\n# {work}"
-
-
 @dataclass
 class _Group:
     """One problem in one mode: the variants that are compared with each other."""
 
     plan: Plan
-    problem: Problem
+    problem: AnyProblem
     mode: str
     clock: Clock
     progress: Progress
@@ -163,11 +163,11 @@ class _Group:
         """The variant's call if it runs and its results are right; fills in what is known before timing."""
         try:
             if not variant.ours:
-                onednn.refuse_unsafe(inputs, self.mode)
+                onednn.refuse(self.plan.subject.unsafe(inputs, self.mode != "fwd"))
             call = variant.prepare(inputs, self.mode)
             row.errors = check.errors(call(), self.mode, self.expected)
-            row.error = max(row.errors[name] for name in result_names(self.mode))
-            row.reason = check.violation(row.errors, self.own, self.problem.dtype, variant.ours)
+            row.error = max(row.errors.values())
+            row.reason = check.violation(row.errors, self.own, self.problem.dtype, variant.ours and self.plan.subject.strict)
             if row.reason is not None:
                 row.status = "failed"
                 return None

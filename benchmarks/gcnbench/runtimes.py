@@ -1,19 +1,23 @@
 """Inference runtimes outside of PyTorch as CPU baselines, where they are installed: onnxruntime and OpenVINO.
 
-Both run the same ONNX graph: four Conv nodes and an Add, with the weights as constants, float32, NCHW. They get as many
-threads as PyTorch has. onnxruntime's threads would spin after a call and slow down whatever is timed next, so they are
-told not to; OpenVINO would compute in bfloat16 where the CPU can, so it is told not to.
+Both run the same ONNX graph (for a GCN block four Conv nodes and an Add), with the weights as constants, float32, NCHW. They
+get as many threads as PyTorch has. onnxruntime's threads would spin after a call and slow down whatever is timed next, so
+they are told not to; OpenVINO would compute in bfloat16 where the CPU can, so it is told not to.
 """
 
 import importlib
 import importlib.util
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gcn_kernels.gcn.problem import BIASES, WEIGHTS
 from gcnbench.problems import Inputs
 from gcnbench.variants import Call, UnavailableError
+
+#: A node of a graph: operator, inputs, outputs, attributes.
+Node = tuple[str, list[str], list[str], dict[str, Any]]
 
 
 def missing(name: str) -> str | None:
@@ -22,33 +26,51 @@ def missing(name: str) -> str | None:
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
-def onnx_model(inputs: Inputs) -> bytes:
-    """The block as an ONNX model (opset 18) with input ``x`` and output ``y``."""
-    onnx = importlib.import_module("onnx")
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    x, *parameters = inputs.tensors
-    names = (*WEIGHTS, *BIASES)
-    shapes = {name: list(t.shape) for name, t in zip(names, parameters, strict=True)}
+def conv_node(
+    source: str,
+    weight: str,
+    bias: str | None,
+    result: str,
+    shape: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Node:
+    """A convolution with zero padding that keeps the map's size; ``shape`` is the weight's."""
+    pads = [d * (k // 2) for d, k in zip(dilation, shape[2:], strict=True)] * 2
+    attributes = {"kernel_shape": list(shape[2:]), "pads": pads, "dilations": list(dilation), "group": groups}
+    return "Conv", [source, weight, *([] if bias is None else [bias])], [result], attributes
 
-    def conv(source: str, branch: str, result: str) -> Any:
-        kernel = shapes[f"w_{branch}"][2:]
-        pads = [k // 2 for k in kernel] * 2
-        return helper.make_node("Conv", [source, f"w_{branch}", f"b_{branch}"], [result], kernel_shape=kernel, pads=pads)
 
-    nodes = [
+def gcn_nodes(inputs: Inputs) -> list[Node]:
+    """The graph of a GCN block."""
+    shapes = {name: t.shape for name, t in zip(inputs.arguments, inputs.tensors, strict=True)}
+
+    def conv(source: str, branch: str, result: str) -> Node:
+        return conv_node(source, f"w_{branch}", f"b_{branch}", result, shapes[f"w_{branch}"])
+
+    return [
         conv("x", "l1", "u_l"),
         conv("u_l", "l2", "left"),
         conv("x", "r1", "u_r"),
         conv("u_r", "r2", "right"),
-        helper.make_node("Add", ["left", "right"], ["y"]),
+        ("Add", ["left", "right"], ["y"], {}),
     ]
-    constants = [
-        numpy_helper.from_array(t.detach().contiguous().numpy(), name) for name, t in zip(names, parameters, strict=True)
-    ]
+
+
+def onnx_model(inputs: Inputs, nodes: Sequence[Node]) -> bytes:
+    """A block as an ONNX model (opset 18) with input ``x`` and output ``y``; nodes name the inputs by their arguments."""
+    onnx = importlib.import_module("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    x, *parameters = inputs.tensors
+
+    def constant(name: str, t: Tensor) -> Any:
+        return numpy_helper.from_array(t.detach().contiguous().numpy(), name)
+
+    constants = [constant(name, t) for name, t in zip(inputs.arguments[1:], parameters, strict=True)]
     float32 = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
-        nodes,
-        "gcn",
+        [helper.make_node(kind, sources, results, **attributes) for kind, sources, results, attributes in nodes],
+        "block",
         [helper.make_tensor_value_info("x", float32, list(x.shape))],
         [helper.make_tensor_value_info("y", float32, list(inputs.dy.shape))],
         constants,
@@ -57,7 +79,7 @@ def onnx_model(inputs: Inputs) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def onnxruntime_call(inputs: Inputs, mode: str) -> Call:
+def onnxruntime_call(inputs: Inputs, mode: str, nodes: Callable[[Any], list[Node]] = gcn_nodes) -> Call:
     """Inference through onnxruntime's CPU provider.
 
     Raises:
@@ -69,12 +91,12 @@ def onnxruntime_call(inputs: Inputs, mode: str) -> Call:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(onnx_model(inputs), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(onnx_model(inputs, nodes(inputs)), options, providers=["CPUExecutionProvider"])
     feed = {"x": inputs.tensors[0].numpy()}
     return lambda: (torch.from_numpy(session.run(["y"], feed)[0]),)
 
 
-def openvino_call(inputs: Inputs, mode: str) -> Call:
+def openvino_call(inputs: Inputs, mode: str, nodes: Callable[[Any], list[Node]] = gcn_nodes) -> Call:
     """Inference through OpenVINO's CPU plugin.
 
     Raises:
@@ -87,7 +109,7 @@ def openvino_call(inputs: Inputs, mode: str) -> Call:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    compiled = core.compile_model(core.read_model(model=onnx_model(inputs)), "CPU", settings)
+    compiled = core.compile_model(core.read_model(model=onnx_model(inputs, nodes(inputs))), "CPU", settings)
     request = compiled.create_infer_request()
     feed = {"x": inputs.tensors[0].numpy()}
     return lambda: (torch.from_numpy(request.infer(feed, share_inputs=True, share_outputs=True)[0]),)

@@ -9,7 +9,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,9 +71,9 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def result_names(mode: str) -> tuple[str, ...]:
+def result_names(mode: str, arguments: Sequence[str] = ARGUMENTS) -> tuple[str, ...]:
     """Names of the results of a call: ``y`` for the map, ``d x`` and so on for gradients."""
-    gradients = tuple(f"d {name}" for name in ARGUMENTS)
+    gradients = tuple(f"d {name}" for name in arguments)
     return {"fwd": ("y",), "bwd": gradients, "fwdbwd": ("y", *gradients)}[mode]
 
 

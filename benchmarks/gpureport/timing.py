@@ -89,7 +89,7 @@ def main() -> int:
     not_reached = []
     for problem in [Problem(m, batch, K, dtype) for batch in given.batch for m in PRESETS[given.preset]]:
         if time.monotonic() > stop:
-            not_reached.append(runner.describe(problem))
+            not_reached.append(problem.heading())
             continue
         found = variants(device, given.backends, given.generations, compiled=not given.no_compile)
         budget = Budget(given.budget, 3, min(0.5, given.budget))
