@@ -212,6 +212,20 @@ def test_a_converted_model_that_computes_something_else_fails(monkeypatch: pytes
     assert status == 1 and {r.status for r in rows if r.kind == "fused"} == {"failed"}
 
 
+class WrongInChannelsLast(Tiny):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        return super().forward(x + (x - x.detach()) if last else x)
+
+
+def test_a_layout_in_which_pytorchs_gradients_are_wrong_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small_models(monkeypatch, WrongInChannelsLast)
+    status, rows = results_of(["--device", "cpu", "--quick", "--preset", "models", "--mode", "fwdbwd"], tmp_path / "out.json")
+    by_layout = {layout: {r.status for r in rows if r.layout == layout} for layout in ("NCHW", "channels_last")}
+    assert status == 0 and by_layout == {"NCHW": {"ok"}, "channels_last": {"unavailable"}}
+    assert all("PyTorch's own gradients" in str(r.reason) for r in rows if r.status != "ok")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
