@@ -240,6 +240,15 @@ def other_activation(m: Any, x: Tensor) -> Tensor:
     return x + m.conv2(m.act(m.conv1(x)))
 
 
+def without_parameters() -> nn.Module:
+    model = RefineBody(square(bias=False), nn.ReLU(), square())
+    conv = model.body[0]
+    weight = conv.weight.detach()
+    del conv.weight
+    conv.register_buffer("weight", weight)
+    return model
+
+
 NONE = "its forward computes no x + conv2(relu(conv1(x)))"
 #: Name: what makes a module that is left alone, and a part of the reason.
 NO_REFINEMENTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -261,6 +270,7 @@ NO_REFINEMENTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "groups": (lambda: RefineBody(square(groups=2), nn.ReLU(), square()), "groups 2"),
     "circular": (lambda: RefineBody(square(padding_mode="circular"), nn.ReLU(), square()), "padding_mode 'circular'"),
     "valid": (lambda: RefineBody(square(padding=0), nn.ReLU(), square(padding=2)), "pads (0, 0)"),
+    "no parameters": (without_parameters, "body.0 has no parameters"),
     "float8": (lambda: RefineBody().to(torch.float8_e4m3fn), "float8"),
 }
 

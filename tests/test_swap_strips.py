@@ -81,7 +81,7 @@ def test_the_module_where_the_chain_meets_is_taken() -> None:
         ("1.dwconv", "16: 3x3"),
         ("2", "8: 5x5, then x + 1x7 7x1 + 1x11 11x1 + 1x21 21x1"),
     ]
-    assert not report.refused and "GCN blocks and modules with strips: 3 swapped, 0 refused" in str(report)
+    assert not report.refused and "deconvolutions: 3 swapped, 0 refused" in str(report)
 
 
 def test_both_families_in_one_model_and_one_module(fused: list[list[int]]) -> None:
@@ -126,9 +126,7 @@ def test_what_pytorch_computes_faster_stays(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_where_no_kernel_runs_nothing_is_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gcn_kernels.swap import swap_strips
-
-    monkeypatch.setattr(swap_strips.backends, "choose", lambda *arguments: "torch")
+    monkeypatch.setattr("gcn_kernels.core.backends.choose", lambda *arguments: "torch")
     report = convert_model(nn.Sequential(MSCA()))
     assert not report.swapped and "no kernels for strips of torch.float32 on cpu" in report.refused[0].reason
 

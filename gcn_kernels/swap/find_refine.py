@@ -80,5 +80,7 @@ def flaw(conv: nn.Conv2d) -> str | None:
             f"has kernel {conv.kernel_size}, stride {conv.stride}, dilation {conv.dilation}, groups {conv.groups}: expected "
             "3 x 3 with stride, dilation and groups of 1"
         )
-    dtype = next(conv.parameters()).dtype
-    return None if dtype in DTYPES else f"is of {dtype}"
+    parameter = next(conv.parameters(), None)
+    if parameter is None:
+        return "has no parameters"
+    return None if parameter.dtype in DTYPES else f"is of {parameter.dtype}"
