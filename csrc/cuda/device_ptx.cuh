@@ -97,42 +97,28 @@ GCN_DEVICE void store_shared(T* p, T value) {
   *p = value;
 }
 
-// What moves so many bytes in one instruction; the compiler takes a struct of 16-bit numbers apart otherwise.
-template <size_t kBytes>
-struct Word {};
-template <>
-struct Word<2> {
-  using type = unsigned short;
-};
-template <>
-struct Word<4> {
-  using type = unsigned;
-};
-template <>
-struct Word<8> {
-  using type = uint2;
-};
-template <>
-struct Word<16> {
-  using type = uint4;
-};
-
 template <class T>
 GCN_DEVICE T load_global(const T* p) {
-  constexpr size_t kBytes = sizeof(T) < 16 ? sizeof(T) : 16;
-  using Moved = typename Word<kBytes>::type;
-  T value;
-#pragma unroll
-  for (size_t i = 0; i < sizeof(T) / kBytes; ++i) reinterpret_cast<Moved*>(&value)[i] = reinterpret_cast<const Moved*>(p)[i];
-  return value;
+  return *p;
+}
+
+// The compiler would take structs of small numbers apart.
+GCN_DEVICE void store_words(void* p, uint2 v) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(p), "r"(v.x), "r"(v.y) : "memory");
+}
+GCN_DEVICE void store_words(void* p, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
 template <class T>
 GCN_DEVICE void store_global(T* p, T value) {
-  constexpr size_t kBytes = sizeof(T) < 16 ? sizeof(T) : 16;
-  using Moved = typename Word<kBytes>::type;
-#pragma unroll
-  for (size_t i = 0; i < sizeof(T) / kBytes; ++i) reinterpret_cast<Moved*>(p)[i] = reinterpret_cast<const Moved*>(&value)[i];
+  if constexpr (sizeof(T) == 8 && alignof(T) == 8) {
+    store_words(p, reinterpret_cast<const uint2&>(value));
+  } else if constexpr (sizeof(T) == 16 && alignof(T) == 16) {
+    store_words(p, reinterpret_cast<const uint4&>(value));
+  } else {
+    *p = value;
+  }
 }
 
 constexpr unsigned kFullWarp = 0xffffffffu;
