@@ -9,6 +9,12 @@ MSCA = Case("msca", pairs(7, 21), square(5), skip=True, n=1, c=3, h=13, w=21)
 #: Whole groups of outputs along both axes, and so the kernels that know their taps; rows of a channel are quads.
 WHOLE = Case("whole", pairs(7, 19, 21), square(5), skip=True, n=1, c=8, h=16, w=32)
 WHOLE_CHAIN = Case("whole-chain", ((square(3), row(11), column(11)),), n=2, c=4, h=32, w=48)
+#: A block has four channels of it, whose maps are moved four elements at a time in either layout.
+MANY_CHANNELS = Case("many-channels", pairs(7), n=1, c=96, h=16, w=16)
+#: A block has eight channels of it in channels_last.
+EIGHT_CHANNELS = Case("eight-channels", pairs(7), n=2, c=32, h=8, w=16)
+#: Several channels of a block whose pieces are no whole number of its threads.
+ODD_CHANNELS = Case("odd-channels", pairs(7), n=1, c=96, h=9, w=20)
 #: More than a tile along both axes, and more than one image.
 TILES = Case("tiles", pairs(7, 21), square(5), skip=True, n=2, c=1, h=70, w=140)
 RECTANGLES = Case("rectangles", (((13, 5, (1, 1)),), ((5, 13, (1, 1)),)), n=1, c=2, h=20, w=17)
@@ -82,14 +88,14 @@ TILE = _of(
         "piece += kStripsWarp * op.splits) {\n        const int line",
         "piece += kStripsWarp) {\n        const int line",
         "pixels are counted by every split",
-        Case("splits", pairs(7), n=1, c=1, h=31, w=60),
+        Case("splits", pairs(7), n=1, c=12, h=31, w=60),
     ),
     (
         "split-twice-of-known-taps",
         "piece += kStripsWarp * op.splits) {\n        const int group",
         "piece += kStripsWarp) {\n        const int group",
         "pixels are counted by every split",
-        Case("whole-splits", pairs(7), n=1, c=1, h=64, w=64),
+        Case("whole-splits", pairs(7), n=1, c=6, h=64, w=64),
     ),
     ("bias-of-known-taps", "sum[kTaps] += of_pixel[i];", "", "a bias's gradient is not added up", WHOLE),
     (
@@ -167,7 +173,7 @@ GEOMETRY = _of(
         "if (row >= rows) row -= rows, ++slice;",
         "if (row >= rows) row -= rows, slice += 2;",
         "channels are skipped",
-        WHOLE,
+        ODD_CHANNELS,
     ),
 )
 LINES = _of(
@@ -223,14 +229,14 @@ LAST_CHANNELS = tuple(
             "kTogether * map.plane, 1,",
             "map.plane, 1,",
             "channels lie on top of each other",
-            WHOLE,
+            EIGHT_CHANNELS,
         ),
         (
             "element-of-a-pixel",
             "store_shared(inside + place[i] + e * l.in_piece, value[e]);",
             "store_shared(inside + place[i], value[e]);",
             "four channels are one",
-            WHOLE,
+            MANY_CHANNELS,
         ),
     )
 )

@@ -16,7 +16,7 @@ from planting import Planting
 from rule import check, evaluate, expect
 from strips_cases import CASES, LSKA, MSCA, PAIR, STRIP_BLOCK, Case, draw, make, pairs, row
 from strips_emulated import Emulated, load
-from strips_mutations import FAR, MUTATIONS, WHOLE, WHOLE_CHAIN, Mutation
+from strips_mutations import FAR, MANY_CHANNELS, MUTATIONS, WHOLE, WHOLE_CHAIN, Mutation
 from suites import in_suites
 from views import VIEWS
 
@@ -119,7 +119,7 @@ def test_any_strides(of: str, view: Any) -> None:
 @pytest.mark.parametrize("by", [1, 2, 4])
 def test_maps_that_start_anywhere(by: int, layout: str) -> None:
     """Four elements are moved at once only where they are aligned, which the emulator insists on."""
-    block = make(replace(WHOLE, h=8, branches=pairs(7)), torch.bfloat16)
+    block = make(MANY_CHANNELS, torch.bfloat16)
     n, c, h, w = block.x.shape
     expected = expect(block)
 
