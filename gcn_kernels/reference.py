@@ -11,7 +11,7 @@ from operator import add
 import torch.nn.functional as F
 from torch import Tensor
 
-from gcn_kernels.core.checks import untraced
+from gcn_kernels.core.checks import tracing_state, untraced
 
 #: (weight [C, 1, kh, kw], bias [C] or None) or (weight, bias, dilation) of one depthwise convolution.
 Step = tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, int | tuple[int, int]]
@@ -32,11 +32,12 @@ def gcn(
 
     Shapes are those of :func:`gcn_kernels.fused_gcn`; every convolution is zero-padded to keep the map's size.
     """
-    l1, l2, r1, r2 = untraced(_paddings, (w_l1, w_l2, w_r1, w_r2))
-    left = F.conv2d(x, w_l1, b_l1, padding=l1)
-    left = F.conv2d(left, w_l2, b_l2, padding=l2)
-    right = F.conv2d(x, w_r1, b_r1, padding=r1)
-    right = F.conv2d(right, w_r2, b_r2, padding=r2)
+    # int(): a kernel's size is a constant, also where map sizes are symbolic.
+    l1, l2, r1, r2 = [untraced(_sizes, w) if tracing_state() else w.shape for w in (w_l1, w_l2, w_r1, w_r2)]
+    left = F.conv2d(x, w_l1, b_l1, padding=(int(l1[2]) // 2, 0))
+    left = F.conv2d(left, w_l2, b_l2, padding=(0, int(l2[3]) // 2))
+    right = F.conv2d(x, w_r1, b_r1, padding=(0, int(r1[3]) // 2))
+    right = F.conv2d(right, w_r2, b_r2, padding=(int(r2[2]) // 2, 0))
     return left + right
 
 
@@ -65,15 +66,14 @@ def strips(x: Tensor, branches: Sequence[Sequence[Step]], *, stem: Step | None =
     def conv(t: Tensor, step: Step) -> Tensor:
         weight, bias, dilation = step if len(step) == 3 else (*step, 1)
         dh, dw = (dilation, dilation) if isinstance(dilation, int) else dilation
-        ((ph, pw),) = untraced(_paddings, (weight,))
-        return F.conv2d(t, weight, bias, padding=(dh * ph, dw * pw), dilation=(dh, dw), groups=channels)
+        channels, _, kh, kw = untraced(_sizes, weight) if tracing_state() else weight.shape
+        padding = dh * (int(kh) // 2), dw * (int(kw) // 2)
+        return F.conv2d(t, weight, bias, padding=padding, dilation=(dh, dw), groups=int(channels))
 
-    channels = untraced(lambda: int(x.shape[-3]))
     a = x if stem is None else conv(x, stem)
     chains = [reduce(conv, branch, a) for branch in branches]
     return reduce(add, chains, a) if skip else reduce(add, chains)
 
 
-def _paddings(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Zeros on each side of a map that keep its size, for each weight; constants, also where the sizes of maps are symbolic."""
-    return [(int(w.shape[2]) // 2, int(w.shape[3]) // 2) for w in weights]
+def _sizes(t: Tensor) -> Sequence[int]:
+    return t.shape

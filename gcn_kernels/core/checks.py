@@ -11,6 +11,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+#: Whether torch.jit.trace is at work: its state, or None; a question of 40 ns.
+tracing_state = torch._C._get_tracing_state
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -122,7 +125,7 @@ def untraced(decide: Callable[..., Decision], *arguments: object) -> Decision:
     Sizes are tensors to that tracer, and it warns of every Python number or truth value that is made of one. What is decided here
     goes into the graph as a constant, or is a check of the arguments.
     """
-    if torch.compiler.is_compiling() or not (state := torch._C._get_tracing_state()):
+    if not (state := tracing_state()):
         return decide(*arguments)
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
@@ -154,7 +157,7 @@ class Memory(Generic[Decision]):
         except (AttributeError, RuntimeError, TypeError):  # something else than a dense tensor with sizes known
             return self.decide(tensors, *options)
         if found is None:
-            if torch._C._get_tracing_state():  # sizes in the key are tensors
+            if tracing_state():  # sizes in the key are tensors
                 return untraced(self.decide, tensors, *options)
             found = self.decide(tensors, *options)
             if tensors[0] is not None and tensors[0].device.type != "meta":  # whose checks ask what is recorded, too

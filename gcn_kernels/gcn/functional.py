@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import check_same, is_channels_last, untraced
+from gcn_kernels.core.checks import check_same, is_channels_last, tracing_state, untraced
 from gcn_kernels.core.operator import autocast
 from gcn_kernels.gcn import choice, flops, problem
 from gcn_kernels.gcn.spec import GCN, TRITON_GCN
@@ -71,7 +71,10 @@ def fused_gcn(
     if known:
         return choice.convolutions(x, weights, biases)
     if known is None:
-        untraced(problem.check, x, weights, biases)
+        if tracing_state():
+            untraced(problem.check, x, weights, biases)
+        else:
+            problem.check(x, weights, biases)
     device_type = x.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         with torch.autocast(device_type, enabled=False):
@@ -101,7 +104,8 @@ def _run(
     if chosen == "torch":
         return reference.gcn(x, *weights, *biases)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
-    channels_last = untraced(_gives_channels_last, batch, weights)
+    # The sum of two convolutions takes the layout of its left operand, or NCHW where the result's memory would be both.
+    channels_last = untraced(_gives_channels_last, batch, weights) if tracing_state() else _gives_channels_last(batch, weights)
     tensors, tf32 = (batch, *weights, *biases), backends.allow_tf32()
     if chosen == "triton":
         y = TRITON_GCN(tensors, (channels_last, tf32))
@@ -111,7 +115,6 @@ def _run(
 
 
 def _gives_channels_last(batch: Tensor, weights: tuple[Tensor, ...]) -> bool:
-    """The sum of two convolutions takes the layout of its left operand, or NCHW where the result's memory would be both."""
     out_channels, (height, width) = weights[1].shape[0], batch.shape[2:]
     both = out_channels == 1 or (height == 1 and width == 1)
     return not both and any(is_channels_last(t) for t in (batch, weights[0], weights[1]))

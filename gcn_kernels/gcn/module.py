@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import untraced
+from gcn_kernels.core.checks import tracing_state, untraced
 from gcn_kernels.core.children import channels, hooks_on_all, special, wants_convolutions
 from gcn_kernels.gcn.functional import fused_gcn
 
@@ -133,7 +133,10 @@ class FusedGCN(nn.Module):
         if wants_convolutions(x) or self._why_not_fused() is not None:
             y: Tensor = l2(l1(x)) + r2(r1(x))
             return y
-        untraced(self._check_input, x)
+        if tracing_state():
+            untraced(self._check_input, x)
+        else:
+            self._check_input(x)
         return fused_gcn(
             x,
             l1.weight,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import is_channels_last, untraced
+from gcn_kernels.core.checks import is_channels_last, tracing_state, untraced
 from gcn_kernels.reference import Step
 from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, form_of
@@ -60,7 +60,8 @@ def fused_strips(
 
     Source: Guo et al., *SegNeXt*, NeurIPS 2022, section 3.1; Yuan et al., *Strip R-CNN*, 2025, section 3.
     """
-    strips = untraced(problem.check, x, branches, stem, skip)
+    given = (x, branches, stem, skip)
+    strips = untraced(problem.check, *given) if tracing_state() else problem.check(*given)
     device_type = x.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
@@ -76,5 +77,6 @@ def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
         return reference.strips(x, branches, stem=stem, skip=strips.skip)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     tensors = (batch, list(strips.weights), [b for b in strips.biases if b is not None])
-    y = STRIPS(tensors, (*form_of(strips), untraced(is_channels_last, batch)))
+    channels_last = untraced(is_channels_last, batch) if tracing_state() else is_channels_last(batch)
+    y = STRIPS(tensors, (*form_of(strips), channels_last))
     return y if x.dim() == 4 else y.squeeze(0)
