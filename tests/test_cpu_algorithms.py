@@ -395,9 +395,18 @@ def test_float32_follows_the_switch_of_convolutions_not_that_of_matrix_products(
         if conv is not None:
             mkldnn.conv.fp32_precision = conv  # type: ignore[attr-defined]
         instead = amx and precision != "highest" and conv is None
-        assert backends.choose("auto", "auto", x) == ("torch" if instead else "cpu")
-        assert all(backends.choose(*asked, x) == "cpu" for asked in (("auto", "fft"), ("auto", "direct"), ("cpu", "auto")))
-        assert backends.choose("auto", "auto", x.double()) == backends.choose("auto", "auto", x.half()) == "cpu"
+        assert backends.choose_dense("auto", "auto", x) == ("torch" if instead else "cpu")
+        assert backends.choose_dense("auto", "fft", x) == backends.choose_dense("cpu", "fft", x) == "cpu"
+        for backend, algo in (("auto", "direct"), ("cpu", "direct"), ("cpu", "auto")):
+            if instead:  # what was asked for would be another result than conv2d's
+                with pytest.raises(RuntimeError, match=r"set_float32_matmul_precision has lowered.*'highest'"):
+                    backends.choose_dense(backend, algo, x)
+            else:
+                assert backends.choose_dense(backend, algo, x) == "cpu"
+        assert backends.choose_dense("auto", "auto", x.double()) == backends.choose_dense("auto", "auto", x.half()) == "cpu"
+        assert backends.choose_dense("auto", "direct", x.double()) == "cpu"
+        # The other operators' kernels have products of their own.
+        assert backends.choose("auto", "auto", x) == backends.choose("cpu", "auto", x) == "cpu"
     finally:
         torch.set_float32_matmul_precision(before[0])
         mkldnn.conv.fp32_precision = before[1]  # type: ignore[attr-defined]

@@ -79,8 +79,6 @@ def choose(
     if backend == "auto":
         allowed = kernels if unasked is None else unasked
         chosen = next(b for b in BACKENDS[1:] if b in (*allowed, "torch") and why_not(b, x.device, x.dtype) is None)
-        if chosen == "cpu" and algo == "auto" and x.dtype == torch.float32 and HAS_AMX and _SWITCHES.only_matmul_is_lowered:
-            chosen = "torch"
     elif backend not in (*kernels, "torch"):
         raise RuntimeError(f"backend={backend!r} cannot run: it has no kernels for this operator; use backend='auto'")
     elif (reason := why_not(backend, x.device, x.dtype)) is not None:
@@ -93,6 +91,24 @@ def choose(
         raise RuntimeError("algo='fft' computes in float32 and cannot serve float64 tensors: use algo='auto' or 'direct'")
     if chosen != "cpu" and algo != "auto":
         raise RuntimeError(f"algo={algo!r} is an algorithm of the CPU kernels, but backend {chosen!r} runs: use algo='auto'")
+    return chosen
+
+
+def choose_dense(backend: str, algo: str, x: Tensor) -> str:
+    """:func:`choose` for an operator whose direct method on a CPU is made of PyTorch's matrix products.
+
+    Raises:
+        RuntimeError: as :func:`choose`; or that method may run, and its products have been lowered where convolutions are not.
+    """
+    chosen = choose(backend, algo, x)
+    if chosen == "cpu" and algo != "fft" and x.dtype == torch.float32 and HAS_AMX and _SWITCHES.only_matmul_is_lowered:
+        if backend == "cpu" or algo == "direct":
+            asked = "algo='direct'" if algo == "direct" else "backend='cpu'"
+            raise RuntimeError(
+                f"{asked} multiplies by PyTorch's matrix products, which torch.set_float32_matmul_precision has lowered while "
+                "convolutions stay in float32: set it to 'highest', or use algo='fft', or backend='auto' with algo='auto'"
+            )
+        return "torch"
     return chosen
 
 

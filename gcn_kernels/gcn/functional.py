@@ -98,7 +98,7 @@ def _run(
         check_same(x, (*problem.WEIGHTS, *problem.BIASES), (*weights, *biases))
     if not torch.compiler.is_compiling():
         flops.register_if_counted()
-    chosen = backends.choose(backend, algo, x)
+    chosen = backends.choose_dense(backend, algo, x)
     if chosen == "cpu" and backend == algo == "auto" and not checked and choice.choose(x, weights, biases):
         chosen = "torch"
     if chosen == "torch":
