@@ -442,7 +442,7 @@ class StripsBlock {
 
 // A block has one unit, a tile of some channels of an image; grids of more than kStripsMostBlocks are two-dimensional.
 template <class E>
-__global__ void __launch_bounds__(strips_most_threads(sizeof(E))) strips_tile_kernel(GCN_PARAMS StripsTile p) {
+__global__ void __launch_bounds__(strips_most_threads(sizeof(E)), 1) strips_tile_kernel(GCN_PARAMS StripsTile p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   wait_for_dependencies();
