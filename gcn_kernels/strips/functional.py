@@ -12,7 +12,7 @@ from gcn_kernels.reference import Step
 from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, form_of
 
-#: Of the backends that have kernels, those that ``"auto"`` may choose: the CUDA kernels have not run on a GPU.
+#: Of the backends that have kernels, those that ``"auto"`` may choose: no GPU has run the CUDA kernels as they are.
 UNASKED = ("cpu",)
 
 
@@ -42,7 +42,7 @@ def fused_strips(
         stem: a step before all branches, or None.
         skip: whether the branches' input is added to their sum.
         backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"`` and ``"torch"`` (plain convolutions), which then runs or raises. On
-            a GPU ``"auto"`` is ``"torch"``: no GPU has shown yet that the CUDA kernels are right and faster.
+            a GPU ``"auto"`` is ``"torch"``: no GPU has shown yet that the CUDA kernels, as they are, are faster.
 
     Returns:
         A map of the shape and dtype of ``x``, channels_last where ``x`` is.
