@@ -26,7 +26,7 @@ from refine_families import (
 )
 from strips_families import ConvModule
 from test_swap_guarantee import Double, assert_equal, compiled_operators, fused_in_graphs, outcome
-from test_swap_strips import compare
+from test_swap_strips import compare, compare_compiled, compare_drawn
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -599,11 +599,7 @@ def test_under_compile(name: str) -> None:
 
 def compile_forwards(forwards: list[Callable[[Any, Tensor], Any]]) -> None:
     for forward in forwards:
-        plain, model = pair(own(forward), verify=False)
-        with torch.no_grad():
-            ours, theirs = torch.compile(model, backend="aot_eager")(X), plain(X)
-        for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (ours, theirs)), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=forward.__name__)
+        compare_compiled(*pair(own(forward), verify=False), X)
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -656,18 +652,7 @@ def run_draws(first: int, count: int) -> int:
                         values[j % len(values)] = a
                 return values[-1], values[kept % len(values)]
 
-        torch.manual_seed(seed)
-        plain = Drawn().double()
-        model = copy.deepcopy(plain)
-        convert_model(model, verify=False, force=True)
-        x = torch.randn(draw.randint(0, 2), 3, draw.randint(1, 6), draw.randint(1, 6), dtype=torch.float64)
-        with torch.set_grad_enabled(draw.random() < 0.6):
-            ours, theirs = outcome(model, x), outcome(plain, x)
-        try:
-            compare(ours, theirs)
-        except AssertionError as error:
-            raise AssertionError(f"draw {seed}: {program}: {error}") from error
-        compared += len(theirs)
+        compared += compare_drawn(Drawn, 3, draw, seed)
     return compared
 
 

@@ -357,6 +357,14 @@ def test_under_compile(name: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+def compare_compiled(plain: nn.Module, model: nn.Module, x: Tensor) -> None:
+    """The same values under ``torch.compile``."""
+    with torch.no_grad():
+        ours, theirs = torch.compile(model, backend="aot_eager")(x), plain(x)
+    for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=type(plain).forward.__name__)
+
+
 @pytest.mark.usefixtures("fresh_compiler")
 def test_forwards_under_compile() -> None:
     for forward in (
@@ -368,11 +376,23 @@ def test_forwards_under_compile() -> None:
         other_terms,
         scaled,
     ):
-        plain, model = pair(own(forward))
-        with torch.no_grad():
-            ours, theirs = torch.compile(model, backend="aot_eager")(X), plain(X)
-        for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (ours, theirs)), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=forward.__name__)
+        compare_compiled(*pair(own(forward)), X)
+
+
+def compare_drawn(drawn: type[nn.Module], channels: int, draw: random.Random, seed: int) -> int:
+    """Compare a drawn class, converted and called in a drawn mode, with the plain one; how many values there were."""
+    torch.manual_seed(seed)
+    plain = drawn().double()
+    model = copy.deepcopy(plain)
+    convert_model(model, verify=False, force=True)
+    x = torch.randn(draw.randint(0, 2), channels, draw.randint(1, 6), draw.randint(1, 6), dtype=torch.float64)
+    with torch.set_grad_enabled(draw.random() < 0.6):
+        ours, theirs = outcome(model, x), outcome(plain, x)
+    try:
+        compare(ours, theirs)
+    except AssertionError as error:
+        raise AssertionError(f"draw {seed}: {error}") from error
+    return len(theirs)
 
 
 def run_draws(first: int, count: int) -> int:
@@ -406,18 +426,7 @@ def run_draws(first: int, count: int) -> int:
                         values[i % len(values)] = b
                 return values[-1], values[kept % len(values)]
 
-        torch.manual_seed(seed)
-        plain = Drawn().double()
-        model = copy.deepcopy(plain)
-        convert_model(model, verify=False, force=True)
-        x = torch.randn(draw.randint(0, 2), 4, draw.randint(1, 6), draw.randint(1, 6), dtype=torch.float64)
-        with torch.set_grad_enabled(draw.random() < 0.6):
-            ours, theirs = outcome(model, x), outcome(plain, x)
-        try:
-            compare(ours, theirs)
-        except AssertionError as error:
-            raise AssertionError(f"draw {seed}: {error}") from error
-        compared += len(theirs)
+        compared += compare_drawn(Drawn, 4, draw, seed)
     return compared
 
 

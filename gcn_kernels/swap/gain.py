@@ -2,9 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -66,9 +66,59 @@ def _predicted(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> Gain 
     return Gain(*gains)
 
 
+#: The work of a fused call on a small map, by the name of a backend.
+Run = Callable[[str], object]
+Form = TypeVar("Form", bound=Hashable)
+
+
 @cache
 def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
-    """Time of the depthwise convolutions of these calls over the time fused; None where nothing can run.
+    """Time of the depthwise convolutions of these calls over the time fused; None where nothing can run."""
+
+    def prepare(form: StripsForm) -> Run:
+        x = torch.ones((1, form.channels, MAP, MAP), dtype=dtype, device=device)
+        weights = [torch.ones((form.channels, 1, *k), dtype=dtype, device=device) for k in form.kernels]
+        biases = [weights[0].new_ones(form.channels) if biased else None for biased in form.biased]
+        steps = iter(zip(weights, biases, form.dilations, strict=True))
+        stem = next(steps) if form.stem else None
+        branches = [[next(steps) for _ in range(length)] for length in form.lengths]
+        return lambda name: fused_strips(x, branches, stem=stem, skip=form.skip, backend=name)
+
+    return _timed(forms, prepare, dtype, device, backend)
+
+
+@cache
+def refine_gain(forms: tuple[RefineForm, ...], dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
+    """Time of two convolutions, a ReLU and a sum over the time fused, of all these refinements; None where nothing can run."""
+
+    def prepare(form: RefineForm) -> Run:
+        c, m = form.channels, form.middle
+        side = _side(18 * c * m, REFINE_MAP, 4 * LARGEST)
+        x, w1, w2 = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), (m, c, 3, 3), (c, m, 3, 3)))
+        b1, b2 = (w.new_ones(w.shape[0]) if biased else None for w, biased in zip((w1, w2), form.biased, strict=True))
+        return lambda name: fused_refine(x, w1, w2, b1, b2, backend=name)
+
+    return _timed(forms, prepare, dtype, device, backend)
+
+
+@cache
+def upsample_gain(form: UpsampleForm, dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
+    """Time of PyTorch's transposed convolution over the time fused; None where nothing can run."""
+
+    def prepare(form: UpsampleForm) -> Run:
+        c, o = form.channels, form.out
+        side = _side(16 * c * o, MAP, LARGEST)
+        x, weight = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), (c, o, 4, 4)))
+        bias = weight.new_ones(o) if form.biased else None
+        return lambda name: fused_upsample(x, weight, bias, backend=name)
+
+    return _timed((form,), prepare, dtype, device, backend)
+
+
+def _timed(
+    forms: Sequence[Form], prepare: Callable[[Form], Run], dtype: torch.dtype, device: torch.device, backend: str
+) -> Gain | None:
+    """The gain of all these calls together, each form timed once.
 
     Nothing is timed in 16 bits, where PyTorch's convolutions can take seconds.
     """
@@ -77,62 +127,13 @@ def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch
     total: list[tuple[float, float]] = []
     for form in dict.fromkeys(forms):
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            x = torch.ones((1, form.channels, MAP, MAP), dtype=dtype, device=device)
-            weights = [torch.ones((form.channels, 1, *k), dtype=dtype, device=device) for k in form.kernels]
-            biases = [weights[0].new_ones(form.channels) if biased else None for biased in form.biased]
-            steps = iter(zip(weights, biases, form.dilations, strict=True))
-            stem = next(steps) if form.stem else None
-            branches = [[next(steps) for _ in range(length)] for length in form.lengths]
-
-            def run(name: str, x: Any = x, branches: Any = branches, stem: Any = stem, skip: bool = form.skip) -> object:
-                return fused_strips(x, branches, stem=stem, skip=skip, backend=name)
-
+            run = prepare(form)
             try:
                 turns = _turns(run, device, ("torch", backend))
             except RuntimeError:
                 return None
         total = _added(total, turns, forms.count(form))
     return _measured(total)
-
-
-@cache
-def refine_gain(forms: tuple[RefineForm, ...], dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
-    """Time of two convolutions, a ReLU and a sum over the time fused, of all these refinements; None where nothing can run."""
-    if device.type == "meta" or dtype.itemsize < 4 or backend == "torch":
-        return None
-    total: list[tuple[float, float]] = []
-    for form in dict.fromkeys(forms):
-        c, m = form.channels, form.middle
-        side = _side(18 * c * m, REFINE_MAP, 4 * LARGEST)
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            x, w1, w2 = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), (m, c, 3, 3), (c, m, 3, 3)))
-            b1, b2 = (w.new_ones(w.shape[0]) if biased else None for w, biased in zip((w1, w2), form.biased, strict=True))
-
-            def run(name: str, arguments: Any = (x, w1, w2, b1, b2)) -> object:
-                return fused_refine(*arguments, backend=name)
-
-            try:
-                turns = _turns(run, device, ("torch", backend))
-            except RuntimeError:
-                return None
-        total = _added(total, turns, forms.count(form))
-    return _measured(total)
-
-
-@cache
-def upsample_gain(form: UpsampleForm, dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
-    """Time of PyTorch's transposed convolution over the time fused; None where nothing can run."""
-    if device.type == "meta" or dtype.itemsize < 4 or backend == "torch":
-        return None
-    c, o = form.channels, form.out
-    side = _side(16 * c * o, MAP, LARGEST)
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        x, weight = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), (c, o, 4, 4)))
-        bias = weight.new_ones(o) if form.biased else None
-        try:
-            return _measured(_turns(lambda name: fused_upsample(x, weight, bias, backend=name), device, ("torch", backend)))
-        except RuntimeError:
-            return None
 
 
 def _side(multiplications: int, side: int, most: int) -> int:
@@ -157,7 +158,7 @@ def _measured(turns: list[tuple[float, float]]) -> Gain:
     return Gain(statistics.median(ratios), spread=(fifths[0], fifths[3]))
 
 
-def _turns(run: Callable[[str], object], device: torch.device, names: tuple[str, str]) -> list[tuple[float, float]]:
+def _turns(run: Run, device: torch.device, names: tuple[str, str]) -> list[tuple[float, float]]:
     """Forward seconds of both backends, in turns, so that other load on the machine meets both alike."""
     turns = []
     started = time.perf_counter()

@@ -16,6 +16,9 @@ from gcn_kernels.swap.report import ALREADY, Entry, Gain
 from gcn_kernels.swap.trial import Refused
 from gcn_kernels.upsample.module import FusedUpsample
 
+#: A module that was timed and takes more than this many times PyTorch's time is left as it is.
+TIMED_SLOWER = 1.05
+
 #: The entry of the report, the module, and how it is to run if it is swapped.
 Decision = tuple[Entry, nn.Module, Watched | None]
 

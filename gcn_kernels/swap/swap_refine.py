@@ -9,14 +9,19 @@ from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import Candidate, places_of
 from gcn_kernels.swap.find_refine import flaw, refinements
 from gcn_kernels.swap.gain import refine_gain, upsample_gain
-from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, refuse_without_kernels, watch
+from gcn_kernels.swap.may_swap import (
+    TIMED_SLOWER,
+    Decision,
+    check_class,
+    entry_of,
+    refuse_slower,
+    refuse_without_kernels,
+    watch,
+)
 from gcn_kernels.swap.report import ALREADY, RefineForm, UpsampleForm
 from gcn_kernels.swap.steps import doubles
 from gcn_kernels.swap.trial import Refused, fused_in, suspects
 from gcn_kernels.upsample.functional import KERNELS, UNASKED
-
-#: A module that takes more than this many times PyTorch's time is left as it is.
-SLOWER = 1.05
 
 
 def refinements_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
@@ -57,7 +62,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         like = _parameter(convs)
         refuse_without_kernels("boundary refinements", REFINE.backends, None, like, backend, force)
         gain = refine_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
-        refuse_slower(gain, SLOWER, force)
+        refuse_slower(gain, TIMED_SLOWER, force)
         reason = f"{len(forms)} refinements in its forward" if len(forms) > 1 else ""
     except Refused as refusal:
         watched, reason = None, str(refusal)
@@ -94,7 +99,7 @@ def _decide_deconvolution(
         refuse_without_kernels("deconvolutions", KERNELS, UNASKED, module.weight, backend, force)
         forms = [UpsampleForm(module.in_channels, module.out_channels, module.bias is not None)]
         gain = upsample_gain(forms[0], module.weight.dtype, module.weight.device, backend)
-        refuse_slower(gain, SLOWER, force)
+        refuse_slower(gain, TIMED_SLOWER, force)
     except Refused as refusal:
         watched, reason = None, str(refusal)
     candidate = Candidate(module, places, {"": module})

@@ -12,12 +12,17 @@ from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import Candidate
 from gcn_kernels.swap.find_strips import flaws, joined, owners
 from gcn_kernels.swap.gain import strips_gain
-from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, refuse_without_kernels, watch
+from gcn_kernels.swap.may_swap import (
+    TIMED_SLOWER,
+    Decision,
+    check_class,
+    entry_of,
+    refuse_slower,
+    refuse_without_kernels,
+    watch,
+)
 from gcn_kernels.swap.report import StripsForm
 from gcn_kernels.swap.trial import Refused, fused_in
-
-#: A module whose strips take more than this many times PyTorch's time is left as it is.
-SLOWER = 1.05
 
 
 def strips_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
@@ -62,7 +67,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         like = next(iter(next(iter(convs.values())).parameters()))
         refuse_without_kernels("strips", STRIPS.backends, UNASKED, like, backend, force)
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
-        refuse_slower(gain, SLOWER, force)
+        refuse_slower(gain, TIMED_SLOWER, force)
         reason = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""
         reason = "; ".join([*([reason] if reason else []), *reasons])
     except Refused as refusal:
