@@ -31,7 +31,7 @@ double second_stage_clocks(const Sizes& s, const HopperSecondStagePlan& h, const
   constexpr double kTurnClocks = 600, kTurnPixelClocks = 1.5;  // predicted
   const double pixels = h.patch_pixels, per_clock = gpu.l2 / gpu.clock / gpu.multiprocessors;
   const double tensor = kSecondOutputs * 64 * 16.0 / wgmma_fma_per_clock(gpu);
-  // Eight rows of A that are not aligned take two reads of 128 bytes; those of B are.
+  // Eight rows of A that are not aligned are reckoned as two reads of 128 bytes; those of B are aligned.
   const double shared = ((h.turned ? 1 : 2) * 64 + kSecondOutputs) * 32 / 128.0;
   const double products = pixels / 64 * steps(h) * std::max(tensor, shared);
   const double write = kWriteClocks + kPixelClocks * pixels, writes = h.apart ? 2 * (write + kSumsClocks) : write;

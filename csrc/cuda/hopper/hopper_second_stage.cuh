@@ -16,10 +16,11 @@
 // A is as in hopper_input_grad.cuh: eight neighbouring pixels of a window are a block of eight rows, a tap is a step of the start
 // address, a step of 16 of the depth is one tap of two octets, or two taps of an octet without a partner.
 //
-// Turned: wgmma reads a block of eight rows in one clock where it lies within 128 aligned bytes, else in two. Along columns a tap
-// is a row of 8 or 16 pixels, which keeps blocks where they are. Along rows it would be a pixel, 16 bytes; so there the window
-// stands column by column, planes of [8 kAcross + 2 radius][16 kDown], a block is eight pixels below each other, and afterwards
-// the sums of a tile's pixels change places through shared memory, so that the second branch can go on with them.
+// Turned: wgmma is taken to read a block of eight rows in one clock where it lies within 128 aligned bytes, else in two. That
+// fits the times of an H200 without turning, and has not been measured by itself. Along columns a tap is a row of 8 or 16 pixels,
+// which keeps blocks where they are. Along rows it would be a pixel, 16 bytes; so there the window stands column by column,
+// planes of [8 kAcross + 2 radius][16 kDown], a block is eight pixels below each other, and afterwards the sums of a tile's
+// pixels change places through shared memory, so that the second branch can go on with them.
 //
 // Windows are copied by threads, not by the copy engine: a pixel's octets go to different planes, rows of 16 bytes, which took an
 // H100's copy engine 2 to 7 clocks each where they lie apart in L2, so that it would take longer than the products. Two warps
@@ -30,7 +31,7 @@
 // has several units, warpgroup 2 starts its first one half a unit late, so that one writes while the other multiplies.
 //
 // Cost of 64 pixels for k = 15, M = O = 21: 46 steps of 16, of which each multiplies in 12 clocks and reads (64 + 24) x 32 bytes
-// of shared memory, in 22 clocks, or in 38 if it is not turned.
+// of shared memory, in 22 clocks, or by that reckoning in 38 if it is not turned.
 #pragma once
 
 #include "../fragment.cuh"
