@@ -23,13 +23,10 @@ import cuda_sources
 STABLE_ABI = "0x020b000000000000"
 #: What plans CUDA launches needs no CUDA, so that plans can be looked at anywhere.
 PLAN_SOURCES = [
-    "csrc/cuda/plan.cpp",
-    "csrc/cuda/plan_first_stage.cpp",
-    "csrc/cuda/plan_line_conv.cpp",
-    "csrc/cuda/plan_weight_grad.cpp",
-    "csrc/cuda/cost.cpp",
-    "csrc/cuda/describe.cpp",
-    *sorted(glob("csrc/cuda/hopper/hopper_plan*.cpp")),
+    *sorted(glob("csrc/cuda/gcn/plan*.cpp")),
+    "csrc/cuda/gcn/cost.cpp",
+    "csrc/cuda/gcn/describe.cpp",
+    *sorted(glob("csrc/cuda/gcn/hopper/hopper_plan*.cpp")),
 ]
 #: Host code of an operator that the kernels of every device start from.
 SHARED_SOURCES = sorted(glob("csrc/strips/*.cpp"))
@@ -37,24 +34,24 @@ CPU_SOURCES = [
     *sorted(glob("csrc/*.cpp")),
     *sorted(glob("csrc/cpu/**/*.cpp", recursive=True)),
     *SHARED_SOURCES,
-    "csrc/cuda/gpu_plan.cpp",
+    "csrc/cuda/gcn/gpu_plan.cpp",
     *PLAN_SOURCES,
 ]
 #: The instances take longest, so they start first.
 CUDA_SOURCES = [
-    *sorted(glob("csrc/cuda/instances/*.cu")),
+    *sorted(glob("csrc/cuda/gcn/instances/*.cu")),
     *sorted(glob("csrc/cuda/strips/*.cu")),
-    "csrc/cuda/kernels.cu",
-    "csrc/cuda/gcn_cuda.cpp",
-    "csrc/cuda/execute.cpp",
-    "csrc/cuda/hopper/hopper_execute.cpp",
+    "csrc/cuda/gcn/kernels.cu",
+    "csrc/cuda/gcn/gcn_cuda.cpp",
+    "csrc/cuda/gcn/execute.cpp",
+    "csrc/cuda/gcn/hopper/hopper_execute.cpp",
     *sorted(glob("csrc/cuda/strips/*.cpp")),
     *SHARED_SOURCES,
     *PLAN_SOURCES,
 ]
 #: For sm_90a alone, where 9.0 is among the architectures; else the other file stands for them.
-HOPPER_SOURCES = [*sorted(glob("csrc/cuda/hopper/instances/*.cu")), "csrc/cuda/hopper/hopper_kernels.cu"]
-HOPPER_ABSENT = "csrc/cuda/hopper/hopper_absent.cpp"
+HOPPER_SOURCES = [*sorted(glob("csrc/cuda/gcn/hopper/instances/*.cu")), "csrc/cuda/gcn/hopper/hopper_kernels.cu"]
+HOPPER_ABSENT = "csrc/cuda/gcn/hopper/hopper_absent.cpp"
 #: Memory that one compile job may need, in GiB.
 JOB_MEMORY = 2
 #: The oldest Python whose stable ABI the libraries are tagged for.

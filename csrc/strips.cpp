@@ -1,4 +1,4 @@
-// The schemas of the depthwise strips, declared once for all devices; see csrc/ops.cpp. A form (see csrc/cpu/strips/program.h) is
+// The schemas of the depthwise strips, declared once for all devices; see csrc/gcn.cpp. A form (see csrc/strips/program.h) is
 // told as
 //   lengths     steps of each branch
 //   dilations   dh, dw of every step, the stem's first, then branch by branch

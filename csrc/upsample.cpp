@@ -1,4 +1,4 @@
-// The schemas of the doubling, declared once for all devices; see csrc/ops.cpp.
+// The schemas of the doubling, declared once for all devices; see csrc/gcn.cpp.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gcn_kernels, m) {

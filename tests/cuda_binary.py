@@ -77,7 +77,7 @@ class Kernel:
 
 
 PORTABLE = sorted(path for path in SOURCES.rglob("*.cu") if "hopper" not in path.parts)
-HOPPER = sorted((SOURCES / "hopper" / "instances").glob("*.cu"))
+HOPPER = sorted((SOURCES / "gcn" / "hopper" / "instances").glob("*.cu"))
 
 
 @dataclass(frozen=True)

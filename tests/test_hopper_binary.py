@@ -32,7 +32,7 @@ def test_products_are_not_serialized_and_setmaxnreg_is_not_ignored() -> None:
 
 def test_the_roles_share_the_registers() -> None:
     kernels = compiled_hopper().kernels
-    tiles = (SOURCES / "hopper" / "hopper_tiles.h").read_text()
+    tiles = (SOURCES / "gcn" / "hopper" / "hopper_tiles.h").read_text()
     assert f"kRegistersCopying = {COPYING}, kRegistersMultiplying = {MULTIPLYING};" in tiles
     assert 128 * (COPYING + 2 * MULTIPLYING) <= REGISTERS
     for kernel in kernels:  # what the launch takes is what the roles divide up; of the second stage it is enough for all
@@ -71,7 +71,7 @@ def test_wgmma_on_what_the_copy_engine_brought() -> None:
 
 def test_waits_that_end_say_where(tmp_path: Path) -> None:
     """As PTX, which takes no time: built for it, a wait reads the clock, prints and traps; else it does none of this."""
-    source = SOURCES / "hopper" / "instances" / "hopper_weight_grad_half.cu"
+    source = SOURCES / "gcn" / "hopper" / "instances" / "hopper_weight_grad_half.cu"
     for flags, expected in (([], False), (["-DGCN_DEBUG_BARRIERS"], True)):
         text = tmp_path / "waits.ptx"
         command = ["nvcc", "-std=c++17", "-arch=sm_90a", "-O3", "-ptx", *flags, str(source), "-o", str(text)]

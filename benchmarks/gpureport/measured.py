@@ -1,4 +1,4 @@
-"""Lines for ``kMeasuredFaster`` (csrc/cuda/hopper/hopper_measured.h) from a benchmark of both generations in one run."""
+"""Lines for ``kMeasuredFaster`` (csrc/cuda/gcn/hopper/hopper_measured.h) from a benchmark of both generations in one run."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

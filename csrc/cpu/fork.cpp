@@ -4,8 +4,8 @@
 
 #include <pthread.h>
 
+#include "gcn/spectra_cache.h"
 #include "spare_memory.h"
-#include "spectra_cache.h"
 
 namespace gcn::cpu {
 namespace {

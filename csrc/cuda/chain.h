@@ -1,7 +1,7 @@
 // A chain of launches.
 #pragma once
 
-#include "kernels.h"
+#include "operands.h"
 
 namespace gcn::cuda {
 

@@ -56,7 +56,7 @@ using Accumulator = typename AccumulatorOf<T>::type;
 #include "emulated_device.h"
 #endif
 
-#include "kernels.h"
+#include "operands.h"
 
 namespace gcn::cuda {
 

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "device.cuh"
-#include "kernels.h"
+#include "operands.h"
 
 namespace gcn::cuda {
 

@@ -14,8 +14,8 @@
 #include <string>
 
 #include "../checks.h"
-#include "hopper/hopper_kernels.h"
-#include "plan.h"
+#include "gcn/hopper/hopper_kernels.h"
+#include "gpu.h"
 
 namespace gcn::cuda {
 

@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "plan.h"
+#include "gpu.h"
 
 namespace gcn::cuda {
 
@@ -28,7 +28,6 @@ class PlanKey {
     for (const int64_t number : numbers) numbers_.at(count_++) = number;
     return *this;
   }
-  PlanKey& add(const Sizes& s) { return add({s.n, s.c, s.h, s.w, s.m_l, s.m_r, s.o, s.k1, s.k2, s.k3, s.k4}); }
   PlanKey& add(const Strides& s) { return add({s.n, s.c, s.h, s.w}); }
   PlanKey& add(const MapLayout& map) { return add(map.strides).add({map.aligned}); }
 

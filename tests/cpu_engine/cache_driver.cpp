@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/spare_memory.h"
-#include "../../csrc/cpu/spectra_cache.h"
+#include "../../csrc/cpu/gcn/spectra_cache.h"
 
 namespace {
 

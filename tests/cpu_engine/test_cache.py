@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     Path(__file__).with_name("cache_driver.cpp"),
-    *(ROOT / f"csrc/cpu/{n}.cpp" for n in ("spectra_cache", "spare_memory", "fork")),
+    *(ROOT / f"csrc/cpu/{n}.cpp" for n in ("gcn/spectra_cache", "spare_memory", "fork")),
 ]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built with g++, and forks")

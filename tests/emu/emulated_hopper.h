@@ -1,4 +1,4 @@
-// The Hopper layer's face on a CPU; see csrc/cuda/hopper/hopper_device.cuh.
+// The Hopper layer's face on a CPU; see csrc/cuda/gcn/hopper/hopper_device.cuh.
 //
 // What is caught beyond emulated_device.h: accesses to shared memory that no chain of barriers orders, by vector clocks; places
 // that a copy in flight, or wgmma, uses too early, too late or without the fence between the proxies; barriers that are used

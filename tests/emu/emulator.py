@@ -148,18 +148,18 @@ MATHS = ("half", "bfloat16", "tf32", "float")
 KERNELS = ("first_stage", "line_conv", "weight_grad", "second_stage_grad")
 HOPPER_KERNELS = ("first_stage", "weight_grad", "input_grad", "second_stage")
 PLANS = (
-    *("plan.cpp", "plan_first_stage.cpp", "plan_line_conv.cpp", "plan_weight_grad.cpp", "cost.cpp"),
-    *("hopper/hopper_plan.cpp", *(f"hopper/hopper_plan_{kernel}.cpp" for kernel in HOPPER_KERNELS)),
+    *("gcn/plan.cpp", "gcn/plan_first_stage.cpp", "gcn/plan_line_conv.cpp", "gcn/plan_weight_grad.cpp", "gcn/cost.cpp"),
+    *("gcn/hopper/hopper_plan.cpp", *(f"gcn/hopper/hopper_plan_{kernel}.cpp" for kernel in HOPPER_KERNELS)),
 )
 HOST = (
     *("operator_module.cpp", *PLANS),
-    *("execute.cpp", "kernels.cu"),
-    *("hopper/hopper_execute.cpp", "hopper/hopper_kernels.cu"),
+    *("gcn/execute.cpp", "gcn/kernels.cu"),
+    *("gcn/hopper/hopper_execute.cpp", "gcn/hopper/hopper_kernels.cu"),
 )
-INSTANCES = tuple(f"instances/{kernel}_{math}.cu" for kernel in KERNELS for math in MATHS)
+INSTANCES = tuple(f"gcn/instances/{kernel}_{math}.cu" for kernel in KERNELS for math in MATHS)
 HOPPER_INSTANCES = (
-    *(f"hopper/instances/hopper_{kernel}_{math}.cu" for kernel in HOPPER_KERNELS for math in ("half", "bfloat16")),
-    "hopper/instances/hopper_first_stage_tf32.cu",
+    *(f"gcn/hopper/instances/hopper_{kernel}_{math}.cu" for kernel in HOPPER_KERNELS for math in ("half", "bfloat16")),
+    "gcn/hopper/instances/hopper_first_stage_tf32.cu",
 )
 OPERATOR = Build("emu_operator", (*HOST, *INSTANCES, *HOPPER_INSTANCES))
 #: The operator under sanitizers, which take several times as long to compile. What differs from another arithmetic in the
@@ -179,7 +179,7 @@ SANITIZED = replace(
 STRIPS = Build(
     "emu_strips",
     (
-        *("strips_module.cpp", *PLANS, "hopper/hopper_absent.cpp"),
+        *("strips_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
         *("strips/strips_plan.cpp", "strips/strips_layout.cpp", "strips/strips_execute.cpp", "strips_program.cpp"),
         *("strips/strips_kernels.cu", *(f"strips/strips_{stored}.cu" for stored in ("half", "bfloat16", "float", "double"))),
     ),

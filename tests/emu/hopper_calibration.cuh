@@ -3,7 +3,7 @@
 #pragma once
 
 #include "calibration.cuh"
-#include "hopper/hopper_device.cuh"
+#include "gcn/hopper/hopper_device.cuh"
 
 namespace gcn::cuda::calibration {
 

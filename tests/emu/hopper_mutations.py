@@ -51,7 +51,7 @@ TURNED = EmulatedCase(MANY_OUTPUTS, "half", "nchw", "hopper-turned")
 TURNED_LARGE = EmulatedCase(LARGE_PATCHES, "half", "channels_last", "hopper-turned-large")
 
 FIRST_STAGE = _of(
-    "hopper/hopper_first_stage.cuh",
+    "gcn/hopper/hopper_first_stage.cuh",
     (
         "expects-too-little",
         "windows.start_filling(bytes)",
@@ -175,7 +175,7 @@ FIRST_STAGE = _of(
 )
 
 PRODUCTS = _of(
-    "hopper/hopper_tiles.h",
+    "gcn/hopper/hopper_tiles.h",
     (
         "early-too-soon",
         "inside.from < kEarlyFrom ? kLow",
@@ -193,7 +193,7 @@ PRODUCTS = _of(
 )
 
 PREPARE = _of(
-    "prepare.cuh",
+    "gcn/prepare.cuh",
     ("planes-no-wait", "copy_commit();\n  copy_wait<0>();\n", "copy_commit();\n", "pieces that have not come yet", COPIED),
     ("planes-no-barrier", "copy_wait<0>();\n  __syncthreads();", "copy_wait<0>();", "pieces of other threads", COPIED),
     ("planes-rows", "lane / 8 * 2 + row % 2", "lane / 8 * 2 + 1 - row % 2", "two channels change places", COPIED),
@@ -213,7 +213,7 @@ PREPARE = _of(
 )
 
 WEIGHT_GRAD = _of(
-    "hopper/hopper_weight_grad.cuh",
+    "gcn/hopper/hopper_weight_grad.cuh",
     (
         "expects-too-little",
         "ring.start_filling(2 * kXBytes + octets(u) * kWindowBytes)",
@@ -300,7 +300,7 @@ WEIGHT_GRAD = _of(
 )
 
 INPUT_GRAD = _of(
-    "hopper/hopper_input_grad.cuh",
+    "gcn/hopper/hopper_input_grad.cuh",
     (
         "no-fence-of-zeros",
         "make_uint4(0, 0, 0, 0));\n    fence_async_proxy();",
@@ -502,7 +502,7 @@ INPUT_GRAD = _of(
 )
 
 SECOND_STAGE = _of(
-    "hopper/hopper_second_stage.cuh",
+    "gcn/hopper/hopper_second_stage.cuh",
     ("weights-not-awaited", "    barrier_wait(weights_full + branch, 0);\n", "", "weights have not come yet", SMALL),
     (
         "windows-not-awaited",
@@ -623,7 +623,7 @@ SECOND_STAGE = _of(
 #: Values that are not finite, at the borders of x.
 SPECIAL_X = SpecialCase(SPECIAL, "half", "channels_last", "hopper", ("w_l1", "w_r1"), "x")
 NOT_FINITE = _of(
-    "hopper/hopper_weight_grad.cuh",
+    "gcn/hopper/hopper_weight_grad.cuh",
     ("not-again", "return any != 0;", "return false;", "inf has met the zeros around the map", SPECIAL_X),
     (
         "units-not-permuted",

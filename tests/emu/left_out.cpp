@@ -1,8 +1,8 @@
 // What the sanitised build leaves out: instances of kernels that differ from those for float16 in the conversion of numbers, and
 // of the Hopper kernels also the one for tf32. No problem asks for them there; one that did would fail.
 #include "device.cuh"
-#include "hopper/hopper_kernels.h"
-#include "kernels.h"
+#include "gcn/hopper/hopper_kernels.h"
+#include "gcn/kernels.h"
 
 namespace gcn::cuda {
 

@@ -39,12 +39,12 @@ class Mutation:
 
 def _of(file: str, *mutations: tuple[str, str, str, str, EmulatedCase]) -> list[Mutation]:
     """Mutations of one file, as (name, old, new, why, caught by)."""
-    prefix = file.removesuffix(".cuh").removesuffix(".h").replace("_", "-")
+    prefix = file.removeprefix("gcn/").removesuffix(".cuh").removesuffix(".h").replace("_", "-")
     return [Mutation(f"{prefix}-{name}", Fault(file, old, new, why), case) for name, old, new, why, case in mutations]
 
 
 FIRST_STAGE = _of(
-    "first_stage.cuh",
+    "gcn/first_stage.cuh",
     (
         "no-barrier",
         "copy_wait<kFirstStageStages - 2>();\n      __syncthreads();",
@@ -164,7 +164,7 @@ FIRST_STAGE = _of(
 )
 
 COMBINE = _of(
-    "combine.cuh",
+    "gcn/combine.cuh",
     ("split-lost", "for (int term = 0;", "for (int term = 1;", "the first split is lost", SPLIT),
     ("next-tile", "of_tile - kTilePixels", "of_tile", "the next tile's sums are taken from the tile's own place", NCHW),
     ("share-lost", "other = tid + pixels;", "other = tid + 2 * pixels;", "a thread's splits are lost", SPLIT),
@@ -193,7 +193,7 @@ COMBINE = _of(
 )
 
 PREPARE = _of(
-    "prepare.cuh",
+    "gcn/prepare.cuh",
     (
         "places-no-barrier",
         "place_of(j, first + tid));\n    __syncthreads();",
@@ -252,7 +252,7 @@ PREPARE = _of(
 )
 
 LINE_CONV = _of(
-    "line_conv.cuh",
+    "gcn/line_conv.cuh",
     (
         "no-barrier",
         "copy_wait<kStages - 2>();\n      __syncthreads();",
@@ -392,7 +392,7 @@ LINE_CONV = _of(
 )
 
 WEIGHT_GRAD = _of(
-    "weight_grad.cuh",
+    "gcn/weight_grad.cuh",
     ("no-barrier", "copy_wait<0>();\n      __syncthreads();", "copy_wait<0>();", "other threads' copies are not visible", NCHW),
     (
         "wait-for-nothing",
@@ -484,14 +484,14 @@ WEIGHT_GRAD = _of(
 )
 
 SECOND_STAGE_GRAD = _of(
-    "second_stage_grad.cuh",
+    "gcn/second_stage_grad.cuh",
     ("splits", "row / p.dw.splits, row % p.dw.splits", "row / p.dw.splits, 0", "all splits are the first", SPLIT),
     ("second-job", "block - job * of_first", "block", "du_r starts behind its first rectangles", NCHW),
     ("channel-tiles", "row / p.dw.splits, row % p.dw", "0, row % p.dw", "outputs from 24 on are lost", OUTPUTS),
 )
 
 FINISH = _of(
-    "finish.cuh",
+    "gcn/finish.cuh",
     ("splits", "split + i * step < splits", "split + i * step < 1", "only the first split counts", SPLIT),
     ("shares", "share < shares; ++share) sum +=", "share < 1; ++share) sum +=", "one thread's splits count", MANY_SPLITS),
     ("no-barrier", "sum.w);\n  }\n  __syncthreads();", "sum.w);\n  }", "read before they are written", NCHW),
@@ -529,7 +529,7 @@ BLOCK_SUM = _of(
 )
 
 DIRECT = _of(
-    "direct.cuh",
+    "gcn/direct.cuh",
     ("last-tap", "length - at + radius)", "length - at + radius - 1)", "the tap on the line's last position is lost", DOUBLE),
 )
 
@@ -537,7 +537,7 @@ SANITIZED = [
     Mutation(
         "first-stage-pixel-mask",
         Fault(
-            "first_stage.cuh",
+            "gcn/first_stage.cuh",
             "inside = q < p.n * p.h * p.w;",
             "inside = q < p.n * p.h * p.w + 64;",
             "reads past the end of x, for sums that nobody reads",
@@ -551,7 +551,7 @@ SANITIZED = [
 SPECIAL_X = SpecialCase(SPECIAL, "half", "channels_last", where="x")
 SPECIAL_DY = SpecialCase(SPECIAL, "half", "channels_last", where="dy")
 NOT_FINITE = _of(
-    "weight_grad.cuh",
+    "gcn/weight_grad.cuh",
     ("not-again", "any_of_block(!all_finite(acc))", "any_of_block(false)", "inf has met the zeros around the map", SPECIAL_X),
     (
         "first-sums-stay",

@@ -12,11 +12,11 @@
 #include <string>
 #include <vector>
 
-#include "execute.h"
-#include "hopper/hopper_tiles.h"
-#include "plan.h"
+#include "gcn/execute.h"
+#include "gcn/hopper/hopper_tiles.h"
+#include "gcn/plan.h"
 #include "python_emulator.h"
-#include "tiles.h"
+#include "gcn/tiles.h"
 
 namespace py = pybind11;
 using namespace gcn::cuda;

@@ -18,12 +18,12 @@ from faults import Fault, without_comments
 
 #: What a fault in a header reaches: the headers that are compiled with it, in their order, and those whose kernels use it.
 REACHES = {
-    "line_conv.cuh": ("line_conv.cuh", "second_stage_grad.cuh"),
-    "weight_grad.cuh": ("weight_grad.cuh", "second_stage_grad.cuh"),
-    "block_sum.cuh": ("block_sum.cuh", "direct.cuh", "finish.cuh"),
+    "gcn/line_conv.cuh": ("gcn/line_conv.cuh", "gcn/second_stage_grad.cuh"),
+    "gcn/weight_grad.cuh": ("gcn/weight_grad.cuh", "gcn/second_stage_grad.cuh"),
+    "block_sum.cuh": ("block_sum.cuh", "gcn/direct.cuh", "gcn/finish.cuh"),
     "strips/strips_geometry.cuh": ("strips/strips_geometry.cuh", "strips/strips_tile.cuh"),
     "strips/strips_lines.cuh": ("strips/strips_lines.cuh", "strips/strips_tile.cuh"),
-    "hopper/hopper_tiles.h": ("hopper/hopper_tiles.h", "hopper/hopper_first_stage.cuh"),
+    "gcn/hopper/hopper_tiles.h": ("gcn/hopper/hopper_tiles.h", "gcn/hopper/hopper_first_stage.cuh"),
 }
 #: Faults of a translation unit: few enough that the units of a header keep all cores busy.
 FAULTS_TOGETHER = 6

@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "../chain.h"
-#include "../tiles.h"
 #include "strips_plan.h"
 
 namespace gcn::cuda {

@@ -6,7 +6,7 @@
 // the image, which is the padding of the convolutions that read it.
 #pragma once
 
-#include "../kernels.h"
+#include "../operands.h"
 
 namespace gcn::cuda {
 

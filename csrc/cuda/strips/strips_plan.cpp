@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "../tiles.h"
 #include "strips_layout.h"
 
 namespace gcn::cuda {

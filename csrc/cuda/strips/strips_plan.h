@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../../strips/program.h"
-#include "../plan.h"
+#include "../gpu.h"
 #include "strips_kernels.h"
 
 namespace gcn::cuda {
