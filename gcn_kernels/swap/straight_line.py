@@ -20,6 +20,7 @@ import types
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -47,22 +48,52 @@ _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 #: Methods of a tensor that a straight-line forward may call.
 _METHODS = frozenset({"clone", "sigmoid", "relu", "tanh"})
 
-#: What runs of PyTorch's own classes that may be in a straight-line block: attributes of the class, and functions elsewhere.
-_OF_EVERY_MODULE = "__call__ _call_impl _wrapped_call_impl __getattr__ __getattribute__ forward"
-_KNOWN: dict[Any, Any] = {
-    nn.Conv2d: ((nn.Conv2d, f"{_OF_EVERY_MODULE} _conv_forward"), (F, "conv2d")),
-    nn.Sequential: ((nn.Sequential, f"{_OF_EVERY_MODULE} __iter__"),),
-    nn.ModuleList: ((nn.ModuleList, f"{_OF_EVERY_MODULE} __getitem__ _get_abs_string_index"),),
-    **{kind: ((kind, _OF_EVERY_MODULE),) for kind in (nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh)},
+#: PyTorch's own classes that may be in a straight-line block, and beside them the functions that they call.
+_OWNERS = types.SimpleNamespace(
+    functional=F,
+    **{kind.__name__: kind for kind in (nn.Conv2d, nn.Sequential, nn.ModuleList)},
+    **{kind.__name__: kind for kind in (nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh)},
+)
+#: What runs of every one of them, and what of some.
+_OF_EVERY_MODULE = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__", "forward")
+_OF_SOME = {
+    "Conv2d": ("Conv2d._conv_forward", "functional.conv2d"),
+    "Sequential": ("Sequential.__iter__",),
+    "ModuleList": ("ModuleList.__getitem__", "ModuleList._get_abs_string_index"),
 }
-_LIBRARY = {
-    kind: [
-        (owner, name, getattr(owner, name), getattr(getattr(owner, name), "__code__", None))
-        for owner, names in owners
-        for name in names.split()
-    ]
-    for kind, owners in _KNOWN.items()
+_KNOWN: dict[type[nn.Module], tuple[str, ...]] = {
+    kind: (*(f"{name}.{path}" for path in _OF_EVERY_MODULE), *_OF_SOME.get(name, ()))
+    for name, kind in vars(_OWNERS).items()
+    if kind is not F
 }
+#: All of this as it was when this module was imported, and the code of what is a function.
+_AT_IMPORT = {path: attrgetter(path)(_OWNERS) for paths in _KNOWN.values() for path in paths}
+_AT_IMPORT |= {f"{path}.__code__": f.__code__ for path, f in _AT_IMPORT.items() if hasattr(f, "__code__")}
+
+
+class Library(NamedTuple):
+    """What runs of PyTorch's classes: how to read all of it at once, and what that gave at import."""
+
+    read: Callable[[Any], tuple[Any, ...]]
+    expected: tuple[Any, ...]
+
+
+@lru_cache(maxsize=256)
+def _library(kinds: tuple[type[nn.Module], ...]) -> Library:
+    # Most is the same function in every class, whose code is read once.
+    functions = {path: _AT_IMPORT[path] for kind in kinds for path in _KNOWN.get(kind, ())}
+    once = {function: path for path, function in functions.items()}
+    paths = (*functions, *(path for path in (f"{path}.__code__" for path in once.values()) if path in _AT_IMPORT))
+    return Library(attrgetter(*paths), tuple(_AT_IMPORT[path] for path in paths))
+
+
+#: How a module of any class runs: that of PyTorch's own classes is the usual one.
+_HOW = attrgetter("__getattr__", "__getattribute__", "__call__", "_call_impl")
+_USUAL_HOW = _HOW(nn.Conv2d)
+_FORWARD = attrgetter("forward", "forward.__code__")
+#: Of what a module has: its hooks; and of a convolution, what decides whether it may be of a block, but for its tensors.
+_HOOKS = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OPTIONS = itemgetter("stride", "padding", "dilation", "groups", "padding_mode")
 
 
 #: Modules that a straight-line forward may run.
@@ -86,16 +117,18 @@ class Proof(NamedTuple):
         library: what is to be as PyTorch has it.
         wrappers: classes between it and the convolutions that have a straight-line forward, with the code of that.
         places: every module that runs, parents first; -1 is the module itself.
-        roles: of one that is a GCN block and nothing else, the indices in ``places`` of its convolutions l1, l2, r1, r2.
-        program: of any other, what its run was.
+        program: of one that is more than a GCN block, what its run was.
+        roles: of any other, the indices in ``places`` of its convolutions l1, l2, r1, r2.
+        lines: what these were: ``_OPTIONS`` and the weight's shape.
     """
 
     code: types.CodeType
-    library: tuple[tuple[Any, str, Any, types.CodeType | None], ...]
+    library: Library
     wrappers: tuple[tuple[type[nn.Module], types.CodeType], ...]
     places: tuple[Place, ...]
-    roles: tuple[int, ...] = ()
     program: Program | None = None
+    roles: tuple[int, ...] = ()
+    lines: tuple[Any, ...] = ()
 
 
 #: What is known of every converted module that was watched: None if its code is not straight.
@@ -118,7 +151,7 @@ def run(
         y = repeat(proof.program, forward, module, x, backend)
         if y is not None:
             return y
-    elif modules is not None and (block := _block(x, [modules[role] for role in proof.roles])) is not None:
+    elif modules is not None and (block := _block(x, [modules[role] for role in proof.roles], proof.lines)) is not None:
         return rules.fused_gcn(x, *block, backend=backend)
     del _known[module]
     return None
@@ -144,19 +177,20 @@ def learn(module: nn.Module, original: type[nn.Module], scope: Scope, result: An
 
 def _modules(module: nn.Module, original: type[nn.Module], proof: Proof) -> list[Any] | None:
     """What is at the places of the proof, or None where something could have become another."""
-    for owner, name, function, code in proof.library:
-        now: Any = getattr(owner, name)
-        if now is not function or (code is not None and now.__code__ is not code):
+    try:
+        if proof.library.read(_OWNERS) != proof.library.expected:
             return None
-    if not _runs(original, proof.code) or not all(_runs(kind, code) for kind, code in proof.wrappers):
+        if not _runs(original, proof.code) or not all(_runs(kind, code) for kind, code in proof.wrappers):
+            return None
+    except AttributeError:  # what was a function has no code now
         return None
     found: list[Any] = []
     for parent, name, kind, children in proof.places:
         above = module if parent < 0 else found[parent]
         m = above._modules.get(name) if type(above) in _CONTAINERS else getattr(above, name, None)
-        if type(m) is not kind or m._compiled_call_impl is not None or not _OWN.isdisjoint(m.__dict__):
+        if type(m) is not kind or m._compiled_call_impl is not None or not m.__dict__.keys().isdisjoint(_OWN):
             return None
-        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+        if any(_HOOKS(m.__dict__)):
             return None
         if kind is not nn.Conv2d and tuple(m._modules) != children:
             return None
@@ -166,32 +200,47 @@ def _modules(module: nn.Module, original: type[nn.Module], proof: Proof) -> list
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 #: Attributes of a module by which it runs something else than its class says.
-_OWN = frozenset({"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward"})
+_OWN = frozenset({"forward", "_call_impl", "_wrapped_call_impl", "_conv_forward", "weight", "bias"})
 
 
 def _runs(kind: Any, code: types.CodeType) -> bool:
     """Whether modules of ``kind`` run ``code``, in the way and with the children that all modules have."""
-    usual = kind.__getattr__ is nn.Conv2d.__getattr__ and kind.__getattribute__ is object.__getattribute__
-    usual = usual and kind.__call__ is nn.Conv2d.__call__ and kind._call_impl is nn.Conv2d._call_impl
-    return usual and type(kind.forward) is types.FunctionType and kind.forward.__code__ is code
+    forward, its_code = _FORWARD(kind)
+    return _HOW(kind) == _USUAL_HOW and type(forward) is types.FunctionType and its_code is code
 
 
-def _block(x: Tensor, convs: list[nn.Conv2d]) -> tuple[Any, ...] | None:
-    """Weights and biases if the convolutions, as they are now, make a block that the operator takes."""
+def _line(conv: nn.Conv2d) -> tuple[Any, ...] | None:
+    """What a convolution of a block is, but for the values, dtype and device of its tensors."""
+    own = conv.__dict__
+    weight = own["_parameters"].get("weight")
+    return None if weight is None else (_OPTIONS(own), weight.shape)
+
+
+def _block(x: Tensor, convs: list[nn.Conv2d], lines: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Weights and biases if the convolutions still are what makes a block, of tensors that the operator takes."""
     weights, biases = [], []
     autocast = autocast_dtype(x)
-    for conv, axis in zip(convs, (0, 1, 1, 0), strict=True):
-        weight, bias = conv.weight, conv.bias
-        if conv.padding_mode != "zeros" or line_axis(weight, conv.stride, conv.padding, conv.dilation, conv.groups) != axis:
+    for conv, line in zip(convs, lines, strict=True):
+        if _line(conv) != line:
             return None
+        parameters = conv.__dict__["_parameters"]
+        weight, bias = parameters["weight"], parameters["bias"]
         if not go_together(x, weight, bias, autocast):
             return None
         weights.append(weight)
         biases.append(bias)
-    l1, l2, r1, r2 = (w.shape for w in weights)
-    if not (l1[1] == r1[1] == x.shape[1] and l2[1] == l1[0] and r2[1] == r1[0] and l2[0] == r2[0]):
-        return None
-    return (*weights, *biases)
+    return (*weights, *biases) if weights[0].shape[1] == x.shape[1] else None
+
+
+def _is_block(convs: list[nn.Conv2d]) -> bool:
+    """Whether the weights of the convolutions l1, l2, r1, r2 chain into a block, and nothing else stands for them."""
+    for conv, axis in zip(convs, (0, 1, 1, 0), strict=True):
+        if "weight" not in conv._parameters or "bias" not in conv._parameters or conv.padding_mode != "zeros":
+            return False
+        if line_axis(conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups) != axis:
+            return False
+    l1, l2, r1, r2 = (conv.weight.shape for conv in convs)
+    return l1[1] == r1[1] and l2[1] == l1[0] and r2[1] == r1[0] and l2[0] == r2[0]
 
 
 def _proof(module: nn.Module, original: type[nn.Module], program: Program | None) -> Proof | None:
@@ -204,11 +253,12 @@ def _proof(module: nn.Module, original: type[nn.Module], program: Program | None
     wrappers: dict[type[nn.Module], types.CodeType] = {}
     if not _add(module, -1, names, places, wrappers):
         return None
-    library = [entry for kind in dict.fromkeys(place.kind for place in places) for entry in _LIBRARY.get(kind, ())]
+    library = _library(tuple(dict.fromkeys(place.kind for place in places)))
     # What was replaced before this package was imported is not PyTorch's.
-    if not all(str(getattr(function, "__module__", "torch")).startswith("torch") for _, _, function, code in library if code):
+    functions = (function for function in library.expected if type(function) is types.FunctionType)
+    if not all(str(function.__module__).startswith("torch") for function in functions):
         return None
-    proof = Proof(forward.__code__, tuple(library), tuple(wrappers.items()), tuple(places), (), program)
+    proof = Proof(forward.__code__, library, tuple(wrappers.items()), tuple(places), program)
     return proof if _modules(module, original, proof) is not None else None
 
 
@@ -223,9 +273,11 @@ def _prove(module: nn.Module, original: type[nn.Module], block: Fused) -> Proof 
         roles += [i for i, conv in convs.items() if conv.weight is weight and conv.bias is bias]
     if len(convs) != 4 or len(roles) != 4 or len(set(roles)) != 4:
         return None
-    proof = proof._replace(roles=tuple(roles))
-    found = _modules(module, original, proof)
-    return None if found is None or _block(block.x, [found[role] for role in roles]) is None else proof
+    found = [convs[role] for role in roles]
+    if not _is_block(found):
+        return None
+    proof = proof._replace(roles=tuple(roles), lines=tuple(map(_line, found)))
+    return None if _block(block.x, found, proof.lines) is None else proof
 
 
 def _add(
@@ -240,7 +292,7 @@ def _add(
         below: tuple[str, ...] | None = ()
         if kind in _CONTAINERS:
             below = tuple(child._modules)
-        elif kind not in _LIBRARY:
+        elif kind not in _KNOWN:
             if child is None or (below := _straight(kind.forward)) is None:
                 return False
             wrappers[kind] = kind.forward.__code__
