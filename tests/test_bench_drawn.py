@@ -6,6 +6,7 @@ from pathlib import Path
 import bench_drawn
 import pytest
 import torch
+from gcnbench.clock import Budget
 from gcnbench.drawn import EAGER, FUSED, Range, Result, crashes_in_pytorch, draw, summary
 from gcnbench.problems import Map, Problem
 
@@ -43,6 +44,21 @@ def test_the_faster_layout_of_each_counts() -> None:
     lines = list(summary([result(8, 4, 3, 2), result(3, 4, 6, 7), result(1, 2, 1, 2)], worst=2))
     assert lines[0] == "float32 fwd: 3 problems, geometric mean 1.000, least 0.500, 1 below 0.95"
     assert lines[-2].endswith(" 0.50") and lines[-1].endswith(" 1.00")
+
+
+@pytest.mark.parametrize(("ratios", "taken"), [((2.0,), 2.0), ((0.9, 0.97), 0.97), ((0.9, 0.8), 0.8)])
+def test_what_seems_lost_is_timed_again_and_that_counts(
+    monkeypatch: pytest.MonkeyPatch, ratios: tuple[float, ...], taken: float
+) -> None:
+    budgets: list[float] = []
+
+    def measure(problem: Problem, mode: str, algos: object, budget: Budget, seed: int) -> Result:
+        budgets.append(budget.seconds)
+        return result(ratios[len(budgets) - 1], 9, 1, 9)
+
+    monkeypatch.setattr(bench_drawn, "measure", measure)
+    assert bench_drawn.measured(draw(0, 0, torch.float32), "fwd", (), 0.5, 0).ratio == taken
+    assert budgets == [0.5, 3.0][: len(ratios)]
 
 
 def test_pytorchs_backward_pass_is_left_out_where_it_may_end_the_process() -> None:
