@@ -25,8 +25,8 @@ class Ahead:
         self._begun: dict[Key, Future[Any]] = {}
         self._of_module: dict[ModuleType, list[Job]] = {}
 
-    def begin(self, items: Sequence[pytest.Item]) -> None:
-        """Begin the jobs of these tests, in their order."""
+    def begin(self, items: Sequence[pytest.Item], beside: bool = True) -> None:
+        """Begin the jobs of these tests, in their order; ``beside`` the tests, or else when a test waits for them."""
         by_module: dict[ModuleType, list[pytest.Item]] = {}
         for item in items:
             if has_jobs(item):
@@ -34,17 +34,17 @@ class Ahead:
         for module, chosen in by_module.items():
             self._of_module[module] = jobs = module.ahead(chosen)
             for job in jobs:
-                if _key(job) not in self._begun:
+                if beside and _key(job) not in self._begun:
                     self._begun[_key(job)] = self._pool.submit(job)
 
     def wait(self, item: pytest.Item) -> None:
         """Until the jobs of a test's module are done; those that have not begun are done here."""
         jobs = self._of_module.pop(_module(item), [])
         for job in jobs:
-            if self._begun[_key(job)].cancel():
+            if (begun := self._begun.get(_key(job))) is None or begun.cancel():
                 job()
         for job in jobs:
-            if not (begun := self._begun[_key(job)]).cancelled():
+            if (begun := self._begun.get(_key(job))) is not None and not begun.cancelled():
                 begun.result()
 
     def end(self) -> None:

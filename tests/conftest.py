@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
 # Before PyTorch is imported: its threads that wait for each other leave their cores to the jobs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -31,16 +32,41 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of the processes of ``pytest -n``."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of ``pytest -n auto``: a process needs about a gigabyte, and there is not work for more."""
+    return min(os.cpu_count() or 1, 6)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of ``pytest -n``: a file is for one process, with what its tests share, and so are all that use the emulator."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "emu" if "/emu/" in file else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that wait for long jobs come last."""
-    items.sort(key=has_jobs)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that wait for long jobs come last, after what these jobs are done beside; of several processes, first."""
+    items.sort(key=has_jobs, reverse=is_worker(config))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[AHEAD] = Ahead()
     if not session.config.option.collectonly:
-        session.config.stash[AHEAD].begin(session.items)
+        session.config.stash[AHEAD].begin(session.items, beside=not is_worker(session.config))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -45,6 +45,17 @@ def test_what_has_not_begun_is_done_by_who_waits() -> None:
     jobs.end()
 
 
+def test_of_several_processes_none_does_more_than_its_own_tests_wait_for() -> None:
+    done: list[int] = []
+    ours, theirs = Module(partial(done.append, 1)), Module(partial(done.append, 2))
+    jobs = Ahead()
+    jobs.begin([item(ours), item(theirs)], beside=False)
+    assert not done
+    jobs.wait(item(ours))
+    jobs.end()
+    assert done == [1]
+
+
 def test_a_job_that_fails_fails_who_waits_and_nobody_else() -> None:
     jobs = Ahead()
     broken, sound = Module(partial(int, "no number")), Module(partial(int, "1"))
