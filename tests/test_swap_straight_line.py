@@ -151,6 +151,20 @@ def wider_weight(m: nn.Module) -> None:
     m.conv_r2.weight = nn.Parameter(torch.ones(3, 3, 3, 1, dtype=torch.float64))  # type: ignore[union-attr]
 
 
+def weight_as_an_attribute(m: nn.Module) -> None:
+    conv: Any = m.conv_r2
+    weight = conv.weight.detach() * 2
+    del conv.weight
+    conv.weight = weight
+
+
+def bias_as_a_buffer(m: nn.Module) -> None:
+    conv: Any = m.conv_r2
+    bias = conv.bias.detach() * 2
+    del conv.bias
+    conv.register_buffer("bias", bias)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -164,6 +178,8 @@ def wider_weight(m: nn.Module) -> None:
         compiled_child,
         own_conv_forward,
         wider_weight,
+        weight_as_an_attribute,
+        bias_as_a_buffer,
     ],
     ids=lambda change: change.__name__,
 )

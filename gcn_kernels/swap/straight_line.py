@@ -212,8 +212,9 @@ def _runs(kind: Any, code: types.CodeType) -> bool:
 def _line(conv: nn.Conv2d) -> tuple[Any, ...] | None:
     """What a convolution of a block is, but for the values, dtype and device of its tensors."""
     own = conv.__dict__
-    weight = own["_parameters"].get("weight")
-    return None if weight is None else (_OPTIONS(own), weight.shape)
+    parameters = own["_parameters"]
+    weight = parameters.get("weight")
+    return None if weight is None or "bias" not in parameters else (_OPTIONS(own), weight.shape)
 
 
 def _block(x: Tensor, convs: list[nn.Conv2d], lines: tuple[Any, ...]) -> tuple[Any, ...] | None:
