@@ -19,8 +19,8 @@
 //   load_shared, store_shared              2, 4, 8 or 16 bytes
 //   load_global, store_global              a struct of neighbours at once, at a multiple of its alignment
 //   shuffle_xor, shuffle_down              over the full warp
-//   broadcast(value)                       lane 0's value; the compiler knows that it is the same in all lanes, so that what
-//                                          hangs on it is no divergence
+//   broadcast(value)                       lane 0's value; the compiler knows that it is the same in all lanes, so that
+//                                          branches on it are warp-uniform
 //   ballot(condition)                      bit i: whether it holds in lane i
 //   kept(value)                            the 32-bit value, which the compiler keeps in a register instead of computing it again
 //   wait_for_dependencies(), launch_dependents()  programmatic dependent launch, sm_90 and newer; nothing before
