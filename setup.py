@@ -41,11 +41,13 @@ CPU_SOURCES = [
 CUDA_SOURCES = [
     *sorted(glob("csrc/cuda/gcn/instances/*.cu")),
     *sorted(glob("csrc/cuda/strips/*.cu")),
+    *sorted(glob("csrc/cuda/refine/*.cu")),
     "csrc/cuda/gcn/kernels.cu",
     "csrc/cuda/gcn/gcn_cuda.cpp",
     "csrc/cuda/gcn/execute.cpp",
     "csrc/cuda/gcn/hopper/hopper_execute.cpp",
     *sorted(glob("csrc/cuda/strips/*.cpp")),
+    *sorted(glob("csrc/cuda/refine/*.cpp")),
     *SHARED_SOURCES,
     *PLAN_SOURCES,
 ]

@@ -9,4 +9,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gcn_kernels, m) {
   m.def(
       "refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // The same on a GPU. allow_tf32: whether it may round the factors of float32 products to tf32.
+  m.def("cuda_refine(Tensor x, Tensor w1, Tensor w2, Tensor? b1, Tensor? b2, bool channels_last, bool allow_tf32) -> Tensor");
+  m.def(
+      "cuda_refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted, bool allow_tf32) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -13,7 +13,7 @@ from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.gcn.spec import GCN
 from gcn_kernels.refine.functional import fused_refine
 from gcn_kernels.refine.module import FusedRefine
-from gcn_kernels.refine.spec import REFINE
+from gcn_kernels.refine.spec import CUDA_REFINE, REFINE
 from gcn_kernels.strips.functional import fused_strips
 from gcn_kernels.strips.module import FusedStrips
 from gcn_kernels.strips.spec import STRIPS
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 #: The compiled operators, each with its backward operator.
-OPERATORS = (GCN, STRIPS, UPSAMPLE, REFINE)
+OPERATORS = (GCN, STRIPS, UPSAMPLE, REFINE, CUDA_REFINE)
 library.load(
     {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
     [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],

@@ -73,6 +73,22 @@ def test_strips_have_registers_for_the_threads_of_the_plan(kernels: tuple[Kernel
     ]
 
 
+def test_refinements_have_registers_for_the_blocks_of_the_plan(kernels: tuple[Kernel, ...]) -> None:
+    """Two blocks of 256 threads; of float32, whose products are three each, one."""
+    found = [k for k in kernels if k.name in ("refine_forward_kernel", "refine_backward_kernel")]
+    assert {k.math for k in found} == {"half", "bfloat16", "tf32", "float"} and len(found) == 8
+    assert not [f"{k}: {k.registers}" for k in found if k.registers * 256 * (1 if k.math == "float" else 2) > REGISTERS]
+
+
+@needs_nvdisasm
+def test_refinements_multiply_on_tensor_cores(kernels: tuple[Kernel, ...]) -> None:
+    """A step of a convolution is 36 products, three times as many of float32, and the loads that refine_products.cuh counts."""
+    for kernel in (k for k in kernels if k.name == "refine_forward_kernel"):
+        assert kernel.loop["HMMA"] == (108 if kernel.math == "float" else 36), str(kernel)
+        assert kernel.loop["LDSM"] == 8, str(kernel)
+        assert not kernel.loop["FFMA"] and not kernel.loop["LDL"] and not kernel.loop["STL"], str(kernel)
+
+
 @needs_nvdisasm
 def test_no_local_memory(kernels: tuple[Kernel, ...]) -> None:
     assert all(k.instructions for k in kernels)

@@ -35,6 +35,14 @@ SCHEMAS = {
         "gcn_kernels::refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
+    "cuda_refine": (
+        "gcn_kernels::cuda_refine(Tensor x, Tensor w1, Tensor w2, Tensor? b1, Tensor? b2, bool channels_last, bool allow_tf32) "
+        "-> Tensor"
+    ),
+    "cuda_refine_backward": (
+        "gcn_kernels::cuda_refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted, bool allow_tf32) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
     "cpu_plan": "gcn_kernels::cpu_plan(int[] sizes, bool float64, bool spectra_cached) -> str",
     "cpu_spectra_cache": "gcn_kernels::cpu_spectra_cache(bool clear) -> int",
 }

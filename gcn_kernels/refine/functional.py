@@ -10,8 +10,11 @@ from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import Memory, check_map, check_same, check_tensor, is_channels_last, shape_of
 from gcn_kernels.core.operator import autocast
-from gcn_kernels.refine.spec import REFINE
+from gcn_kernels.refine.spec import CUDA_REFINE, REFINE
 
+#: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown kernels to be faster.
+KERNELS = (*REFINE.backends, *CUDA_REFINE.backends)
+UNASKED = REFINE.backends
 NAMES = ("x", "w1", "w2", "b1", "b2")
 
 
@@ -28,7 +31,8 @@ def fused_refine(
         w2: [C, M, 3, 3]
         b1: [M] or None.
         b2: [C] or None.
-        backend: ``"auto"``, ``"cpu"`` or ``"torch"``, which then runs or raises. There are no kernels for GPUs.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"torch"``, which then runs or raises. On a GPU ``"auto"`` is
+            ``"torch"``: the CUDA kernels have not run on one yet.
 
     Returns:
         A map like ``x``, in its dtype.
@@ -82,7 +86,7 @@ def _decide(tensors: Sequence[Any], backend: str, _: str | None) -> _How:
     _check(tensors)
     x = tensors[0]
     check_same(x, NAMES[1:], tensors[1:])
-    chosen = backends.choose(backend, "auto", x, REFINE.backends)
+    chosen = backends.choose(backend, "auto", x, KERNELS, UNASKED)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     return _How(chosen, x.shape[-3] > 1 and is_channels_last(batch), x.dim() == 3)
 
@@ -96,5 +100,8 @@ def _run(tensors: tuple[Any, ...], backend: str) -> Tensor:
         return reference.refine(*tensors)
     if how.single:
         tensors = (tensors[0].unsqueeze(0), *tensors[1:])
-    y = REFINE(tensors, (how.channels_last,))
+    if how.backend == "cuda":
+        y = CUDA_REFINE(tensors, (how.channels_last, backends.allow_tf32()))
+    else:
+        y = REFINE(tensors, (how.channels_last,))
     return y.squeeze(0) if how.single else y

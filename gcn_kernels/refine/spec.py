@@ -1,5 +1,7 @@
 """The specification of boundary refinement: its operators, the shapes of their results, their definition.
 
+There are two pairs of compiled operators: ``refine`` and ``refine_backward`` for CPUs, and ``cuda_refine`` and
+``cuda_refine_backward``, which have a switch for tf32.
 Only x and the parameters are saved: the backward kernels compute the map between the convolutions again.
 """
 
@@ -27,4 +29,28 @@ REFINE = Operator(
     vectors={"b1": ("w1", 0), "b2": ("w2", 0)},
     read=("b1",),
     backends=("cpu",),
+)
+
+
+def _cuda_fake(
+    x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None, channels_last: bool, allow_tf32: bool
+) -> Tensor:
+    return _fake(x, w1, w2, b1, b2, channels_last)
+
+
+CUDA_REFINE = Operator(
+    schema=(
+        "gcn_kernels::cuda_refine(Tensor x, Tensor w1, Tensor w2, Tensor? b1, Tensor? b2, bool channels_last, bool allow_tf32) "
+        "-> Tensor"
+    ),
+    backward_schema=(
+        "gcn_kernels::cuda_refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted, bool allow_tf32) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    results=("y",),
+    definition=reference.refine,
+    fake=_cuda_fake,
+    vectors={"b1": ("w1", 0), "b2": ("w2", 0)},
+    read=("b1",),
+    backends=("cuda",),
 )

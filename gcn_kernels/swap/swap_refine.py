@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from gcn_kernels.refine.spec import REFINE
+from gcn_kernels.refine import functional as refinement
 from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import Candidate, places_of
 from gcn_kernels.swap.find_refine import flaw, refinements
@@ -60,7 +60,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         watched = watch(module, convs | inside, backend, "refine")
         forms = [RefineForm.of(block) for block in tried or ()]
         like = _parameter(convs)
-        refuse_without_kernels("boundary refinements", REFINE.backends, None, like, backend, force)
+        refuse_without_kernels("boundary refinements", refinement.KERNELS, refinement.UNASKED, like, backend, force)
         gain = refine_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
         refuse_slower(gain, TIMED_SLOWER, force)
         reason = f"{len(forms)} refinements in its forward" if len(forms) > 1 else ""

@@ -179,9 +179,18 @@ SANITIZED = replace(
 STRIPS = Build(
     "emu_strips",
     (
-        *("strips_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
+        *("host_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
         *("strips/strips_plan.cpp", "strips/strips_layout.cpp", "strips/strips_execute.cpp", "strips_program.cpp"),
         *("strips/strips_kernels.cu", *(f"strips/strips_{stored}.cu" for stored in ("half", "bfloat16", "float", "double"))),
+    ),
+)
+#: Boundary refinement likewise.
+REFINE = Build(
+    "emu_refine",
+    (
+        *("host_module.cpp", "refine_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
+        *("refine/refine_plan.cpp", "refine/refine_execute.cpp", "refine/refine_kernels.cu"),
+        *(f"refine/refine_{math}.cu" for math in ("half", "bfloat16", "tf32", "float", "double")),
     ),
 )
 
@@ -194,6 +203,11 @@ def host_library() -> Path:
 def strips_library(more: Sequence[Path] = (), build: Build = STRIPS) -> Path:
     """The same of the depthwise strips, with ``more`` objects in it."""
     return _host_library("host_strips.cpp", build.sources, more, build)
+
+
+def refine_library(more: Sequence[Path] = (), build: Build = REFINE) -> Path:
+    """The same of boundary refinement."""
+    return _host_library("host_refine.cpp", build.sources, more, build)
 
 
 def _host_library(host_source: str, sources: Sequence[str], more: Sequence[Path] = (), build: Build = OPERATOR) -> Path:

@@ -23,6 +23,8 @@ REACHES = {
     "block_sum.cuh": ("block_sum.cuh", "gcn/direct.cuh", "gcn/finish.cuh"),
     "strips/strips_geometry.cuh": ("strips/strips_geometry.cuh", "strips/strips_tile.cuh"),
     "strips/strips_lines.cuh": ("strips/strips_lines.cuh", "strips/strips_tile.cuh"),
+    "refine/refine_maps.cuh": ("refine/refine_maps.cuh", "refine/refine_products.cuh", "refine/refine_tile.cuh"),
+    "refine/refine_products.cuh": ("refine/refine_products.cuh", "refine/refine_tile.cuh"),
     "gcn/hopper/hopper_tiles.h": ("gcn/hopper/hopper_tiles.h", "gcn/hopper/hopper_first_stage.cuh"),
 }
 #: Faults of a translation unit: few enough that the units of a header keep all cores busy.

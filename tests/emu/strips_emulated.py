@@ -4,9 +4,6 @@ Run in processes of their own as well, which see this folder only.
 """
 
 import ctypes
-import os
-import resource
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +13,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
+from forked import forked
 from rule import check, evaluate, expect
 from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, make
 from strips_mutations import MUTATIONS, Mutation
@@ -27,12 +25,10 @@ from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, form_of
 
 FORMS = {"msca": MSCA, "strip-block": STRIP_BLOCK, "lska": LSKA}
-#: Seconds of the processor that a fault may take.
-CPU_SECONDS = 60
 
 
 def load(library: Path | str) -> ctypes.CDLL:
-    """Register the operators of the namespace gcn_emulated; what is returned has the functions of strips_module.cpp."""
+    """Register the operators of the namespace gcn_emulated; what is returned has the functions of host_module.cpp."""
     for operator in STRIPS.schemas:
         name, _, signature = SCHEMAS[operator].partition("(")
         torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
@@ -105,7 +101,7 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
             return str(error)
         return ""
 
-    return [_forked(lambda number=number, name=name: wrong_with(number, _named(name))) for number, name in faults]
+    return [forked(lambda number=number, name=name: wrong_with(number, _named(name))) for number, name in faults]
 
 
 def _named(name: str) -> Mutation:
@@ -124,20 +120,3 @@ def wrong(library: str, problems: Sequence[tuple[str, tuple[int, int, int, int],
         except (AssertionError, RuntimeError) as error:
             found.append(f"{case} {dtype} {layout}: {error}")
     return found
-
-
-def _forked(run: Any) -> str:
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.write(write, b"1" + run()[:1000].encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as answer:
-        said = answer.read()
-    _, status = os.waitpid(child, 0)
-    if not said:
-        return f"ended by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"ended with {status}"
-    return said[1:].decode()

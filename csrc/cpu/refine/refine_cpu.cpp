@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../../dtype.h"
+#include "../../refine/arguments.h"
 #include "../dense.h"
 #include "../image.h"
 #include "../parallel.h"
@@ -20,6 +20,7 @@ namespace gcn::cpu {
 namespace refine {
 namespace {
 
+using gcn::refine::check_bias, gcn::refine::check_maps;
 using torch::stable::Tensor;
 
 // Backward, sums over pixels are made for this many units, for any number of threads; forward, each thread gets a few.
@@ -29,29 +30,8 @@ constexpr int64_t kMostGroups = 32;
 
 #include "../kernels_in_use.inl"
 
-// Users meet the checks of gcn_kernels/refine/functional.py, which explain themselves; the ones here only keep a direct call of
-// the registered operators from reading out of bounds.
-void check_like(const char* name, const Tensor& t, const Tensor& x) {
-  check(t.scalar_type() == x.scalar_type() && t.device() == x.device(), name, ": expected the dtype and device of x");
-}
-void check_weight(const char* name, const Tensor& w, int64_t outputs, int64_t inputs) {
-  check(w.dim() == 4 && w.size(0) == outputs && w.size(1) == inputs && w.size(2) == 3 && w.size(3) == 3, name, ": expected [",
-        outputs, ", ", inputs, ", 3, 3]");
-}
-void check_bias(const char* name, const std::optional<Tensor>& b, int64_t length, const Tensor& x) {
-  if (!b) return;
-  check(b->dim() == 1 && b->size(0) == length, name, ": expected [", length, "]");
-  check_like(name, *b, x);
-}
-Sizes sizes_of(const Tensor& x, const Tensor& w1, const Tensor& w2) {
-  check(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
-  check_dtype(x.scalar_type());
-  check(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, "x: expected C, H and W of at least 1");
-  check(w1.dim() == 4 && w1.size(0) > 0, "w1: expected [M, C, 3, 3] with M of at least 1");
-  check_weight("w1", w1, w1.size(0), x.size(1));
-  check_weight("w2", w2, x.size(1), w1.size(0));
-  check_like("w1", w1, x);
-  check_like("w2", w2, x);
+Sizes sizes_of(const Tensor& x, const Tensor& w1, const Tensor& w2, const std::optional<Tensor>& b1) {
+  check_maps(x, w1, w2, b1);
   return {x.size(0), x.size(1), w1.size(0), x.size(2), x.size(3)};
 }
 
@@ -94,8 +74,7 @@ std::vector<A> relu(std::vector<A> of) {
 
 Tensor refine(const Tensor& x, const Tensor& w1, const Tensor& w2, const std::optional<Tensor>& b1,
               const std::optional<Tensor>& b2, bool channels_last) {
-  const Sizes s = sizes_of(x, w1, w2);
-  check_bias("b1", b1, s.m, x);
+  const Sizes s = sizes_of(x, w1, w2, b1);
   check_bias("b2", b2, s.c, x);
   const Tensor y = new_tensor(x, {s.n, s.c, s.h, s.w}, channels_last);
   if (s.n == 0) return y;
@@ -233,18 +212,10 @@ void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const T
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> refine_backward(const Tensor& dy, const Tensor& x, const Tensor& w1,
                                                                    const Tensor& w2, const std::optional<Tensor>& b1,
                                                                    int64_t wanted) {
-  const Sizes s = sizes_of(x, w1, w2);
-  check_bias("b1", b1, s.m, x);
-  check(dy.dim() == 4 && dy.size(0) == s.n && dy.size(1) == s.c && dy.size(2) == s.h && dy.size(3) == s.w,
-        "dy: expected the shape of x");
-  check_like("dy", dy, x);
-  const auto like = [&](int bit, const Tensor& t) {
-    return wanted >> bit & 1 ? torch::stable::empty_like(t) : new_tensor(x, {0});
-  };
-  const Tensor dx = like(0, x), dw1 = like(1, w1), dw2 = like(2, w2);
-  const Tensor db1 = new_tensor(x, {wanted & 8 ? s.m : 0}), db2 = new_tensor(x, {wanted & 16 ? s.c : 0});
+  const Sizes s = sizes_of(x, w1, w2, b1);
+  const gcn::refine::Gradients found(dy, x, w1, w2, wanted);
   const auto chosen = [&](int bit, const Tensor& t) { return wanted >> bit & 1 ? &t : nullptr; };
-  const Results to{chosen(0, dx), chosen(1, dw1), chosen(2, dw2), chosen(3, db1), chosen(4, db2)};
+  const Results to{chosen(0, found.x), chosen(1, found.w1), chosen(2, found.w2), chosen(3, found.b1), chosen(4, found.b2)};
   if (s.n == 0) {
     for (const Tensor* t : {to.w1, to.w2, to.b1, to.b2})
       if (t) torch::stable::zero_(const_cast<Tensor&>(*t));
@@ -253,7 +224,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> refine_backward(const Tensor&
   } else {
     backward_vectors(s, dy, x, w1, w2, b1, to);
   }
-  return {dx, dw1, dw2, db1, db2};
+  return found.results();
 }
 
 }  // namespace

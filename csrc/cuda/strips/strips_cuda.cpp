@@ -11,6 +11,7 @@
 #include "../../strips/arguments.h"
 #include "../place.h"
 #include "../plan_cache.h"
+#include "../tensors.h"
 #include "strips_plan.h"
 
 namespace gcn::cuda {
@@ -18,18 +19,6 @@ namespace {
 
 using gcn::strips::Form, gcn::strips::Gradients, gcn::strips::Ints, gcn::strips::Kernel, gcn::strips::Program,
     gcn::strips::read_form;
-using torch::headeronly::ScalarType;
-
-Math stored_as(ScalarType dtype) {
-  return dtype == ScalarType::Half       ? Math::kHalf
-         : dtype == ScalarType::BFloat16 ? Math::kBFloat16
-         : dtype == ScalarType::Double   ? Math::kDouble
-                                         : Math::kFloat;
-}
-
-Strides strides_of(const Tensor& map) { return {map.stride(0), map.stride(1), map.stride(2), map.stride(3)}; }
-
-Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 // Checked for all that the kernels count in 32 bits; what a tile counts in them is far smaller.
 StripsSizes sizes_of(const Tensor& x, const Form& form) {
@@ -79,11 +68,6 @@ std::shared_ptr<const StripsPlan> plan_of(const Place& place, const StripsSizes&
   });
 }
 
-Tensor new_workspace(const Tensor& x, size_t bytes) {
-  const int64_t size[] = {static_cast<int64_t>(std::max<size_t>(bytes, 1))};
-  return torch::stable::new_empty(x, {size, 1}, ScalarType::Byte);
-}
-
 Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Ints& lengths,
               const Ints& dilations, const Ints& biased, bool stem, bool skip, bool channels_last) {
   const Form form = read_form(x, weights, biases, lengths, dilations, biased, stem, skip);
@@ -102,23 +86,6 @@ Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::ve
   check_launches(run_strips(*plan, tensors, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::strips");
   return y;
 }
-
-// Gradients as the kernels write them, dense, and into the layout of the results afterwards.
-class DenseGradients {
- public:
-  // The memory of a gradient that is wanted.
-  void* of(const Tensor& result) {
-    if (result.is_contiguous()) return result.mutable_data_ptr();
-    written_.emplace_back(result, torch::stable::new_empty(result, result.sizes()));
-    return written_.back().second.mutable_data_ptr();
-  }
-  void finish() {
-    for (auto& [result, dense] : written_) torch::stable::copy_(result, dense);
-  }
-
- private:
-  std::vector<std::pair<Tensor, Tensor>> written_;
-};
 
 Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& weights,
                                    const std::vector<Tensor>& biases, int64_t wanted_bits, const Ints& lengths,

@@ -1,4 +1,4 @@
-// What tests ask of the emulator of the depthwise strips, by names that Python's ctypes finds in its library.
+// What tests ask of the emulator behind a host file of torch operators, by names that ctypes finds in its library.
 #include <algorithm>
 #include <string>
 

@@ -1,0 +1,94 @@
+// The parameters of the kernels of boundary refinement as plain structs, and their launchers.
+//
+//   y = x + conv(u, w2) + b2,  u = relu(conv(x, w1) + b1),  both 3 x 3 over zero padding: x [N, C, H, W], u [N, M, H, W]
+//
+// In shared memory a map is [row][column][channel], of the stored type, its channels padded with zeros. A block has a tile: a
+// region of u of `rows` x `cols` pixels, of which the inner ones, without the border of one pixel, are the core that it writes
+// to the result. x, and dy, are there one pixel beyond the region.
+#pragma once
+
+#include "../operands.h"
+
+namespace gcn::cuda {
+
+constexpr int kRefineThreads = 256, kRefineWarps = kRefineThreads / 32;
+// Blocks that share a multiprocessor where shared memory allows: three products for one take more registers.
+constexpr int refine_most_blocks(bool fp32) { return fp32 ? 1 : 2; }
+// What a warp computes at a time: pixels of a region, and output channels.
+constexpr int kRefineUnitRows = 2, kRefineUnitCols = 32, kRefineOutputs = 24, kRefineOutputBlocks = kRefineOutputs / 8;
+// Accumulators of a lane for a unit of the weights' gradients: three taps of 24 input channels, and the bias.
+constexpr int kRefineSums = (3 * kRefineOutputBlocks + 1) * 4;
+constexpr int kRefineSlack = 2;  // pixels behind a map that are read, and of no account
+
+// One of the convolutions as a product with the map it reads. Weights are dense but for their first two dimensions, which may
+// have changed places: element (output, input, tap) at data[output * of_output + input * of_input + tap], the taps in reverse
+// order where they are flipped.
+struct RefineConv {
+  const void* weight;
+  const void* bias;  // or null
+  int outputs, inputs;
+  int of_output, of_input;
+  bool flipped;
+  int groups;           // of kRefineOutputs
+  int steps;            // of 32 bytes, for the three columns of a row of taps
+  int weights, biases;  // bytes of shared memory: where they start
+};
+
+// The sums over pixels that make weight gradients: a [pixel][channel] and, a tap further, b.
+struct RefineGrad {
+  void *weight, *bias;  // [channels of a][channels of b][3][3] and [channels of a], dense; null where not wanted
+  int a, b;             // channels
+  int blocks, groups;   // of 16 channels of a; of kRefineOutputs channels of b
+  int first;            // of its units
+};
+
+struct RefineTile {
+  StridedMap x, dy, out;  // out: y or dx
+  RefineConv conv[3];     // u from x; y from u, or du from dy; dx from du
+  RefineGrad grad[2];     // of w1 and b1, of w2 and b2
+  bool wants_dx, wants_du;
+  bool in_turns;  // weights of the convolutions have one place
+  int n, c, m, h, w;
+  int rows, cols, tiles_h, tiles_w;
+  int64_t tiles;
+  int pixel_c, pixel_m;   // elements of shared memory of a pixel of x, of u
+  int x_at, dy_at, u_at;  // bytes of shared memory
+  float* partial;         // [block][unit][kRefineSums][lane]
+  int units;              // of all gradients
+};
+
+// Adds up the parts of the gradients, in the order of the blocks.
+struct RefineFinish {
+  RefineGrad grad[2];
+  const float* partial;
+  int units, blocks;
+};
+
+// Any sizes, a convolution a launch: u and du are in device memory, in the accumulator's type.
+struct RefineDirectMap {
+  StridedMap map;
+  bool stored;  // in the type of x
+};
+
+struct RefineDirectConv {
+  RefineDirectMap from, to;
+  RefineDirectMap addend;  // without data: none
+  RefineDirectMap mask;    // without data: none; where it is not positive, and not nan, the result is zero
+  RefineConv conv;
+  bool relu;
+  int n, h, w;
+};
+
+struct RefineDirectGrad {
+  RefineDirectMap a, b;
+  RefineGrad grad;
+  int n, h, w;
+};
+
+int refine_forward(Math, const RefineTile&, int blocks, int shared_bytes, Stream);
+int refine_backward(Math, const RefineTile&, int blocks, int shared_bytes, Stream);
+int refine_finish(Math, const RefineFinish&, Stream);
+int refine_direct_conv(Math, const RefineDirectConv&, Stream);
+int refine_direct_grad(Math, const RefineDirectGrad&, Stream);
+
+}  // namespace gcn::cuda
