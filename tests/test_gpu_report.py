@@ -20,7 +20,8 @@ from gcnbench import plot
 from gcnbench.clock import CpuClock
 from gcnbench.problems import PRESETS, Map
 from gcnbench.variants import Call, Variant
-from gpureport import agenda, correctness, kernels, measured, parts, steps, summary, timing, upsample
+from gpureport import agenda, correctness, kernels, measured, parts, refine, steps, summary, timing, upsample
+from gpureport.subject import Subject
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
 
@@ -294,11 +295,13 @@ def test_benchmark_program_saves_every_map_and_the_summary_shows_it(
     assert "not reached in time: # tiny" in capsys.readouterr().out
 
 
-def test_the_doubling_is_checked_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("subject", [upsample.SUBJECT, refine.SUBJECT], ids=["upsample", "refine"])
+def test_an_operator_is_checked_and_timed(subject: Subject) -> None:
     sizes, device = (1, 3, 2, 4, 5), torch.device("cpu")
     for math in ("float32", "tf32", "bfloat16"):
-        assert upsample.check(sizes, math, "channels_last", "cpu", device)["status"] == "passed"
-    rows = upsample.measure(sizes, "float32", ["cpu"], CpuClock(), device, 0.01, 1e9)
+        found = subject.check(sizes, math, "channels_last", "cpu", device)
+        assert found["status"] == "passed", found
+    rows = subject.measure(sizes, "float32", ["cpu"], CpuClock(), device, 0.01, 1e9)
     assert len(rows) == 8 and all(row["ms"] > 0 and row["faster_than_best_eager"] > 0 for row in rows)
-    monkeypatch.setattr(upsample, "operator", lambda backend: lambda *given: 1.01 * gcn_kernels.reference.upsample(*given))
-    assert upsample.check(sizes, "float32", "NCHW", "cpu", device)["status"] == "failed"
+    wrong = replace(subject, run=lambda backend: lambda *given: 1.01 * subject.definition(*given))
+    assert wrong.check(sizes, "float32", "NCHW", "cpu", device)["status"] == "failed"

@@ -23,6 +23,7 @@ GPU_TESTS = (
     "test_cuda_stream.py",
     "test_cuda_first_call.py",
     "test_strips_cuda.py",
+    "test_refine_cuda.py",
     "test_registration.py",
     "test_determinism.py",
     "test_strides.py",
@@ -35,7 +36,7 @@ GPU_TESTS = (
     "test_upsample.py",
 )
 #: How the names of the kernels begin.
-OURS = "prepare|first_stage|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips"
+OURS = "prepare|first_stage|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips|refine"
 #: Whose kernels: those of every GPU, and those of sm_90a wherever they take a problem.
 GENERATIONS = ("hopper", "portable")
 
@@ -139,6 +140,10 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("upsample", task, "--out", out / f"upsample-{task}.jsonl", "--seconds", 0.8 * limit)
         return Step(f"upsample-{task}", f"doubling of a map: {task}", command, limit, missing, least=12)
 
+    def refine(task: str, limit: float) -> Step:
+        command = module("refine", task, "--out", out / f"refine-{task}.jsonl", "--seconds", 0.8 * limit)
+        return step(f"refine-{task}", f"boundary refinement: {task}", limit, command, least=12)
+
     first = ("--sets", "paper", "views", "--math", "bfloat16", "float16", "tf32")
     rest = ("--sets", "tests")
     calibration = [sys.executable, str(TESTS / "emu" / "calibration.py"), "--out", str(out / "calibration")]
@@ -165,6 +170,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             *(correctness(generation, 30, "tests-correctness", *rest) for generation in GENERATIONS),
             correctness("portable", 20, "triton-correctness", *first, backend="triton"),
             upsample("check", 40),
+            refine("check", 40),
         ],
         "B": [
             benchmark("bfloat16", 110),
@@ -175,6 +181,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             strips("time", 45),
             benchmark("float32", 40),
             upsample("time", 40),
+            refine("time", 40),
             Step("plots", "pictures", module("summary", "--plots", out), 15, why_not or plot.missing(), least=5),
         ],
         "C": [
