@@ -29,6 +29,8 @@ LEAST = {"not proof": (10, 4), "proof": (90, 20)}
 HALVES = ("test_result_and_all_gradients", "not test_result_and_all_gradients")
 #: Of the doubling, every day: the smallest problems, nan at a corner of the map, and what it has of its own.
 UPSAMPLE_FILES = ("test_upsample.py", "triton_upsample_in_interpreter.py")
+#: Of the refinement, what it has of its own.
+REFINE_FILES = ("triton_refine_in_interpreter.py",)
 UPSAMPLE_EVERY_DAY = "triton_upsample or (triton and (pixel or one-channel or (nan and corner) or window))"
 
 
@@ -49,7 +51,9 @@ def ahead(items: list[pytest.Function]) -> list[Job]:
         return []
     jobs = []
     for params in (item.callspec.params for item in items):
-        if "chosen" in params:
+        if "refine_suite" in params:
+            jobs.append(partial(run, params["refine_suite"], "triton", *REFINE_FILES))
+        elif "chosen" in params:
             jobs.append(partial(run, params["suite"], params["chosen"], *UPSAMPLE_FILES))
         else:
             jobs += [partial(run, params["suite"], half) for half in HALVES]
@@ -74,5 +78,17 @@ def test_kernels_in_the_interpreter(suite: str) -> None:
 )
 def test_doubling_in_the_interpreter(suite: str, chosen: str, least: tuple[int, int]) -> None:
     passed = run(suite, chosen, *UPSAMPLE_FILES)
+    assert passed.count("test_values_and_gradients") >= least[0]
+    assert passed.count("test_planted_fault_is_caught") >= least[1]
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
+@pytest.mark.parametrize(
+    ("refine_suite", "least"),
+    [("not proof", (4, 2)), pytest.param("proof", (5, 15), marks=pytest.mark.proof)],
+    ids=["everyday", "proof"],
+)
+def test_refinement_in_the_interpreter(refine_suite: str, least: tuple[int, int]) -> None:
+    passed = run(refine_suite, "triton", *REFINE_FILES)
     assert passed.count("test_values_and_gradients") >= least[0]
     assert passed.count("test_planted_fault_is_caught") >= least[1]

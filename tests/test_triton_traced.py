@@ -18,7 +18,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from triton.backends.compiler import GPUTarget
 
-from gcn_kernels import FusedGCN, FusedUpsample, backends
+from gcn_kernels import FusedGCN, FusedRefine, FusedUpsample, backends
 from gcn_kernels.gcn.spec import TRITON_GCN
 from gcn_kernels.triton import device, ops
 
@@ -158,3 +158,31 @@ def test_exported_doubling_holds_the_operator() -> None:
     program = torch.export.export(module, (torch.randn(2, 5, 6, 7),))
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets == ["gcn_kernels.triton_upsample.default"]
+
+
+def test_refinement_in_one_graph_each_way() -> None:
+    graphs = Graphs()
+    module = FusedRefine(5, mid_channels=4, backend="triton")
+    compiled = torch.compile(module, fullgraph=True, backend=aot_autograd(fw_compiler=graphs))
+    x = torch.randn(2, 5, 6, 7, requires_grad=True)
+    y = compiled(x)
+    assert y.shape == x.shape and graphs.kernels(0) == ["pack", "pack", "refine"]
+    y.sum().backward()
+    assert graphs.kernels(1) == ["pack", "pack", "pack", "gradients", "finish", "finish"]
+    assert all(t.grad is not None and t.grad.shape == t.shape for t in (x, *module.parameters()))
+
+
+def test_refinement_of_changing_sizes_compiles_once() -> None:
+    graphs = Graphs()
+    module = FusedRefine(5, backend="triton").requires_grad_(False)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=graphs))
+    for n, h, w in [(2, 9, 8), (3, 12, 10), (5, 17, 4)]:
+        compiled(torch.randn(n, 5, h, w))
+    assert len(graphs.seen) == 1
+
+
+def test_exported_refinement_holds_the_operator() -> None:
+    module = FusedRefine(5, backend="triton").requires_grad_(False)
+    program = torch.export.export(module, (torch.randn(2, 5, 6, 7),))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets == ["gcn_kernels.triton_refine.default"]

@@ -144,6 +144,11 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("refine", task, "--out", out / f"refine-{task}.jsonl", "--seconds", 0.8 * limit)
         return step(f"refine-{task}", f"boundary refinement: {task}", limit, command, least=12)
 
+    def refine_in_triton(task: str, limit: float) -> Step:
+        missing, file = backends.why_not("triton", "cuda"), out / f"refine-triton-{task}.jsonl"
+        command = module("refine", task, "--out", file, "--seconds", 0.8 * limit, "--backends", "triton")
+        return Step(f"refine-triton-{task}", f"boundary refinement in Triton: {task}", command, limit, missing, least=12)
+
     first = ("--sets", "paper", "views", "--math", "bfloat16", "float16", "tf32")
     rest = ("--sets", "tests")
     calibration = [sys.executable, str(TESTS / "emu" / "calibration.py"), "--out", str(out / "calibration")]
@@ -171,6 +176,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             correctness("portable", 20, "triton-correctness", *first, backend="triton"),
             upsample("check", 40),
             refine("check", 40),
+            refine_in_triton("check", 60),
         ],
         "B": [
             benchmark("bfloat16", 110),
@@ -182,6 +188,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             benchmark("float32", 40),
             upsample("time", 40),
             refine("time", 40),
+            refine_in_triton("time", 60),
             Step("plots", "pictures", module("summary", "--plots", out), 15, why_not or plot.missing(), least=5),
         ],
         "C": [

@@ -56,6 +56,8 @@ def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome], so
         *_one_operator(_lines(out / "upsample-check.jsonl"), _lines(out / "upsample-time.jsonl")),
         "## Boundary refinement",
         *_one_operator(_lines(out / "refine-check.jsonl"), _lines(out / "refine-time.jsonl")),
+        "### In Triton",
+        *_one_operator(_lines(out / "refine-triton-check.jsonl"), _lines(out / "refine-triton-time.jsonl")),
         "## Lines for kMeasuredFaster",
         *(["", "```", *faster, "```", ""] if faster else ["", "None.", ""]),
         "## Kernels against their floors",

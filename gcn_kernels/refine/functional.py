@@ -10,10 +10,10 @@ from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import Memory, check_map, check_same, check_tensor, is_channels_last, shape_of
 from gcn_kernels.core.operator import autocast
-from gcn_kernels.refine.spec import CUDA_REFINE, REFINE
+from gcn_kernels.refine.spec import CUDA_REFINE, REFINE, TRITON_REFINE
 
 #: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown kernels to be faster.
-KERNELS = (*REFINE.backends, *CUDA_REFINE.backends)
+KERNELS = (*REFINE.backends, *CUDA_REFINE.backends, *TRITON_REFINE.backends)
 UNASKED = REFINE.backends
 NAMES = ("x", "w1", "w2", "b1", "b2")
 
@@ -31,8 +31,8 @@ def fused_refine(
         w2: [C, M, 3, 3]
         b1: [M] or None.
         b2: [C] or None.
-        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"torch"``, which then runs or raises. On a GPU ``"auto"`` is
-            ``"torch"``: the CUDA kernels have not run on one yet.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"``, which then runs or raises. On a GPU
+            ``"auto"`` is ``"torch"``: the kernels have not run on one yet.
 
     Returns:
         A map like ``x``, in its dtype.
@@ -102,6 +102,8 @@ def _run(tensors: tuple[Any, ...], backend: str) -> Tensor:
         tensors = (tensors[0].unsqueeze(0), *tensors[1:])
     if how.backend == "cuda":
         y = CUDA_REFINE(tensors, (how.channels_last, backends.allow_tf32()))
+    elif how.backend == "triton":
+        y = TRITON_REFINE(tensors, (how.channels_last, backends.allow_tf32()))
     else:
         y = REFINE(tensors, (how.channels_last,))
     return y.squeeze(0) if how.single else y

@@ -1,7 +1,7 @@
 """The specification of boundary refinement: its operators, the shapes of their results, their definition.
 
 There are two pairs of compiled operators: ``refine`` and ``refine_backward`` for CPUs, and ``cuda_refine`` and
-``cuda_refine_backward``, which have a switch for tf32.
+``cuda_refine_backward``, which have a switch for tf32, as ``triton_refine`` and ``triton_refine_backward`` have.
 Only x and the parameters are saved: the backward kernels compute the map between the convolutions again.
 """
 
@@ -53,4 +53,21 @@ CUDA_REFINE = Operator(
     vectors={"b1": ("w1", 0), "b2": ("w2", 0)},
     read=("b1",),
     backends=("cuda",),
+)
+
+#: Declared, with their shapes, by :mod:`gcn_kernels.triton`.
+TRITON_REFINE = Operator(
+    schema=(
+        "gcn_kernels::triton_refine(Tensor x, Tensor w1, Tensor w2, Tensor? b1, Tensor? b2, bool channels_last, bool allow_tf32) "
+        "-> Tensor"
+    ),
+    backward_schema=(
+        "gcn_kernels::triton_refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted, bool allow_tf32) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    results=("y",),
+    definition=reference.refine,
+    vectors={"b1": ("w1", 0), "b2": ("w2", 0)},
+    read=("b1",),
+    backends=("triton",),
 )
