@@ -16,6 +16,8 @@ from triton.runtime import interpreter
 
 #: First and one past the last byte of every tensor that the running kernel was given.
 _RANGES: list[tuple[int, int]] = []
+#: Modules of Triton's functions for which the language has been patched.
+_PATCHED: set[str] = set()
 #: Bits of a float32 that tf32 does not have.
 _TF32_DROPPED = 13
 #: Arithmetic of the interpreter's builder on two values, and on one, that bfloat16 needs in float32.
@@ -62,6 +64,7 @@ def install() -> None:
     builder.create_masked_load = _guarded(builder.create_masked_load, "read")
     builder.create_masked_store = _guarded(builder.create_masked_store, "write")
     interpreter._patch_lang_tensor = _patch_lang_tensor(interpreter._patch_lang_tensor)
+    interpreter.InterpretedFunction.__call__ = _call_device_function
     executor = interpreter.GridExecutor
     executor._init_args_hst = _noting_ranges(executor._init_args_hst)
 
@@ -124,6 +127,18 @@ def _patch_lang_tensor(original: Callable[..., None]) -> Callable[..., None]:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     return patch
+
+
+def _call_device_function(self: Any, *arguments: Any, **meta: Any) -> Any:
+    """Patch the language for Triton's own functions once, and for others not at all.
+
+    The kernel that calls has patched what it sees of the language. Doing so again takes longer than many a function.
+    """
+    module = self.fn.__module__
+    if module.startswith("triton.") and module not in _PATCHED:
+        _PATCHED.add(module)
+        interpreter._patch_lang(self.fn)
+    return self.rewrite()(*arguments, **meta)
 
 
 def _guarded(original: Callable[..., Any], action: str) -> Callable[..., Any]:
