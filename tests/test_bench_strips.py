@@ -238,7 +238,7 @@ def test_a_layout_in_which_pytorchs_gradients_are_wrong_is_left_out(monkeypatch:
         (["--preset", "models", "--backend", "torch"], "expected --backend auto"),
         (["--preset", "models", "--baselines", "onnxruntime"], "--baselines onnxruntime: expected one of"),
         (["--backend", "cuda"], "--backend cuda: backend='cuda' cannot run"),
-        (["--backend", "triton"], "invalid choice: 'triton'"),
+        (["--backend", "triton"], "--backend triton: backend='triton' cannot run"),
         (["--baselines", "onnxruntime", "--mode", "bwd"], "expected a --mode that it can do, fwd, got bwd"),
         (["--json", "missing/out.json"], "the folder missing does not exist"),
     ],

@@ -249,12 +249,12 @@ def test_kernels_that_have_run_on_no_gpu_run_on_request_alone(monkeypatch: pytes
     runs: list[str] = []
     monkeypatch.setattr(functional.reference, "strips", lambda x, *_, **__: runs.append("torch") or x)
     monkeypatch.setattr(functional, "STRIPS", lambda tensors, _: runs.append("cuda") or tensors[0])
-    functional.STRIPS.backends = STRIPS.backends  # type: ignore[attr-defined]
+    monkeypatch.setattr(functional, "TRITON_STRIPS", lambda tensors, _: runs.append("triton") or tensors[0])
     with FakeTensorMode():
         x, weight = torch.empty(1, 3, 5, 5, device="cuda"), torch.empty(3, 1, 1, 3, device="cuda")
-        for backend in ("auto", "cuda", "torch"):
+        for backend in ("auto", "cuda", "triton", "torch"):
             fused_strips(x, [[(weight, None)]], backend=backend)
-    assert runs == ["torch", "cuda", "torch"]
+    assert runs == ["torch", "cuda", "triton", "torch"]
 
 
 # ---------------------------------------------------------------- autocast, compilers, export
@@ -398,7 +398,7 @@ ERRORS: dict[str, tuple[type[Exception], str, Callable[[], object]]] = {
     "mixed": (RuntimeError, "same dtype", lambda: fused_strips(X, [[step(dtype=torch.float64)]])),
     "devices": (RuntimeError, "same device", lambda: fused_strips(X, [[step(device="meta")]])),
     "cuda": (RuntimeError, "backend='cuda' cannot run: ", lambda: fused_strips(X, [[step()]], backend="cuda")),
-    "triton": (RuntimeError, "no kernels for this operator", lambda: fused_strips(X, [[step()]], backend="triton")),
+    "triton": (RuntimeError, "'triton' cannot run: the tensors are on", lambda: fused_strips(X, [[step()]], backend="triton")),
 }
 
 

@@ -33,6 +33,10 @@ UPSAMPLE_FILES = ("test_upsample.py", "triton_upsample_in_interpreter.py")
 REFINE_FILES = ("triton_refine_in_interpreter.py",)
 UPSAMPLE_EVERY_DAY = "triton_upsample or (triton and (pixel or one-channel or (nan and corner) or window))"
 
+STRIPS_FILE = "triton_strips_in_interpreter.py"
+#: Of the strips: problems x dtypes x layouts, and planted faults.
+STRIPS_LEAST = {"not proof": (4, 2), "proof": (20, 12)}
+
 
 @cache
 def run(suite: str, chosen: str, *files: str) -> list[str]:
@@ -55,6 +59,8 @@ def ahead(items: list[pytest.Function]) -> list[Job]:
             jobs.append(partial(run, params["refine_suite"], "triton", *REFINE_FILES))
         elif "chosen" in params:
             jobs.append(partial(run, params["suite"], params["chosen"], *UPSAMPLE_FILES))
+        elif "of_strips" in params:
+            jobs.append(partial(run, params["of_strips"], "", STRIPS_FILE))
         else:
             jobs += [partial(run, params["suite"], half) for half in HALVES]
     return jobs
@@ -92,3 +98,12 @@ def test_refinement_in_the_interpreter(refine_suite: str, least: tuple[int, int]
     passed = run(refine_suite, "triton", *REFINE_FILES)
     assert passed.count("test_values_and_gradients") >= least[0]
     assert passed.count("test_planted_fault_is_caught") >= least[1]
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
+@pytest.mark.parametrize("of_strips", in_suites(STRIPS_LEAST, everyday=lambda suite: suite == "not proof"))
+def test_strips_in_the_interpreter(of_strips: str) -> None:
+    passed = run(of_strips, "", STRIPS_FILE)
+    trials, faults = STRIPS_LEAST[of_strips]
+    assert passed.count("test_values_and_gradients") >= trials
+    assert passed.count("test_planted_fault_is_caught") >= faults

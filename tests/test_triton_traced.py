@@ -18,7 +18,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from triton.backends.compiler import GPUTarget
 
-from gcn_kernels import FusedGCN, FusedRefine, FusedUpsample, backends
+from gcn_kernels import FusedGCN, FusedRefine, FusedStrips, FusedUpsample, backends
 from gcn_kernels.gcn.spec import TRITON_GCN
 from gcn_kernels.triton import device, ops
 
@@ -181,8 +181,41 @@ def test_refinement_of_changing_sizes_compiles_once() -> None:
     assert len(graphs.seen) == 1
 
 
+def strips(**options: Any) -> FusedStrips:
+    return FusedStrips(5, [[(1, 3), (3, 1)]], stem=(3, 3), skip=True, backend="triton", **options)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_strips_in_one_graph_each_way(layout: torch.memory_format) -> None:
+    graphs = Graphs()
+    compiled = torch.compile(strips(), fullgraph=True, backend=aot_autograd(fw_compiler=graphs))
+    x = torch.randn(2, 5, 6, 7).contiguous(memory_format=layout).requires_grad_()
+    y = compiled(x)
+    forward = [name.removesuffix("_rows") for name in graphs.kernels(0)]
+    assert y.shape == x.shape and forward == ["convolve"] * 3
+    y.sum().backward()
+    kernels = [name.removesuffix("_rows") for name in graphs.kernels(1)]
+    assert kernels.count("convolve") == 2 + 3 and kernels.count("weight_gradient") == kernels.count("finish") == 3
+    assert x.grad is not None and x.grad.stride() == x.stride()
+
+
+def test_strips_of_changing_sizes_compile_once() -> None:
+    graphs = Graphs()
+    module = strips().requires_grad_(False)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=graphs))
+    for n, h, w in [(2, 9, 8), (3, 12, 10), (5, 17, 4)]:
+        compiled(torch.randn(n, 5, h, w))
+    assert len(graphs.seen) == 1
+
+
 def test_exported_refinement_holds_the_operator() -> None:
     module = FusedRefine(5, backend="triton").requires_grad_(False)
     program = torch.export.export(module, (torch.randn(2, 5, 6, 7),))
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets == ["gcn_kernels.triton_refine.default"]
+
+
+def test_exported_strips_hold_the_operator() -> None:
+    program = torch.export.export(strips().requires_grad_(False), (torch.randn(2, 5, 6, 7),))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets == ["gcn_kernels.triton_strips.default"]

@@ -19,8 +19,7 @@ from torch import Tensor
 import gcn_kernels
 from gcn_kernels import backends, reference
 from gcn_kernels.reference import Step
-from gcn_kernels.strips.functional import UNASKED
-from gcn_kernels.strips.spec import STRIPS
+from gcn_kernels.strips.functional import KERNELS, UNASKED
 from gcnbench import baselines, runtimes
 from gcnbench.problems import AnyProblem, Inputs, Map
 from gcnbench.subject import Subject
@@ -266,7 +265,7 @@ def fused(backend: str, layout: str, device: torch.device) -> Variant:
     Raises:
         RuntimeError: a backend that cannot run on ``device``, with the reason.
     """
-    chosen = backends.choose(backend, "auto", torch.empty(0, device=device), STRIPS.backends, UNASKED)
+    chosen = backends.choose(backend, "auto", torch.empty(0, device=device), KERNELS, UNASKED)
 
     def prepare(inputs: Any, mode: str) -> Callable[[], tuple[Tensor, ...]]:
         return torch_call(partial(inputs.form.apply, partial(gcn_kernels.fused_strips, backend=backend)), inputs, mode)

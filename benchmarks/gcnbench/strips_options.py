@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from gcn_kernels.strips.spec import STRIPS
+from gcn_kernels.strips.functional import KERNELS
 from gcnbench import models, strips
 from gcnbench.baselines import default_baselines
 from gcnbench.options import (
@@ -34,7 +34,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--form", type=_form, nargs="+", metavar="FORM", help="blocks instead of a preset, with --maps")
     p.add_argument("--maps", type=chw, nargs="+", metavar="CxHxW", help="maps of --form, e.g. 64x128x128")
     add_sizes(p)
-    p.add_argument("--backend", choices=("auto", *STRIPS.backends, "torch"), nargs="+", default=["auto"], help="of the operator")
+    p.add_argument("--backend", choices=("auto", *KERNELS, "torch"), nargs="+", default=["auto"], help="of the operator")
     add_baselines(p, strips.BASELINES)
     add_run(p)
     return p

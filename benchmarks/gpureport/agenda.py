@@ -135,6 +135,11 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("strips", task, "--out", out / f"strips-{task}.jsonl", "--seconds", 0.8 * limit)
         return step(f"strips-{task}", f"depthwise strips: {task}", limit, command, least=10)
 
+    def triton_strips(task: str, limit: float) -> Step:
+        name, missing = f"triton-strips-{task}", backends.why_not("triton", "cuda")
+        command = module("strips", task, "--out", out / f"{name}.jsonl", "--seconds", 0.8 * limit, "--backends", "triton")
+        return Step(name, f"depthwise strips by Triton's kernels: {task}", command, limit, missing, least=15)
+
     def upsample(task: str, limit: float) -> Step:
         missing = backends.why_not("triton", "cuda")
         command = module("upsample", task, "--out", out / f"upsample-{task}.jsonl", "--seconds", 0.8 * limit)
@@ -177,6 +182,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             upsample("check", 40),
             refine("check", 40),
             refine_in_triton("check", 60),
+            triton_strips("check", 60),
         ],
         "B": [
             benchmark("bfloat16", 110),
@@ -189,6 +195,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             upsample("time", 40),
             refine("time", 40),
             refine_in_triton("time", 60),
+            triton_strips("time", 60),
             Step("plots", "pictures", module("summary", "--plots", out), 15, why_not or plot.missing(), least=5),
         ],
         "C": [

@@ -52,6 +52,8 @@ def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome], so
         *_speed(benchmarks),
         "## Depthwise strips",
         *_one_operator(_lines(out / "strips-check.jsonl"), _lines(out / "strips-time.jsonl")),
+        "## Depthwise strips by Triton's kernels",
+        *_one_operator(_lines(out / "triton-strips-check.jsonl"), _lines(out / "triton-strips-time.jsonl")),
         "## Doubling of a map",
         *_one_operator(_lines(out / "upsample-check.jsonl"), _lines(out / "upsample-time.jsonl")),
         "## Boundary refinement",

@@ -10,9 +10,10 @@ from gcn_kernels.core import backends
 from gcn_kernels.core.checks import is_channels_last, tracing_state, untraced
 from gcn_kernels.reference import Step
 from gcn_kernels.strips import problem
-from gcn_kernels.strips.spec import STRIPS, form_of
+from gcn_kernels.strips.spec import STRIPS, TRITON_STRIPS, form_of
 
-#: Of the backends that have kernels, those that ``"auto"`` may choose: no GPU has run the CUDA kernels as they are.
+#: The backends that have kernels, and those that ``"auto"`` may choose: no GPU has run Triton's, or the CUDA kernels as they are.
+KERNELS = (*STRIPS.backends, *TRITON_STRIPS.backends)
 UNASKED = ("cpu",)
 
 
@@ -41,8 +42,8 @@ def fused_strips(
             kh and kw, which may exceed the map; bias [C] or None; dilation an int or (dh, dw).
         stem: a step before all branches, or None.
         skip: whether the branches' input is added to their sum.
-        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"`` and ``"torch"`` (plain convolutions), which then runs or raises. On
-            a GPU ``"auto"`` is ``"torch"``: no GPU has shown yet that the CUDA kernels, as they are, are faster.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"`` (plain convolutions), which then runs or
+            raises. On a GPU ``"auto"`` is ``"torch"``: no GPU has shown yet that the kernels, as they are, are faster.
 
     Returns:
         A map of the shape and dtype of ``x``, channels_last where ``x`` is.
@@ -72,11 +73,12 @@ def fused_strips(
 
 def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
     problem.check_same(x, strips)
-    if backends.choose(backend, "auto", x, STRIPS.backends, UNASKED) == "torch":
+    chosen = backends.choose(backend, "auto", x, KERNELS, UNASKED)
+    if chosen == "torch":
         branches, stem = strips.steps()
         return reference.strips(x, branches, stem=stem, skip=strips.skip)
     batch = x if x.dim() == 4 else x.unsqueeze(0)
     tensors = (batch, list(strips.weights), [b for b in strips.biases if b is not None])
     channels_last = untraced(is_channels_last, batch) if tracing_state() else is_channels_last(batch)
-    y = STRIPS(tensors, (*form_of(strips), channels_last))
+    y = (TRITON_STRIPS if chosen == "triton" else STRIPS)(tensors, (*form_of(strips), channels_last))
     return y if x.dim() == 4 else y.squeeze(0)

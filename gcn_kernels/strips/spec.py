@@ -1,5 +1,6 @@
 """The specification of the strips: their operators, the shapes of their results, their definition.
 
+There are two pairs: ``strips`` and ``strips_backward``, compiled, and ``triton_strips`` and ``triton_strips_backward``.
 Only x and the parameters are saved: the backward kernels compute the maps between the steps again.
 """
 
@@ -58,4 +59,17 @@ STRIPS = Operator(
     fake=_fake,
     definition_options=("lengths", "dilations", "biased", "stem", "skip"),
     backends=("cpu", "cuda"),
+)
+
+#: Declared, with their shapes, by :mod:`gcn_kernels.triton`.
+TRITON_STRIPS = Operator(
+    schema=f"gcn_kernels::triton_strips(Tensor x, Tensor[] weights, Tensor[] biases, {_FORM}, bool channels_last) -> Tensor",
+    backward_schema=(
+        f"gcn_kernels::triton_strips_backward(Tensor dy, Tensor x, Tensor[] weights, Tensor[] biases, int wanted, {_FORM}) "
+        "-> (Tensor, Tensor[], Tensor[])"
+    ),
+    results=("y",),
+    definition=_definition,
+    definition_options=("lengths", "dilations", "biased", "stem", "skip"),
+    backends=("triton",),
 )

@@ -5,9 +5,8 @@ from functools import cache
 
 from torch import nn
 
-from gcn_kernels.strips.functional import UNASKED
+from gcn_kernels.strips.functional import KERNELS, UNASKED
 from gcn_kernels.strips.module import FusedStrips
-from gcn_kernels.strips.spec import STRIPS
 from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import Candidate
 from gcn_kernels.swap.find_strips import flaws, joined, owners
@@ -65,7 +64,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
             raise Refused("its forward computes no depthwise convolution of them")
         forms = [StripsForm.of(block) for block in tried or ()]
         like = next(iter(next(iter(convs.values())).parameters()))
-        refuse_without_kernels("strips", STRIPS.backends, UNASKED, like, backend, force)
+        refuse_without_kernels("strips", KERNELS, UNASKED, like, backend, force)
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
         refuse_slower(gain, TIMED_SLOWER, force)
         reason = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""

@@ -1,0 +1,1 @@
+"""Depthwise strips (chains of depthwise convolutions with long kernels) in Triton."""
