@@ -286,27 +286,6 @@ def test_module_is_what_is_written_by_hand() -> None:
             FusedRefine(**bad)  # type: ignore[arg-type]
 
 
-def test_module_runs_its_convolutions_where_something_works_through_them() -> None:
-    module, x, seen = FusedRefine(5), torch.randn(1, 5, 6, 7), []
-    handle = module.conv2.register_forward_hook(lambda *_: seen.append(1))
-    assert torch.equal(module(x), x + module.conv2(F.relu(module.conv1(x))))
-    assert seen and "conv2 has a hook" in repr(module)
-    handle.remove()
-    assert "runs its convolutions" not in repr(module)
-    module.conv1 = nn.Conv2d(5, 5, 3, padding=2, dilation=2)
-    torch.testing.assert_close(module(x), x + module.conv2(F.relu(module.conv1(x))))
-    assert "dilation" in repr(module)
-
-
-def test_module_shows_its_convolutions_to_tracers() -> None:
-    module, x = FusedRefine(5), torch.randn(1, 5, 6, 7)
-    traced = torch.fx.symbolic_trace(module)
-    assert {str(n.target) for n in traced.graph.nodes if n.op == "call_module"} == {"conv1", "conv2"}
-    torch.testing.assert_close(traced(x), module(x))
-    torch.testing.assert_close(torch.jit.script(module)(x), module(x))
-    assert FusedRefine(5, device="meta")(torch.empty(1, 5, 6, 7, device="meta")).shape == x.shape
-
-
 @pytest.mark.proof
 @pytest.mark.parametrize("layout", LAYOUTS)
 @every_dtype

@@ -13,13 +13,15 @@ To autograd the kept results are an opaque cache. So the backward operator count
 operator's tensors, and its own derivative is taken through the definition in :mod:`gcn_kernels.reference`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from gcn_kernels.core import flops
 
 
 @dataclass(eq=False)
@@ -67,6 +69,8 @@ class Operator:
     #: The registered operators, once they are.
     forward: Any = field(init=False, default=None)
     backward: Any = field(init=False, default=None)
+    #: Whether ``torch.utils.flop_counter`` knows them.
+    counted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.name, self.backward_name = (s.split("(")[0].split("::")[1] for s in (self.schema, self.backward_schema))
@@ -105,6 +109,7 @@ class Operator:
         """
         # A graph that outlives this call holds the operator itself.
         if not is_traced():
+            self._count()
             if self.records(tensors):
                 flat = _flatten(tensors) if self._takes_lists else tensors
                 y: Tensor = _Recorded.apply(self, (*tensors, *options), *flat)  # type: ignore[no-untyped-call]
@@ -114,6 +119,11 @@ class Operator:
                 with torch._C._AutoDispatchBelowAutograd():
                     return self._first(self.forward(*tensors, *options))
         return self._first(self.forward(*tensors, *options))
+
+    def _count(self) -> None:
+        """Tell ``torch.utils.flop_counter``, once it is imported, how to count both operators."""
+        if not self.counted:
+            self.counted = flops.register_if_counted(self)
 
     def records(self, tensors: Sequence[Any]) -> bool:
         """Whether a call with these tensors records a gradient."""
@@ -138,6 +148,7 @@ class Operator:
 
     def _gradients(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool]) -> list[Tensor | None]:
         """The gradients of all tensors, those of lists one by one, where they are needed."""
+        self._count()
         wanted = sum(1 << i for i, need in enumerate(needed) if need)
         if dy is None or not wanted:
             return [None] * len(needed)
@@ -157,9 +168,13 @@ class Operator:
         gradients = iter(self._gradients(ctx, dy, _flatten(needs)))
         return (*_like(needs, gradients), *(None for _ in self.options))
 
+    def given_backward(self, arguments: Iterable[Any]) -> dict[str, Any]:
+        """The arguments of the backward operator by their names."""
+        return dict(zip(("dy", *self.saved, "wanted", *self.backward_options), arguments, strict=True))
+
     def backward_fake(self, *arguments: Any) -> tuple[Any, ...]:
         """The backward operator for tensors without data."""
-        given = dict(zip(("dy", *self.saved, "wanted", *self.backward_options), arguments, strict=True))
+        given = self.given_backward(arguments)
         wanted, i = given["wanted"], 0
         dy: Tensor = given["dy"]
 
@@ -182,7 +197,7 @@ class Operator:
         return tuple(gradients(name) for name in self.tensors)
 
     def _save_for_double_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        given = dict(zip(("dy", *self.saved, "wanted", *self.backward_options), inputs, strict=True))
+        given = self.given_backward(inputs)
         ctx.set_materialize_grads(False)
         _keep(ctx, [given["dy"], *(given.get(name) for name in self.tensors)])
         ctx.given = {name: given[name] for name in ("wanted", *self.backward_options)}
@@ -198,16 +213,20 @@ class Operator:
                 return self._none_for_backward(dict(zip(self.tensors, kept, strict=True)), None, {})
             dy = _alias(kept_dy)
             given = dict(zip(self.tensors, kept, strict=True))
-            variables = {name: self._variable(name, given) for name in self.tensors}
-            flat = _flatten(list(variables.values()))
+            variables = self.variables(given)
+            flat = _flatten(variables)
             options = {name: ctx.given[name] for name in self.definition_options}
-            y = self.definition(*variables.values(), **options)
+            y = self.definition(*variables, **options)
             first = torch.autograd.grad(y, list(compress(flat, wanted)), dy, create_graph=True)
             found = torch.autograd.grad(
                 first, (dy, *flat), list(compress(outer, wanted)), create_graph=keep_graph, allow_unused=True
             )
-        gradients = dict(zip(self.tensors, _like(list(variables.values()), iter(found[1:])), strict=True))
+        gradients = dict(zip(self.tensors, _like(variables, iter(found[1:])), strict=True))
         return self._none_for_backward(given, found[0], gradients)
+
+    def variables(self, given: dict[str, Any]) -> list[Any]:
+        """Variables that stand for the forward operator's tensors, where the backward operator has not been given all of them."""
+        return [self._variable(name, given) for name in self.tensors]
 
     def _variable(self, name: str, given: dict[str, Any]) -> Any:
         """A variable of its own for a tensor or for each of a list, zero where there is none."""

@@ -7,7 +7,7 @@ from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import check_same, is_channels_last, tracing_state, untraced
 from gcn_kernels.core.operator import autocast
-from gcn_kernels.gcn import choice, flops, problem
+from gcn_kernels.gcn import choice, problem
 from gcn_kernels.gcn.spec import GCN, TRITON_GCN
 
 
@@ -96,8 +96,6 @@ def _run(
 ) -> Tensor:
     if not checked:
         check_same(x, (*problem.WEIGHTS, *problem.BIASES), (*weights, *biases))
-    if not torch.compiler.is_compiling():
-        flops.register_if_counted()
     chosen = backends.choose_dense(backend, algo, x)
     if chosen == "cpu" and backend == algo == "auto" and not checked and choice.choose(x, weights, biases):
         chosen = "torch"

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import tracing_state, untraced
-from gcn_kernels.core.children import channels, hooks_on_all, special, wants_convolutions
+from gcn_kernels.core.children import Convolutions, channels, special_or_not_dense
 from gcn_kernels.gcn.functional import fused_gcn
 
 #: The children of a block, and the axis that each one's kernel lies along: 0 for k x 1 (H), 1 for 1 x k (W).
 CHILDREN = {"conv_l1": 0, "conv_l2": 1, "conv_r1": 1, "conv_r2": 0}
 
 
-class FusedGCN(nn.Module):
+class FusedGCN(Convolutions):
     """A Global Convolutional Network block (Peng et al. 2017, figure 2 B) that runs as one operator.
 
     The four convolutions stay ordinary ``nn.Conv2d`` children named ``conv_l1, conv_l2, conv_r1, conv_r2``: the
@@ -127,16 +127,16 @@ class FusedGCN(nn.Module):
         module.train(l1.training)
         return module
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block to ``x`` [N, C, H, W] or [C, H, W]."""
-        l1, l2, r1, r2 = self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2
-        if wants_convolutions(x) or self._why_not_fused() is not None:
-            y: Tensor = l2(l1(x)) + r2(r1(x))
-            return y
+    def _convolutions(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv_l2(self.conv_l1(x)) + self.conv_r2(self.conv_r1(x))
+        return y
+
+    def _fused(self, x: Tensor) -> Tensor:
         if tracing_state():
             untraced(self._check_input, x)
         else:
             self._check_input(x)
+        l1, l2, r1, r2 = self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2
         return fused_gcn(
             x,
             l1.weight,
@@ -182,10 +182,7 @@ class FusedGCN(nn.Module):
         for conv in (self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2):
             conv.reset_parameters()
 
-    def _why_not_fused(self) -> str | None:
-        """Why the convolutions run themselves, or None while they are plain."""
-        if (everywhere := hooks_on_all()) is not None:
-            return everywhere
+    def _special_child(self) -> str | None:
         children: Any = self._modules
         for name, axis in CHILDREN.items():
             if (reason := _special(children[name], axis)) is not None:
@@ -200,10 +197,6 @@ class FusedGCN(nn.Module):
         if x.dim() not in (3, 4):
             raise ValueError(f"{name}: expected x [N, C, H, W] or [C, H, W] with C = {takes}, got shape {list(x.shape)}")
         raise ValueError(f"{name}: x has {x.shape[-3]} channels, this block takes {takes}; got x of shape {list(x.shape)}")
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """``torch.jit.script`` compiles the four convolutions and their sum."""
-        return _Convolutions(self)
 
     def plan(self, size: Sequence[int], batch: int = 1, *, channels_last: bool = False) -> dict[str, Any]:
         """What would be done with this block on a map on a CPU, and the time that is predicted for it.
@@ -236,9 +229,8 @@ class FusedGCN(nn.Module):
         weights = [conv.weight for conv in (self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2)]
         return backends.cpu_plan(weights, size, batch, channels_last, self.backend)
 
-    def extra_repr(self) -> str:
-        reason = self._why_not_fused()
-        return f"backend={self.backend!r}, algo={self.algo!r}" if reason is None else f"runs its convolutions: {reason}"
+    def _options(self) -> str:
+        return f"backend={self.backend!r}, algo={self.algo!r}"
 
     def _set_algorithm(self, backend: str, algo: str) -> None:
         if backend not in backends.BACKENDS:
@@ -249,22 +241,9 @@ class FusedGCN(nn.Module):
         self.algo = algo
 
 
-class _Convolutions(nn.Module):
-    """The block as ``torch.jit.script`` can compile it; it shares the convolutions."""
-
-    def __init__(self, block: FusedGCN) -> None:
-        super().__init__()
-        self.conv_l1, self.conv_l2, self.conv_r1, self.conv_r2 = block.conv_l1, block.conv_l2, block.conv_r1, block.conv_r2
-        self.train(block.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv_l2(self.conv_l1(x)) + self.conv_r2(self.conv_r1(x))
-        return y
-
-
 def _special(conv: nn.Module, axis: int) -> str | None:
     """What ``conv`` does beside a plain convolution along ``axis`` that keeps the size, or None."""
-    if (reason := special(conv)) is not None:
+    if (reason := special_or_not_dense(conv)) is not None:
         return reason
     assert isinstance(conv, nn.Conv2d)
     k, padding = conv.kernel_size[axis], conv.padding

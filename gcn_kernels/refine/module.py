@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from gcn_kernels.core import backends
+from gcn_kernels.core.children import Convolutions, special_or_not_dense
 from gcn_kernels.core.children import channels as checked
-from gcn_kernels.core.children import hooks_on_all, special, wants_convolutions
 from gcn_kernels.refine.functional import fused_refine
 
 
-class FusedRefine(nn.Module):
+class FusedRefine(Convolutions):
     """Boundary refinement (Peng et al. 2017, figure 2 C), ``x + conv2(relu(conv1(x)))``, that runs as one operator.
 
     Both convolutions stay ordinary ``nn.Conv2d`` children named ``conv1`` and ``conv2``: state-dict keys, initialisation and
@@ -38,9 +38,6 @@ class FusedRefine(nn.Module):
         torch.Size([1, 21, 16, 16])
     """
 
-    #: Modules saved as ``gcn_kernels.models.network.BoundaryRefinement`` of earlier versions have none.
-    backend: str = "auto"
-
     def __init__(
         self,
         channels: int,
@@ -61,49 +58,25 @@ class FusedRefine(nn.Module):
         self.conv2 = nn.Conv2d(mid_channels, channels, 3, **options)
         self.backend = backend
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine ``x`` [N, C, H, W] or [C, H, W]."""
+    def _convolutions(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.conv2(torch.relu(self.conv1(x)))
+        return y
+
+    def _fused(self, x: Tensor) -> Tensor:
         conv1, conv2 = self.conv1, self.conv2
-        if wants_convolutions(x) or self._why_not_fused() is not None:
-            y: Tensor = x + conv2(torch.relu(conv1(x)))
-            return y
         return fused_refine(x, conv1.weight, conv2.weight, conv1.bias, conv2.bias, backend=self.backend)
 
-    def extra_repr(self) -> str:
-        reason = self._why_not_fused()
-        return f"backend={self.backend!r}" if reason is None else f"runs its convolutions: {reason}"
-
-    def _why_not_fused(self) -> str | None:
-        """Why the convolutions run themselves, or None while they are plain."""
-        if (everywhere := hooks_on_all()) is not None:
-            return everywhere
+    def _special_child(self) -> str | None:
         children: Any = self._modules
         for name in ("conv1", "conv2"):
             if (reason := _special(children[name])) is not None:
                 return f"{name} {reason}"
         return None
 
-    def __prepare_scriptable__(self) -> nn.Module:
-        """``torch.jit.script`` compiles the two convolutions and their sum."""
-        return _Convolutions(self)
-
-
-class _Convolutions(nn.Module):
-    """The module as ``torch.jit.script`` can compile it; it shares the convolutions."""
-
-    def __init__(self, refinement: FusedRefine) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = refinement.conv1, refinement.conv2
-        self.train(refinement.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.conv2(torch.relu(self.conv1(x)))
-        return y
-
 
 def _special(conv: nn.Module) -> str | None:
     """What ``conv`` does beside a plain 3 x 3 convolution that keeps the size, or None."""
-    if (reason := special(conv)) is not None:
+    if (reason := special_or_not_dense(conv)) is not None:
         return reason
     assert isinstance(conv, nn.Conv2d)
     if conv.kernel_size != (3, 3):

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gcn_kernels.core import backends
+from gcn_kernels.core.children import Convolutions, special
+from gcn_kernels.core.children import channels as checked
 from gcn_kernels.reference import Step
 from gcn_kernels.strips.functional import fused_strips
 from gcn_kernels.strips.problem import dilation_pair
@@ -15,10 +17,13 @@ from gcn_kernels.strips.problem import dilation_pair
 KernelSize = int | Sequence[Any]
 
 
-class FusedStrips(nn.Module):
+class FusedStrips(Convolutions):
     """Chains of depthwise convolutions with long kernels, summed, as one operator (see :func:`gcn_kernels.fused_strips`).
 
-    The convolutions stay ordinary ``nn.Conv2d`` children: ``stem`` and ``branches[b][i]``.
+    The convolutions stay ordinary ``nn.Conv2d`` children: ``stem`` and ``branches[b][i]``. As soon as something works through one
+    of them (a hook, pruning, the old weight or spectral norm, sharding, quantisation, an adapter, another module in its place,
+    other stride, padding or groups), they run themselves, one after the other; ``print`` shows which it is. The same goes for
+    tracers that want to see convolutions: torch.fx, ONNX export.
 
     Args:
         channels: C of the input and the output.
@@ -59,8 +64,7 @@ class FusedStrips(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(channels, int) or channels < 1:
-            raise ValueError(f"channels: expected an int of at least 1, got {channels!r}")
+        channels = checked("channels", channels)
         if not branches or not all(branches):
             raise ValueError("branches: expected at least one branch, and at least one kernel size in each")
 
@@ -112,13 +116,33 @@ class FusedStrips(nn.Module):
         module.train(named[0][1].training)
         return module
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the strips to ``x`` [N, C, H, W] or [C, H, W]."""
+    def _convolutions(self, x: Tensor) -> Tensor:
+        if self.stem is not None:
+            x = self.stem(x)
+        total: Tensor | None = x if self.skip else None
+        for branch in self.branches:
+            y = x
+            for conv in branch:  # type: ignore[attr-defined]
+                y = conv(y)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+    def _fused(self, x: Tensor) -> Tensor:
         branches = [[_step(cast(nn.Conv2d, conv)) for conv in cast(nn.ModuleList, branch)] for branch in self.branches]
         stem = None if self.stem is None else _step(self.stem)
         return fused_strips(x, branches, stem=stem, skip=self.skip, backend=self.backend)
 
-    def extra_repr(self) -> str:
+    def _special_child(self) -> str | None:
+        if self.stem is not None and (reason := _special(self.stem)) is not None:
+            return f"stem {reason}"
+        for b, branch in enumerate(self.branches):
+            for i, conv in enumerate(cast(nn.ModuleList, branch)):
+                if (reason := _special(conv)) is not None:
+                    return f"branches[{b}][{i}] {reason}"
+        return None
+
+    def _options(self) -> str:
         return f"skip={self.skip}, backend={self.backend!r}"
 
     def _hold(self, branches: Sequence[Sequence[nn.Conv2d]], stem: nn.Conv2d | None, skip: bool, backend: str) -> None:
@@ -143,15 +167,29 @@ def _kernel(name: str, size: KernelSize) -> tuple[tuple[int, int], tuple[int, in
     return (given[0], given[1]), dilation_pair(name, given[2] if len(given) == 3 else 1)
 
 
+def _special(conv: nn.Module) -> str | None:
+    """What ``conv`` is beside a plain step, or None."""
+    return special(conv) or _flaw(cast(nn.Conv2d, conv))
+
+
+def _flaw(conv: nn.Conv2d) -> str | None:
+    """Why a convolution is no step, or None for a depthwise one with stride 1 that keeps the size."""
+    if conv.stride != (1, 1) or not conv.groups == conv.in_channels == conv.out_channels:
+        return f"has stride {conv.stride} and groups {conv.groups} for {conv.in_channels} -> {conv.out_channels} channels"
+    kernel, dilation = conv.kernel_size, conv.dilation
+    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        return f"has kernel {kernel}"
+    same = dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
+    if conv.padding not in (same, "same"):
+        return f"has padding {conv.padding}"
+    return None if conv.padding_mode == "zeros" or same == (0, 0) else f"has padding_mode {conv.padding_mode!r}"
+
+
 def _check_conv(name: str, conv: nn.Conv2d, first: nn.Conv2d) -> None:
     """Raise unless ``conv`` is a plain depthwise convolution, of as many channels as ``first``, that keeps the size."""
     if not isinstance(conv, nn.Conv2d) or type(conv).forward is not nn.Conv2d.forward:
         raise TypeError(f"{name}: expected an nn.Conv2d with its own forward, got {type(conv).__name__}")
-    padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-    depthwise = conv.groups == conv.in_channels == conv.out_channels
-    odd = all(k % 2 == 1 for k in conv.kernel_size)
-    zero_padded = conv.padding_mode == "zeros" or padding == (0, 0)
-    if not (depthwise and odd and zero_padded) or conv.stride != (1, 1) or conv.padding not in (padding, "same"):
+    if _flaw(conv) is not None:
         raise ValueError(
             f"{name}: expected a depthwise Conv2d (groups = in_channels = out_channels) with odd kernel, stride 1 and zero "
             f"padding dilation * (k // 2), got {conv}"
