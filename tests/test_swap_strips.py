@@ -3,14 +3,15 @@
 import copy
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from families import BlockA, randomise
-from strips_families import MSCA, NO_STRIPS, STRIPS, C, ConvModule, StripBlock, dw
+from strips_families import MSCA, NO_STRIPS, STRIPS, C, ConvModule, MetaNeXt, Mlp, StripBlock, dw
 from test_swap_guarantee import Double, assert_equal, compiled_operators, fused_in_graphs, outcome
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
@@ -19,6 +20,8 @@ import gcn_kernels.swap.gain as gain
 import gcn_kernels.swap.rules as rules
 from gcn_kernels import convert_gcn, convert_model, revert_gcn
 from gcn_kernels.swap.pending import Pending
+from gcn_kernels.swap.report import StripsForm
+from gcn_kernels.swap.trial import fused_in
 
 X = torch.randn(2, C, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
@@ -116,13 +119,111 @@ def test_convert_gcn_leaves_strips_alone() -> None:
     assert revert_gcn(model) == ["0", "1"]
 
 
-def test_what_pytorch_computes_faster_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "_turns", lambda run, device, names: [(1.0, 2.0)])
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[str, int], float]]:
+    """Times of PyTorch, of which the operator takes 1: by the layout and the height of the map. Nothing is timed."""
+    times = dict.fromkeys(((layout, side) for layout in ("NCHW", "channels_last") for side in gain.STRIPS_MAPS), 2.0)
+    asked = gain._strips_turns
+
+    def turns(form: Any, side: int, layout: torch.memory_format, *options: Any) -> list[tuple[float, float]]:
+        name = "NCHW" if layout is torch.contiguous_format else "channels_last"
+        monkeypatch.setattr(gain, "_turns", lambda *_, **__: [(times[name, side], 1.0)])
+        return asked.__wrapped__(form, side, layout, *options)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(gain, "_strips_turns", turns)
     gain.strips_gain.cache_clear()
+    yield times
+    gain.strips_gain.cache_clear()
+
+
+@pytest.mark.parametrize("slower", [("NCHW", 16), ("NCHW", 128), ("channels_last", 64)])
+def test_a_place_that_is_slower_on_any_map_stays(timed: dict[tuple[str, int], float], slower: tuple[str, int]) -> None:
+    (entry,) = convert_model(nn.Sequential(MSCA())).swapped
+    assert entry.gain == (2.0, None, (2.0, 2.0))
+    gain.strips_gain.cache_clear()
+    timed[slower] = 0.5
     report = convert_model(nn.Sequential(MSCA()))
-    assert not report.swapped and "run slower fused (0.5x)" in report.refused[0].reason
+    assert not report.swapped and "run slower fused (0.5x [0.5, 2.0])" in report.refused[0].reason
     assert convert_model(nn.Sequential(MSCA()), force=True).swapped
-    gain.strips_gain.cache_clear()
+
+
+def test_large_maps_of_many_channels_are_not_timed(timed: dict[tuple[str, int], float]) -> None:
+    timed["NCHW", 64] = timed["channels_last", 64] = timed["NCHW", 128] = timed["channels_last", 128] = 0.1
+    assert convert_model(MSCA(512)).swapped
+
+
+def test_what_is_timed_is_a_converted_call(fused: list[list[int]]) -> None:
+    form = StripsForm.of(fused_in(MetaNeXt(8), [8], ("strips",))[0])
+    assert (form.channels, form.whole, form.alone) == (2, 8, True)
+    msca = StripsForm.of(fused_in(MSCA(), [C], ("strips",))[0])
+    assert (msca.channels, msca.whole, msca.alone) == (C, C, False)
+    for what, chains in ((form, [1]), (msca, [2, 2, 2])):
+        fused.clear()
+        turns = gain._strips_turns.__wrapped__(
+            what, 16, torch.channels_last, what.alone, torch.float32, torch.device("cpu"), "auto"
+        )
+        assert turns and len(fused) == len(turns) + 1 and fused[0] == chains
+
+
+def test_a_convolution_that_stands_alone_does_not_wait(fused: list[list[int]]) -> None:
+    seen: list[type] = []
+
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.row = dw(2, 1, 11)
+
+        def forward(self, x: Tensor) -> Tensor:
+            head, *tail = torch.split(x, 2, dim=1)
+            row = self.row(head)
+            seen.append(type(row))
+            return torch.cat([row, *tail], dim=1)
+
+    plain, model = pair(lambda: nn.Sequential(Sliced(), nn.BatchNorm2d(C)))
+    for _ in range(2):
+        fused.clear(), seen.clear()
+        assert_equal(outcome(model, X), outcome(plain, X))
+        assert fused == [[1]] and set(seen) == {Tensor}
+
+
+def test_a_chain_inside_of_a_module_with_convolutions_that_stand_alone_is_one_call(fused: list[list[int]]) -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.square, self.norm, self.msca = dw(C, 3, 3), nn.BatchNorm2d(C), MSCA()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.square(self.msca(self.norm(self.square(x))))
+
+    plain, model = pair(Outer)
+    for _ in range(2):
+        fused.clear()
+        assert_equal(outcome(model, X), outcome(plain, X))
+        assert sorted(fused) == [[1], [1], [2, 2, 2]]
+
+
+@pytest.mark.parametrize("make", [Mlp, MetaNeXt], ids=["straight", "sliced"])
+def test_alone_and_without_a_gradient_pytorch_runs_channels_last(make: Callable[[], nn.Module], fused: list[list[int]]) -> None:
+    plain, model = pair(make, torch.float32)
+    x = X.float()
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    calls = []
+    for _ in range(3):
+        for given, modes in (
+            (x, [torch.no_grad()]),
+            (channels_last, [torch.no_grad()]),
+            (channels_last, []),
+            (channels_last, [torch.no_grad(), torch.autocast("cpu", torch.bfloat16)]),
+        ):
+            fused.clear()
+            with ExitStack() as stack:
+                for mode in modes:
+                    stack.enter_context(mode)
+                found, expected = model(given), plain(given)
+            torch.testing.assert_close(found, expected)
+            assert found.stride() == expected.stride()
+            calls.append(bool(fused))
+    assert calls == [True, False, True, True] * 3
 
 
 def test_where_no_kernel_runs_nothing_is_swapped(monkeypatch: pytest.MonkeyPatch) -> None:

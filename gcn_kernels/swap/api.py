@@ -164,7 +164,8 @@ def _both(first: Watched | None, second: Watched) -> Watched:
     if first is None:
         return second
     children = first.children + second.children if first.children and second.children else None
-    return Watched(children and tuple(dict.fromkeys(children)), second.backend, (*first.families, *second.families))
+    families = (*first.families, *second.families)
+    return Watched(children and tuple(dict.fromkeys(children)), second.backend, families, first.alone or second.alone)
 
 
 def revert_gcn(model: nn.Module) -> list[str]:

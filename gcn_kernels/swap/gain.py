@@ -4,15 +4,17 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.refine.functional import fused_refine
-from gcn_kernels.strips.functional import fused_strips
 from gcn_kernels.swap.report import Gain, RefineForm, Sizes, StripsForm, UpsampleForm
+from gcn_kernels.swap.scope import Scope
 from gcn_kernels.upsample.functional import fused_upsample
 
 #: Height and width of the map, batch 1: res-4 of a 512 x 512 image.
@@ -23,6 +25,10 @@ REFINE_MAP, SMALLEST = 64, 8
 LARGEST = 500_000_000
 SECONDS = 0.1
 REPEATS = 50
+#: Heights and widths of the maps that strips are timed on, those with up to so many elements.
+STRIPS_MAPS, STRIPS_LARGEST = (16, 32, 64, 128), 2**19
+#: On each as long as this, and so many times at least.
+STRIPS_SECONDS, STRIPS_TURNS = 0.015, 7
 
 
 @cache
@@ -73,18 +79,71 @@ Form = TypeVar("Form", bound=Hashable)
 
 @cache
 def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch.device, backend: str) -> Gain | None:
-    """Time of the depthwise convolutions of these calls over the time fused; None where nothing can run."""
+    """Time of the depthwise convolutions of these calls over the time converted, where that is least; None where nothing can run.
 
-    def prepare(form: StripsForm) -> Run:
-        x = torch.ones((1, form.channels, MAP, MAP), dtype=dtype, device=device)
-        weights = [torch.ones((form.channels, 1, *k), dtype=dtype, device=device) for k in form.kernels]
+    Which is faster depends on the map and its layout, which only a run of the model would tell. So they are timed on several, as
+    they run in a converted module, with all that is done there beside the operator.
+    """
+    if _is_not_timed(dtype, device, backend):
+        return None
+    alone = all(form.alone for form in forms)
+    layouts = [torch.contiguous_format, torch.channels_last]
+    if alone and device.type == "cpu" and dtype is torch.float32:
+        del layouts[1]  # in which a converted module runs PyTorch's: pytorch_is_faster of gcn_kernels.swap.fused_class
+    gains = []
+    for layout in layouts:
+        for side in _strips_sides(forms):
+            total: list[tuple[float, float]] = []
+            for form in dict.fromkeys(forms):
+                turns = _strips_turns(form, side, layout, alone, dtype, device, backend)
+                if turns is None:
+                    return None
+                total = _added(total, turns, forms.count(form))
+            gains.append(_measured(total).forward)
+    return Gain(min(gains), spread=(min(gains), max(gains)))
+
+
+def _strips_sides(forms: Sequence[StripsForm]) -> list[int]:
+    elements = max(form.channels for form in forms)
+    return [side for side in STRIPS_MAPS if elements * side * side <= STRIPS_LARGEST] or [STRIPS_MAPS[0]]
+
+
+@cache
+def _strips_turns(
+    form: StripsForm,
+    side: int,
+    layout: torch.memory_format,
+    alone: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    backend: str,
+) -> list[tuple[float, float]] | None:
+    """Seconds of the convolutions and of the same converted, in turns; None where it cannot run."""
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        x = torch.ones((1, form.whole, side, side), **options).contiguous(memory_format=layout)[:, : form.channels]
+        weights = [torch.ones((form.channels, 1, *k), **options).contiguous(memory_format=layout) for k in form.kernels]
         biases = [weights[0].new_ones(form.channels) if biased else None for biased in form.biased]
         steps = iter(zip(weights, biases, form.dilations, strict=True))
         stem = next(steps) if form.stem else None
         branches = [[next(steps) for _ in range(length)] for length in form.lengths]
-        return lambda name: fused_strips(x, branches, stem=stem, skip=form.skip, backend=name)
+        # Between two such calls a model reads and writes maps, after which neither x nor Python's data are in the nearest cache.
+        other = torch.empty(2**20, device=device)
 
-    return _timed(forms, prepare, dtype, device, backend)
+        def plain() -> Tensor:
+            return reference.strips(x, branches, stem=stem, skip=form.skip)
+
+        def run(name: str) -> object:
+            if name == "torch":
+                return plain()
+            with Scope(backend, ("strips",), alone) as scope:
+                y = plain()
+            return scope.release(y)
+
+        try:
+            return _turns(run, device, ("torch", backend), STRIPS_SECONDS, STRIPS_TURNS, between=lambda: other.fill_(1))
+        except RuntimeError:
+            return None
 
 
 @cache
@@ -118,11 +177,8 @@ def upsample_gain(form: UpsampleForm, dtype: torch.dtype, device: torch.device, 
 def _timed(
     forms: Sequence[Form], prepare: Callable[[Form], Run], dtype: torch.dtype, device: torch.device, backend: str
 ) -> Gain | None:
-    """The gain of all these calls together, each form timed once.
-
-    Nothing is timed in 16 bits, where PyTorch's convolutions can take seconds.
-    """
-    if device.type == "meta" or dtype.itemsize < 4 or backend == "torch":
+    """The gain of all these calls together, each form timed once."""
+    if _is_not_timed(dtype, device, backend):
         return None
     total: list[tuple[float, float]] = []
     for form in dict.fromkeys(forms):
@@ -134,6 +190,11 @@ def _timed(
                 return None
         total = _added(total, turns, forms.count(form))
     return _measured(total)
+
+
+def _is_not_timed(dtype: torch.dtype, device: torch.device, backend: str) -> bool:
+    """Nothing is timed in 16 bits, where PyTorch's convolutions can take seconds."""
+    return device.type == "meta" or dtype.itemsize < 4 or backend == "torch"
 
 
 def _side(multiplications: int, side: int, most: int) -> int:
@@ -158,20 +219,38 @@ def _measured(turns: list[tuple[float, float]]) -> Gain:
     return Gain(statistics.median(ratios), spread=(fifths[0], fifths[3]))
 
 
-def _turns(run: Run, device: torch.device, names: tuple[str, str]) -> list[tuple[float, float]]:
-    """Forward seconds of both backends, in turns, so that other load on the machine meets both alike."""
+def _turns(
+    run: Run,
+    device: torch.device,
+    names: tuple[str, str],
+    most: float = SECONDS,
+    least: int = 0,
+    between: Callable[[], object] | None = None,
+) -> list[tuple[float, float]]:
+    """Forward seconds of both backends, in turns, so that load on the machine meets both alike.
+
+    Args:
+        run: what is timed, by the name of a backend.
+        device: where it runs.
+        names: of both backends.
+        most: seconds after which there is no other turn,
+        least: if there were this many, beside one that prepares.
+        between: what is done before each run.
+    """
     turns = []
     started = time.perf_counter()
     for _ in range(REPEATS + 1):
         seconds = []
         for name in names:
+            if between is not None:
+                between()
             start = time.perf_counter()
             run(name)
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
             seconds.append(time.perf_counter() - start)
         turns.append((seconds[0], seconds[1]))
-        if time.perf_counter() - started > SECONDS:
+        if len(turns) > least and time.perf_counter() - started > most:
             break
     # The first turn prepares; it counts only where there is no time for another.
     return turns[1:] or turns

@@ -43,7 +43,10 @@ class Sizes:
 
 
 class StripsForm(NamedTuple):
-    """One call of strips: channels, kernels (kh, kw) with dilations (dh, dw) in the order of the steps, how they go together."""
+    """One call of strips: channels, kernels (kh, kw) with dilations (dh, dw) in the order of the steps, how they go together.
+
+    ``whole`` is the number of channels of the map that x is a slice of; that of x itself where it is none.
+    """
 
     channels: int
     kernels: tuple[tuple[int, int], ...]
@@ -52,15 +55,23 @@ class StripsForm(NamedTuple):
     lengths: tuple[int, ...]
     skip: bool
     biased: tuple[bool, ...]
+    whole: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one convolution."""
+        return len(self.kernels) == 1
 
     @classmethod
     def of(cls, block: Fused) -> "StripsForm":
         """The form of a call."""
         stem, lengths, skip, dilations = block.form
+        channels, (_, _, h, w) = block.x.shape[1], block.x.shape
+        whole = block.x.stride(0) // (h * w) if block.x.stride()[1:] == (h * w, w, 1) else channels
         weights: Any = block.parameters[: len(dilations)]
         kernels = tuple((w.shape[2], w.shape[3]) for w in weights)
         biased = tuple(b is not None for b in block.parameters[len(dilations) :])
-        return cls(weights[0].shape[0], kernels, dilations, stem, lengths, skip, biased)
+        return cls(channels, kernels, dilations, stem, lengths, skip, biased, max(whole, channels))
 
     def __str__(self) -> str:
         steps = [
@@ -107,9 +118,11 @@ class Gain(NamedTuple):
     """Time of a block as plain convolutions over its time fused, on a 32 x 32 map (64 x 64 for a refinement).
 
     Attributes:
-        forward: predicted, or the median over calls of both in turns.
+        forward: predicted, or the median over calls of both in turns. Of strips, the least of those medians over several maps in
+            both layouts.
         backward: only where it is predicted.
-        spread: 20th and 80th percentile over those turns; None where it is predicted, or there was time for one turn only.
+        spread: 20th and 80th percentile over those turns, of strips the least and the largest median; None where it is
+            predicted, or there was time for one turn only.
     """
 
     forward: float

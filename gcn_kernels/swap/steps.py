@@ -25,7 +25,7 @@ from gcn_kernels.swap.expression import (
     modes_for,
 )
 from gcn_kernels.swap.pending import Pending, aside, at_home, values_in
-from gcn_kernels.swap.rules import RULES, chain, doubling
+from gcn_kernels.swap.rules import RULES, chain, doubling, single
 
 _PLAIN = (Tensor, nn.Parameter)
 _ONES = (1, (1, 1), [1, 1])
@@ -36,7 +36,9 @@ LARGEST_SQUARE = 11
 class Waiting(Counter, Protocol):
     """The scope, as seen from here."""
 
+    alone: bool
     backend: str
+    notes: list[Any] | None
     trial: bool
     families: frozenset[str]
     waiting: list[Any]
@@ -142,16 +144,21 @@ def _depthwise(
     if isinstance(source, Step) and not follows:
         return None
     x = source.x if isinstance(source, Step) else source
-    modes = modes_for(x)
-    if modes != source.modes if isinstance(source, Step) else not takes(x, scope.trial):
+    if not (follows or takes(x, scope.trial)):
         return None
     size = source.size if isinstance(source, Step) else tuple(x.shape)
-    if size[1] != groups or not go_together(x, weight, bias, modes[2]):
+    autocast = source.modes[2] if isinstance(source, Step) else autocast_dtype(x)
+    if size[1] != groups or not go_together(x, weight, bias, autocast):
+        return None
+    if scope.alone and not (follows or scope.waiting) and scope.notes is None:
+        return scope.run(single(x, weight, bias, pair, scope.backend), None)
+    modes = modes_for(x)
+    if isinstance(source, Step) and modes != source.modes:
         return None
     node = Depthwise(source, modes, weight, bias, padding, pair)
     node.rest = (weight, bias, stride, padding, dilation, groups)
     node.rule, node.backend, node.counter = chain, scope.backend, scope
-    return scope.wait(node, size, x.dtype if modes[2] is None else modes[2], (input, weight, bias))
+    return scope.wait(node, size, x.dtype if autocast is None else autocast, (input, weight, bias))
 
 
 def keeps_size_depthwise(weight: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple[int, int] | None:

@@ -162,6 +162,11 @@ def is_known(module: nn.Module) -> bool:
     return module in _known
 
 
+def give_up(module: nn.Module) -> None:
+    """Remember that a watched run of ``module`` cannot be repeated, so that the next ones are not noted."""
+    _known.setdefault(module, None)
+
+
 def learn(module: nn.Module, original: type[nn.Module], scope: Scope, result: Any) -> Callable[[Any], None]:
     """Remember what a watched run of ``module`` was, once its result has been released, with which the answer is to be called."""
     block = scope.whole(result)

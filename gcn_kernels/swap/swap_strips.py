@@ -63,6 +63,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         if tried == []:
             raise Refused("its forward computes no depthwise convolution of them")
         forms = [StripsForm.of(block) for block in tried or ()]
+        watched = watched._replace(alone=bool(forms) and all(form.alone for form in forms))
         like = next(iter(next(iter(convs.values())).parameters()))
         refuse_without_kernels("strips", KERNELS, UNASKED, like, backend, force)
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
