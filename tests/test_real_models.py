@@ -1,7 +1,7 @@
 """Strips in models that other packages have: what a swap finds there, and that it changes no value, no step and no key.
 
 The packages are no requirement of the tests; where one is missing, or cannot be imported, its model is skipped with the reason.
-They are timm and torchvision; onedl-mmsegmentation, onedl-mmengine and mmcv-lite.
+They are timm and torchvision; onedl-mmsegmentation, onedl-mmengine and mmcv-lite. ``.ci/run real_models`` installs them.
 """
 
 import copy
