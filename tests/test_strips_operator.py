@@ -246,6 +246,7 @@ def test_nan_in_the_output_gradient(layout: str) -> None:
 
 def test_kernels_that_have_run_on_no_gpu_run_on_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "why_not", lambda backend, *_: "of the CPU" if backend == "cpu" else None)
+    monkeypatch.setattr(functional._how, "known", {})
     runs: list[str] = []
     monkeypatch.setattr(functional.reference, "strips", lambda x, *_, **__: runs.append("torch") or x)
     monkeypatch.setattr(functional, "STRIPS", lambda tensors, _: runs.append("cuda") or tensors[0])
@@ -407,6 +408,33 @@ def test_error(name: str) -> None:
     kind, message, call = ERRORS[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_checks_are_made_once_for_each_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    check_ = problem.check
+    monkeypatch.setattr(problem, "check", lambda *given: made.append(1) or check_(*given))
+    monkeypatch.setattr(functional._how, "known", {})
+    forms: list[Callable[[], object]] = [
+        lambda: fused_strips(X, [[step()]]),
+        lambda: fused_strips(X, [[step()]], skip=True),
+        lambda: fused_strips(X, [[step(1, 3)]]),
+        lambda: fused_strips(X, [[(*step(), 2)]]),
+        lambda: fused_strips(X, [[step(), step()]]),
+        lambda: fused_strips(X, [[step()], [step()]]),
+        lambda: fused_strips(X, [[step()]], stem=step()),
+        lambda: fused_strips(X, [[(step()[0], torch.zeros(4))]]),
+        lambda: fused_strips(X, [[step()]], backend="torch"),
+        lambda: fused_strips(X[0], [[step()]]),
+        lambda: fused_strips(X.to(memory_format=torch.channels_last), [[step()]]),
+    ]
+    for count, run in enumerate(forms, 1):
+        for _ in range(2):
+            run()
+            assert len(made) == count
+    for name in ("mixed", "channels", "bias", "devices"):  # what is refused is refused again
+        for _ in range(2):
+            test_error(name)
 
 
 def test_torch_backend_is_the_definition() -> None:

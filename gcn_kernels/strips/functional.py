@@ -1,13 +1,14 @@
 """The strips as a function: check, cast, choose, call."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import is_channels_last, tracing_state, untraced
+from gcn_kernels.core.checks import Memory, is_channels_last, untraced
 from gcn_kernels.reference import Step
 from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, TRITON_STRIPS, form_of
@@ -61,24 +62,43 @@ def fused_strips(
 
     Source: Guo et al., *SegNeXt*, NeurIPS 2022, section 3.1; Yuan et al., *Strip R-CNN*, 2025, section 3.
     """
-    given = (x, branches, stem, skip)
-    strips = untraced(problem.check, *given) if tracing_state() else problem.check(*given)
-    device_type = x.device.type
+    strips = problem.arrange(branches, stem, skip)
+    device_type = x.device.type if isinstance(x, Tensor) else "meta"
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
+        untraced(problem.check, x, strips)
         dtype = torch.get_autocast_dtype(device_type)
         with torch.autocast(device_type, enabled=False):
             return _run(x if x.dtype == torch.float64 else x.to(dtype), strips.to(dtype), backend)
     return _run(x, strips, backend)
 
 
-def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
+class _How(NamedTuple):
+    """What was decided for a call: the backend that runs, what it is told of the strips, and whether x comes without a batch."""
+
+    backend: str
+    options: tuple[object, ...]
+    single: bool
+
+
+def _decide(tensors: Sequence[Any], rest: tuple[Any, ...], backend: str, _: str | None) -> _How:
+    x, parameters, steps = tensors[0], tuple(tensors[1:]), len(tensors) // 2
+    strips = problem.Strips(parameters[:steps], parameters[steps:], *rest)
+    problem.check(x, strips)
     problem.check_same(x, strips)
     chosen = backends.choose(backend, "auto", x, KERNELS, UNASKED)
-    if chosen == "torch":
+    batch = x if x.dim() == 4 else x.unsqueeze(0)
+    return _How(chosen, (*form_of(strips), is_channels_last(batch)), x.dim() == 3)
+
+
+_how = Memory(_decide)
+
+
+def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
+    weights, biases, *rest = strips
+    how = _how((x, *weights, *biases), tuple(rest), backend, backends.foreign_transform())
+    if how.backend == "torch":
         branches, stem = strips.steps()
         return reference.strips(x, branches, stem=stem, skip=strips.skip)
-    batch = x if x.dim() == 4 else x.unsqueeze(0)
-    tensors = (batch, list(strips.weights), [b for b in strips.biases if b is not None])
-    channels_last = untraced(is_channels_last, batch) if tracing_state() else is_channels_last(batch)
-    y = (TRITON_STRIPS if chosen == "triton" else STRIPS)(tensors, (*form_of(strips), channels_last))
-    return y if x.dim() == 4 else y.squeeze(0)
+    operator = TRITON_STRIPS if how.backend == "triton" else STRIPS
+    y = operator((x.unsqueeze(0) if how.single else x, list(weights), [b for b in biases if b is not None]), how.options)
+    return y.squeeze(0) if how.single else y

@@ -1,8 +1,7 @@
 """What valid strips are: the one place where the arguments of ``fused_strips`` are checked, before anything is launched."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +11,8 @@ from gcn_kernels.core.operator import autocast
 from gcn_kernels.reference import Step
 
 
-@dataclass(frozen=True)
-class Strips:
-    """Checked arguments. Steps are numbered the stem's first, then branch by branch.
+class Strips(NamedTuple):
+    """Arguments in one order: steps are numbered the stem's first, then branch by branch.
 
     Attributes:
         weights: [C, 1, kh, kw] of every step.
@@ -45,24 +43,62 @@ class Strips:
         return [[next(remaining) for _ in range(length)] for length in self.lengths], stem
 
 
-def check(x: Tensor, branches: Sequence[Sequence[Step]], stem: Step | None, skip: bool) -> Strips:
-    """Raise unless the arguments form depthwise strips over ``x`` ([N, C, H, W] or [C, H, W]).
+def arrange(branches: Sequence[Sequence[Step]], stem: Step | None, skip: bool) -> Strips:
+    """The steps in order, as they are: :func:`check` looks at what is in them.
 
     Raises:
-        TypeError: something else than dense tensors of a supported dtype, or steps that are no tuples.
-        ValueError: ranks, sizes or dilations that do not go together.
+        TypeError: branches or steps that are no sequences of the right length.
+        ValueError: no branches, a branch without steps, a dilation below 1.
     """
-    check_tensor("x", x)
-    check_map(x)
-    channels = x.shape[-3]
-    if not isinstance(branches, Sequence) or not all(isinstance(branch, Sequence) for branch in branches):
+    if not isinstance(branches, Sequence) or not all([isinstance(branch, Sequence) for branch in branches]):
         raise TypeError(f"branches: expected a sequence of branches, each a sequence of steps, got {type(branches).__name__}")
     if not branches or not all(branches):
         raise ValueError("branches: expected at least one branch, and at least one step in each")
-    named = [("stem", stem)] if stem is not None else []
-    named += [(f"branches[{b}][{i}]", step) for b, branch in enumerate(branches) for i, step in enumerate(branch)]
-    weights, biases, dilations = zip(*(_check_step(name, step, channels) for name, step in named), strict=True)
-    return Strips(weights, biases, dilations, tuple(len(branch) for branch in branches), stem is not None, bool(skip))
+    steps = [] if stem is None else [stem]
+    for branch in branches:
+        steps += branch
+    lengths = tuple([len(branch) for branch in branches])
+    for i, step in enumerate(steps):
+        if not isinstance(step, Sequence) or len(step) not in (2, 3):
+            name = names(lengths, stem is not None)[i]
+            raise TypeError(f"{name}: expected (weight, bias) or (weight, bias, dilation), got {type(step).__name__}")
+    dilations = [_dilation(step, i, lengths, stem is not None) for i, step in enumerate(steps)]
+    return Strips(
+        tuple([step[0] for step in steps]),
+        tuple([step[1] for step in steps]),
+        tuple(dilations),
+        lengths,
+        stem is not None,
+        bool(skip),
+    )
+
+
+def _dilation(step: Step, i: int, lengths: Sequence[int], stem: bool) -> tuple[int, int]:
+    if len(step) == 2:
+        return 1, 1
+    given = step[2]
+    if type(given) is tuple and len(given) == 2 and type(given[0]) is type(given[1]) is int and given[0] > 0 and given[1] > 0:
+        return given
+    return dilation_pair(names(lengths, stem)[i], given)
+
+
+def names(lengths: Sequence[int], stem: bool) -> list[str]:
+    """What messages call the steps."""
+    return ["stem"] * stem + [f"branches[{b}][{i}]" for b, length in enumerate(lengths) for i in range(length)]
+
+
+def check(x: Tensor, strips: Strips) -> None:
+    """Raise unless the steps are depthwise convolutions of ``x`` ([N, C, H, W] or [C, H, W]).
+
+    Raises:
+        TypeError: something else than dense tensors of a supported dtype.
+        ValueError: ranks or sizes that do not go together.
+    """
+    check_tensor("x", x)
+    check_map(x)
+    steps = zip(names(strips.lengths, strips.stem), strips.weights, strips.biases, strict=True)
+    for name, weight, bias in steps:
+        _check_step(name, weight, bias, x.shape[-3])
 
 
 def check_same(x: Tensor, strips: Strips) -> None:
@@ -93,10 +129,7 @@ def dilation_pair(name: str, dilation: object) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _check_step(name: str, step: Step, channels: int) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-    if not isinstance(step, Sequence) or len(step) not in (2, 3):
-        raise TypeError(f"{name}: expected (weight, bias) or (weight, bias, dilation), got {type(step).__name__}")
-    weight, bias = step[:2]
+def _check_step(name: str, weight: Tensor, bias: Tensor | None, channels: int) -> None:
     check_tensor(f"{name} weight", weight)
     if weight.dim() != 4 or weight.shape[:2] != (channels, 1):
         raise ValueError(
@@ -108,4 +141,3 @@ def _check_step(name: str, step: Step, channels: int) -> tuple[Tensor, Tensor | 
         check_tensor(f"{name} bias", bias)
         if bias.shape != (channels,):
             raise ValueError(f"{name} bias: expected shape [{channels}] to go with x, got {shape_of(bias)}")
-    return weight, bias, dilation_pair(name, step[2] if len(step) == 3 else 1)
