@@ -2,8 +2,8 @@
 //
 // Lanes of a vector are channels, for every layout: a tile of 16 channels (AVX-512) is [row][column][channel] in cache, where
 // both axes of a kernel are alike and need no shifts. channels_last maps of the type that the arithmetic is done in are read
-// and written in place; other maps are turned on their way in and out. A tile marches down the map; between its steps there
-// are only the rows that later steps still need (a ring), all of them together in L2.
+// and written in place where that happens once; other maps are copied or turned on their way in and out. A tile marches down
+// the map; between its steps there are only the rows that later steps still need (a ring), all of them together in L2.
 //
 // Cost, in products of a vector per element: the taps of all kernels; turning a planar map adds about 4 shuffles on either
 // side. The kernels in line.inl reach about one product a cycle, so the bound is the multiply-adds, or memory for short ones.

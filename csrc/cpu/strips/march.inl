@@ -99,7 +99,7 @@ class March {
       View& v = views_[i];
       v.row0 = larger(0, h0_ - b.rh), v.row1 = smaller(plan_.sizes.h, h1_ + b.rh);
       v.column0 = larger(0, w0_ - b.rw), v.column1 = smaller(plan_.sizes.w, w1_ + b.rw);
-      if (in_place(b)) {
+      if (in_place((int)i)) {
         const Image& image = call_.images[b.image];
         v.ring = 0;
         v.pitch = image.stride_h * (int64_t)sizeof(A), v.step = image.stride_w * (int64_t)sizeof(A);
@@ -115,10 +115,22 @@ class March {
 
   int64_t offset(const Image& image) const { return n_ * image.stride_n + group_ * kWidth * image.stride_c; }
 
-  bool in_place(const Buffer& b) const {
+  // Where an image has what the kernels can read, and is read by one kernel along its rows or written by one step. Its columns
+  // and rows fall on few sets of the caches: what comes back to them finds them in its ring.
+  bool in_place(int buffer) const {
+    const Buffer& b = call_.buffers[buffer];
     if (b.image < 0 || lanes_ < kWidth) return false;
     const Image& image = call_.images[b.image];
-    return image.stride_c == 1 && image.dtype == (sizeof(A) == 8 ? DType::kFloat64 : DType::kFloat32);
+    if (image.stride_c != 1 || image.dtype != (sizeof(A) == 8 ? DType::kFloat64 : DType::kFloat32)) return false;
+    int uses = 0;
+    for (int64_t i = 0; i < call_.step_count; i++) {
+      const Step& step = call_.steps[i];
+      const Kernel& k = call_.kernels[step.kernel];
+      if (step.src == buffer && (k.along_h() || k.across() > 1)) return false;
+      uses += (step.src == buffer) + (step.dst == buffer) + (step.addend == buffer);
+    }
+    for (int64_t i = 0; i < call_.dot_count; i++) uses += (call_.dots[i].x == buffer) + (call_.dots[i].g == buffer);
+    return uses == 1;
   }
 
   // The rows of a map that the block at r writes.
@@ -181,6 +193,9 @@ class March {
     line.across = k.across();
     line.weights = weights_of(step.kernel, step.flipped);
     if (k.bias && !step.flipped) line.bias = biases_ + step.kernel;
+    // A line of rows is a whole row of pixels away from the next, one of columns a pixel.
+    if (views_[step.src].ring == 0) line.fetch_in = 3;
+    if (views_[step.dst].ring == 0) line.fetch_out = k.along_h() ? 6 : 2;
     return line;
   }
 
@@ -321,13 +336,19 @@ class March {
   }
 
   void sum_rows(const View& g, int64_t from, int64_t to, double* sums) {
-    constexpr int64_t kAtOnce = 64;
+    constexpr int64_t kAtOnce = 64, kSums = 4;
     for (int64_t h = from; h < to; h++) {
       const V* row = reinterpret_cast<const V*>(g.row(h));
       for (int64_t w = w0_; w < w1_; w += kAtOnce) {
-        V sum = {};
-        for (int64_t i = w; i < smaller(w + kAtOnce, w1_); i++) sum += load_vector<V>((intptr_t)row + g.column(i));
-        add_to_sums(sums, sum);
+        // Several sums at a time: one alone would wait for itself at every pixel.
+        V sum[kSums] = {};
+        const int64_t end = smaller(w + kAtOnce, w1_);
+        for (int64_t i = w; i < end; i += kSums) {
+#pragma GCC unroll 8
+          for (int64_t s = 0; s < kSums; s++)
+            if (i + s < end) sum[s] += load_vector<V>((intptr_t)row + g.column(i + s));
+        }
+        add_to_sums(sums, (sum[0] + sum[1]) + (sum[2] + sum[3]));
       }
     }
   }
