@@ -202,6 +202,15 @@ def test_a_chain_inside_of_a_module_with_convolutions_that_stand_alone_is_one_ca
         assert sorted(fused) == [[1], [1], [2, 2, 2]]
 
 
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_trace_of_a_convolution_that_stands_alone_holds_no_sizes() -> None:
+    plain, model = pair(Mlp, torch.float32)
+    x = X.float().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, (x,))
+        torch.testing.assert_close(traced(x[..., :5]), plain(x[..., :5]))
+
+
 @pytest.mark.parametrize("make", [Mlp, MetaNeXt], ids=["straight", "sliced"])
 def test_alone_and_without_a_gradient_pytorch_runs_channels_last(make: Callable[[], nn.Module], fused: list[list[int]]) -> None:
     plain, model = pair(make, torch.float32)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gcn_kernels.core.checks import is_channels_last
+from gcn_kernels.core.checks import is_channels_last, tracing_state
 from gcn_kernels.swap import straight_line
 from gcn_kernels.swap.graph import GraphScope
 from gcn_kernels.swap.scope import Scope, hooked_inside, scope_of
@@ -49,7 +49,7 @@ def pytorch_is_faster(inputs: tuple[Any, ...]) -> bool:
     """
     if len(inputs) != 1 or type(x := inputs[0]) is not Tensor or x.dim() != 4 or x.dtype is not torch.float32:
         return False
-    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or tracing_state():
         return False
     return is_channels_last(x)
 
