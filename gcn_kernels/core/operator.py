@@ -115,9 +115,7 @@ class Operator:
                 y: Tensor = _Recorded.apply(self, (*tensors, *options), *flat)  # type: ignore[no-untyped-call]
                 return y
             if not torch.is_inference_mode_enabled():
-                # There is nothing to record: not even the question is asked, which the dispatcher asks in Python (13 us).
-                with torch._C._AutoDispatchBelowAutograd():
-                    return self._first(self.forward(*tensors, *options))
+                return self._first(_unrecorded(self.forward, *tensors, *options))
         return self._first(self.forward(*tensors, *options))
 
     def _count(self) -> None:
@@ -146,8 +144,8 @@ class Operator:
         ctx.versions = _versions(ctx.unread)
         ctx.options = [inputs[place] for place in self._option_places]
 
-    def _gradients(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool]) -> list[Tensor | None]:
-        """The gradients of all tensors, those of lists one by one, where they are needed."""
+    def _gradients(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool], call: Callable[..., Any]) -> list[Tensor | None]:
+        """The gradients of all tensors, those of lists one by one, where needed; ``call`` calls the backward operator."""
         self._count()
         wanted = sum(1 << i for i, need in enumerate(needed) if need)
         if dy is None or not wanted:
@@ -160,12 +158,12 @@ class Operator:
                 "own derivative needs their values; change them after the last backward pass, or use clones"
             )
         saved = [a if b is None else b for a, b in zip(_kept(ctx), ctx.unread, strict=True)]
-        found = _flatten(self.backward(dy, *saved, wanted, *ctx.options))
+        found = _flatten(call(self.backward, dy, *saved, wanted, *ctx.options))
         return [g if need else None for g, need in zip(found, needed, strict=True)]
 
     def _backward(self, ctx: Any, dy: Tensor | None, *_: None) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad[: len(self.tensors)]
-        gradients = iter(self._gradients(ctx, dy, _flatten(needs)))
+        gradients = iter(self._gradients(ctx, dy, _flatten(needs), _dispatched))
         return (*_like(needs, gradients), *(None for _ in self.options))
 
     def given_backward(self, arguments: Iterable[Any]) -> dict[str, Any]:
@@ -263,15 +261,25 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, operator: Operator, arguments: tuple[Any, ...], *flat: Tensor | None) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = operator.forward(*arguments)
+        output = _unrecorded(operator.forward, *arguments)
         ctx.operator = operator
         operator._save(ctx, arguments, output)
         return operator._first(output)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
-        return (None, None, *ctx.operator._gradients(ctx, dy, ctx.needs_input_grad[2:]))
+        call = _dispatched if torch.is_grad_enabled() or is_traced() else _unrecorded
+        return (None, None, *ctx.operator._gradients(ctx, dy, ctx.needs_input_grad[2:], call))
+
+
+def _dispatched(run: Callable[..., Any], *arguments: Any) -> Any:
+    return run(*arguments)
+
+
+def _unrecorded(run: Callable[..., Any], *arguments: Any) -> Any:
+    """``run(*arguments)`` where there is nothing to record: the dispatcher would ask whether there is, in Python (13 us)."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return run(*arguments)
 
 
 def records(tensors: Sequence[Tensor | None]) -> bool:
@@ -298,15 +306,13 @@ def _arguments(schema: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _flatten(values: Sequence[Any]) -> list[Any]:
     """The elements, those of lists one by one."""
-    return list(_elements(values))
-
-
-def _elements(values: Sequence[Any]) -> Iterator[Any]:
+    flat: list[Any] = []
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from value
+            flat += value
         else:
-            yield value
+            flat.append(value)
+    return flat
 
 
 def _like(structure: Sequence[Any], flat: Iterator[Any]) -> list[Any]:
@@ -316,7 +322,7 @@ def _like(structure: Sequence[Any], flat: Iterator[Any]) -> list[Any]:
 
 def _keep(ctx: Any, values: Sequence[Any]) -> None:
     """Save tensors and lists of tensors."""
-    ctx.save_for_backward(*_elements(values))
+    ctx.save_for_backward(*_flatten(values))
     ctx.lengths = [len(value) if isinstance(value, (list, tuple)) else -1 for value in values]
 
 
@@ -328,7 +334,7 @@ def _kept(ctx: Any) -> list[Any]:
 
 def _versions(values: Sequence[Any]) -> list[int | None]:
     """How often each tensor was changed in place; None for those that keep no count (inference tensors)."""
-    return [None if t is None or t.is_inference() else t._version for t in _elements(values)]
+    return [None if t is None or t.is_inference() else t._version for t in _flatten(values)]
 
 
 def _alias(t: Tensor) -> Tensor:
