@@ -20,7 +20,7 @@ from gcn_kernels.strips.spec import STRIPS
 from gcn_kernels.swap import convert_gcn, convert_model, revert_gcn
 from gcn_kernels.upsample.functional import fused_upsample
 from gcn_kernels.upsample.module import FusedUpsample
-from gcn_kernels.upsample.spec import UPSAMPLE
+from gcn_kernels.upsample.spec import DOUBLING, UPSAMPLE
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 #: The compiled operators, each with its backward operator.
-OPERATORS = (GCN, STRIPS, UPSAMPLE, REFINE, CUDA_REFINE)
+OPERATORS = (GCN, STRIPS, DOUBLING, UPSAMPLE, REFINE, CUDA_REFINE)
 library.load(
     {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
     [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],

@@ -41,12 +41,26 @@ def gcn(
     return left + right
 
 
-def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Doubling of a map by a learnt 4 x 4 kernel (Peng et al. 2017, figure 2 A): a transposed convolution with stride 2.
+def upsample(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    add: Tensor | None = None,
+    size: Sequence[int] | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Doubling of a map by a learnt kernel (Peng et al. 2017, figure 2 A): a transposed convolution with stride 2.
 
-    Shapes are those of :func:`gcn_kernels.fused_upsample` without ``size``.
+    Arguments are those of :func:`gcn_kernels.fused_upsample`. A kernel of 4 x 4 is padded by 1, one of 3 x 3 by 1 with one more
+    row and column at the end of the result, one of 2 x 2 not at all.
     """
-    return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)
+    kernel = int((untraced(_sizes, weight) if tracing_state() else weight.shape)[2])
+    y = F.conv_transpose2d(x, weight, bias, 2, int(kernel > 2), int(kernel == 3), groups)
+    if add is not None:
+        size = add.shape[-2:]
+    y = y if size is None else y[..., : size[0], : size[1]]
+    return y if add is None else add + y
 
 
 def refine(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:

@@ -97,7 +97,7 @@ def test_a_trace_is_right_and_without_warnings(name: str) -> None:
         (FusedGCN(6, 4, 5), "gcn"),
         (FusedStrips(6, [[(1, 7), (7, 1)]]), "strips"),
         (FusedRefine(6), "refine"),
-        (FusedUpsample(6, 4), "upsample"),
+        (FusedUpsample(6, 4), "doubling"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -30,6 +30,13 @@ SCHEMAS = {
     "upsample_backward": (
         "gcn_kernels::upsample_backward(Tensor dy, Tensor x, Tensor weight, int wanted) -> (Tensor, Tensor, Tensor)"
     ),
+    "doubling": (
+        "gcn_kernels::doubling(Tensor x, Tensor weight, Tensor? bias, Tensor? add, SymInt? height, SymInt? width, int groups, "
+        "bool channels_last) -> Tensor"
+    ),
+    "doubling_backward": (
+        "gcn_kernels::doubling_backward(Tensor dy, Tensor x, Tensor weight, int wanted, int groups) -> (Tensor, Tensor, Tensor)"
+    ),
     "refine": "gcn_kernels::refine(Tensor x, Tensor w1, Tensor w2, Tensor? b1, Tensor? b2, bool channels_last) -> Tensor",
     "refine_backward": (
         "gcn_kernels::refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted) "

@@ -1,30 +1,35 @@
-"""The doubling is ``conv_transpose2d`` with a 4 x 4 kernel, stride 2, padding 1, within the rule; it behaves as an operator."""
+"""The doubling is a ``conv_transpose2d`` with stride 2, and a sum, within the rule; it behaves as an operator."""
 
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, LAYOUTS
 from implementations import INTERPRETED, Implementation, parameter
+from suites import in_suites
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from upsample_cases import CASES, check, draw, evaluate
+from upsample_cases import CASES, FORMS, check, draw, drawn, evaluate, groups_of, tap_by_tap
 from views import VIEWS
 
 from gcn_kernels import FusedUpsample, backends, fused_upsample, reference
 from gcn_kernels.upsample import functional
-from gcn_kernels.upsample.spec import UPSAMPLE
+from gcn_kernels.upsample.spec import DOUBLING, UPSAMPLE
 
 #: Whose kernels; Triton's run on a GPU, or in its interpreter: see test_triton_interpreter.py.
 every_backend = pytest.mark.parametrize("run", [parameter(Implementation(backend)) for backend in ("cpu", "triton")])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+every_form = pytest.mark.parametrize("form", FORMS)
+#: Of the drawn problems, those of a part; the first is for every day.
+PARTS, OF_A_PART = 6, 60
 
 
-def by(run: Implementation) -> Callable[..., Tensor]:
-    return lambda *tensors: fused_upsample(*tensors, backend=run.backend)
+def by(run: Implementation, groups: int = 1) -> Callable[..., Tensor]:
+    return lambda *tensors: fused_upsample(*tensors, groups=groups, backend=run.backend)
 
 
 @every_backend
@@ -39,6 +44,53 @@ def test_values_and_gradients(case: str, layout: str, dtype: torch.dtype, run: I
     check(results, *arguments)
     if arguments[0].numel() and CASES[case][2] > 1:
         assert results["y"].stride() == reference.upsample(*arguments[:3]).stride()
+
+
+@every_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", ["cityscapes", "pixel", "one-row", "one-channel"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "4x4"])
+def test_values_and_gradients_of_other_forms(form: str, case: str, layout: str, dtype: torch.dtype) -> None:
+    arguments = draw(case, dtype, layout, form=form)
+    definition = partial(reference.upsample, groups=groups_of(form, arguments[0]))
+    results = evaluate(partial(fused_upsample, groups=groups_of(form, arguments[0])), *arguments)
+    check(results, *arguments, definition=definition)
+    if CASES[case][2] > 1:
+        assert results["y"].stride() == definition(*arguments[:3]).stride()
+
+
+@pytest.mark.parametrize("part", in_suites(range(PARTS), everyday=lambda part: part == 0))
+def test_drawn_problems(part: int) -> None:
+    for seed in range(part * OF_A_PART, (part + 1) * OF_A_PART):
+        problem = drawn(seed, fused_upsample)
+        try:
+            check(evaluate(problem.run, *problem.tensors), *problem.tensors, definition=problem.definition)
+        except AssertionError as error:
+            raise AssertionError(problem.name) from error
+
+
+@every_dtype
+@every_form
+@pytest.mark.parametrize("view", ["contiguous", "channels_last", "sliced"])
+def test_a_lateral_map_is_added_as_pytorch_adds_it(view: str, form: str, dtype: torch.dtype) -> None:
+    """To the bit: what is added to is rounded to the dtype first. The gradient of the lateral map is dy itself."""
+    x, weight, bias, dy = draw("cityscapes", dtype, form=form)
+    lateral, dy = VIEWS[view](torch.randn_like(dy)[..., :-1, :-2]), dy[..., :-1, :-2]
+    run = partial(fused_upsample, groups=groups_of(form, x))
+    fused = evaluate(lambda x, w, b, a: run(x, w, b, add=a), x, weight, bias, lateral, dy)
+    apart = evaluate(lambda x, w, b, a: a + run(x, w, b, size=a.shape[-2:]), x, weight, bias, lateral, dy)
+    assert all(torch.equal(fused[name], apart[name]) for name in apart)
+    assert torch.equal(fused["dadd"], dy)
+    assert torch.equal(run(x[0], weight, bias, add=lateral[0]), fused["y"][0])
+    dense = lateral.is_contiguous(memory_format=torch.channels_last)
+    assert fused["y"].is_contiguous(memory_format=torch.channels_last if dense else torch.contiguous_format)
+
+
+def test_only_the_gradient_of_the_lateral_map() -> None:
+    x, weight, _, dy = draw("paper", torch.float32)
+    lateral = torch.randn_like(dy).requires_grad_()
+    fused_upsample(x, weight, add=lateral).backward(dy)
+    assert lateral.grad is not None and torch.equal(lateral.grad, dy)
 
 
 @every_backend
@@ -61,17 +113,36 @@ def test_bits_do_not_depend_on_threads_or_runs(threads: int, run: Implementation
 @every_backend
 @pytest.mark.parametrize("corner", [False, True], ids=["middle", "corner"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_not_finite_values_reach_what_they_reach_in_pytorch(value: float, corner: bool, run: Implementation) -> None:
+def test_not_finite_values_reach_what_they_reach_in_the_definition(value: float, corner: bool, run: Implementation) -> None:
     """At a corner, where some of the taps lead outside: what they meet there is no number that nan could spoil."""
     x, weight, bias, dy = draw("paper", torch.float32, device=run.device)
     if corner:
         x[0, 3, 0, 15] = dy[0, 2, 31, 0] = value
     else:
         x[0, 3, 4, 5] = dy[0, 2, 7, 8] = value
-    ours = evaluate(by(run), x, weight, bias, dy)
-    theirs = evaluate(reference.upsample, *(t.cpu() for t in (x, weight, bias, dy)))
+    compare_finite(evaluate(by(run), x, weight, bias, dy), tap_by_tap, x, weight, bias, dy)
+
+
+def compare_finite(ours: dict[str, Tensor], definition: Callable[..., Tensor], *tensors: Tensor) -> None:
+    exact = evaluate(definition, *(t.cpu().double() for t in tensors))
     for name in ours:
-        assert torch.equal(ours[name].isfinite().cpu(), theirs[name].isfinite()), name
+        assert torch.equal(ours[name].isfinite().cpu(), exact[name].isfinite()), name
+        assert torch.equal(ours[name].isnan().cpu(), exact[name].isnan()), name
+
+
+@every_form
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", ["x", "weight", "bias", "add", "dy"])
+def test_not_finite_values_in_every_argument(at: str, value: float, layout: str, form: str) -> None:
+    def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda x, weight, bias, add: function(x, weight, bias, add=add, groups=groups_of(form, x))
+
+    for place in (0, -1):
+        x, weight, bias, dy = draw("cityscapes", torch.float32, layout, form=form)
+        tensors = {"x": x, "weight": weight, "bias": bias, "add": torch.randn_like(dy), "dy": dy}
+        tensors[at][(place,) * tensors[at].dim()] = value
+        compare_finite(evaluate(of(fused_upsample), *tensors.values()), of(tap_by_tap), *tensors.values())
 
 
 @every_backend
@@ -90,15 +161,21 @@ def test_only_wanted_gradients(wanted: int, run: Implementation) -> None:
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(requires_grad: bool) -> None:
     x, weight, bias, dy = (t.requires_grad_(requires_grad) for t in draw("one-channel", torch.float32, "channels_last"))
-    for result in (
-        torch.library.opcheck(torch.ops.gcn_kernels.upsample, (x, weight, bias, False)),
-        torch.library.opcheck(torch.ops.gcn_kernels.upsample_backward, (dy, x, weight, 7)),
+    x2, weight2, bias2, dy2 = (t.requires_grad_(requires_grad) for t in draw("pixel", torch.float32, form="3x3-depthwise"))
+    operators = torch.ops.gcn_kernels
+    for operator, arguments in (
+        (operators.upsample, (x, weight, bias, False)),
+        (operators.upsample_backward, (dy, x, weight, 7)),
+        (operators.doubling, (x, weight, bias, dy[..., 1:, :-1].clone(), None, None, 1, False)),
+        (operators.doubling, (x2, weight2, bias2, None, 1, 2, 3, True)),
+        (operators.doubling_backward, (dy2[..., 1:, :], x2, weight2, 7, 3)),
     ):
+        result = torch.library.opcheck(operator, arguments)
         assert set(result.values()) == {"SUCCESS"}, result
 
 
 def test_schemas() -> None:
-    for name, schema in UPSAMPLE.schemas.items():
+    for name, schema in (DOUBLING.schemas | UPSAMPLE.schemas).items():
         assert str(getattr(torch.ops.gcn_kernels, name).default._schema) == schema
 
 
@@ -106,6 +183,21 @@ def test_derivatives_of_derivatives() -> None:
     x, weight, bias, _ = (t.requires_grad_() for t in draw("pixel", torch.float64))
     assert torch.autograd.gradcheck(fused_upsample, (x, weight, bias))
     assert torch.autograd.gradgradcheck(fused_upsample, (x, weight, bias))
+
+
+@pytest.mark.parametrize("form", ["4x4", "2x2", "3x3-depthwise"])
+def test_derivatives_of_derivatives_of_a_cropped_sum(form: str) -> None:
+    x, weight, bias, dy = draw("pixel", torch.float64, form=form)
+    lateral = dy[..., :1, :].clone()
+    inputs = [t.requires_grad_() for t in (x, weight, bias, lateral)]
+    groups = groups_of(form, x)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, add: Tensor) -> Tensor:
+        return fused_upsample(x, weight, bias, add=add, groups=groups)
+
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(lambda x, w: fused_upsample(x, w, size=(2, 1), groups=groups), inputs[:2])
 
 
 def test_vmap_and_grad_go_through_the_definition() -> None:
@@ -123,6 +215,15 @@ def test_autocast() -> None:
     assert torch.equal(y, fused_upsample(*(t.bfloat16() for t in (x, weight, bias))))
 
 
+def test_a_lateral_map_under_autocast_is_added_as_it_is() -> None:
+    """Autocast changes no sum: one of a map in float32 and of what a convolution gives is in float32."""
+    x, weight, _, dy = draw("paper", torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for lateral in (dy, dy.bfloat16()):
+            y, apart = fused_upsample(x, weight, add=lateral), lateral + fused_upsample(x, weight)
+            assert y.dtype == apart.dtype == lateral.dtype and torch.equal(y, apart)
+
+
 def test_size_takes_the_first_rows_and_columns() -> None:
     x, weight, _, _ = draw("paper", torch.float32)
     assert torch.equal(fused_upsample(x, weight, size=(31, 30)), fused_upsample(x, weight)[:, :, :31, :30])
@@ -130,19 +231,39 @@ def test_size_takes_the_first_rows_and_columns() -> None:
         fused_upsample(x, weight, size=(33, 32))
 
 
+@every_form
+@pytest.mark.parametrize("size", [(17, 60), (18, 65), (1, 1)])
+def test_what_is_cropped_has_no_part_in_the_gradients(size: tuple[int, int], form: str) -> None:
+    arguments = draw("cityscapes", torch.float32, form=form)
+    x, weight, bias, dy = arguments
+    groups = groups_of(form, x)
+    cropped = evaluate(lambda *t: fused_upsample(*t, groups=groups, size=size), x, weight, bias, dy[..., : size[0], : size[1]])
+    rest = torch.zeros_like(dy)
+    rest[..., : size[0], : size[1]] = dy[..., : size[0], : size[1]]
+    whole = evaluate(by(Implementation("cpu"), groups), x, weight, bias, rest)
+    assert cropped["y"].is_contiguous() and torch.equal(cropped["y"], whole["y"][..., : size[0], : size[1]])
+    for name in ("dx", "dw", "db"):
+        torch.testing.assert_close(cropped[name], whole[name], rtol=1e-6, atol=1e-5)
+
+
 def test_compiled_in_one_graph(fresh_compiler: None) -> None:
-    module = FusedUpsample(5, 4)
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    module, by_itself = FusedUpsample(5, 4), FusedUpsample(5, 5, kernel_size=2, groups=5)
+
+    def run(x: Tensor, lateral: Tensor) -> Tensor:
+        return by_itself(module(x, add=lateral).repeat(1, 2, 1, 1)[:, :5], lateral.shape[2:])
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
     for size in ((2, 5, 6, 7), (1, 5, 9, 8)):
-        x = torch.randn(size)
-        torch.testing.assert_close(compiled(x), module(x), rtol=0, atol=0)
-        compiled(x).sum().backward()
-    assert module.weight.grad is not None
+        x, lateral = torch.randn(size), torch.randn(size[0], 4, 2 * size[2] - 1, 2 * size[3], requires_grad=True)
+        torch.testing.assert_close(compiled(x, lateral), run(x, lateral), rtol=0, atol=0)
+        compiled(x, lateral).sum().backward()
+        assert lateral.grad is not None
+    assert module.weight.grad is not None and by_itself.weight.grad is not None
 
 
 def test_exported_program_calls_the_operator() -> None:
     program = torch.export.export(FusedUpsample(5, 4).requires_grad_(False), (torch.randn(2, 5, 6, 7),))
-    assert [str(n.target) for n in program.graph.nodes if n.op == "call_function"] == ["gcn_kernels.upsample.default"]
+    assert [str(n.target) for n in program.graph.nodes if n.op == "call_function"] == ["gcn_kernels.doubling.default"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +272,17 @@ def test_exported_program_calls_the_operator() -> None:
         (TypeError, "x: expected a torch.Tensor", {"x": 1}),
         (TypeError, "x: expected one of the dtypes", {"x": torch.ones(1, 3, 2, 2, dtype=torch.int32)}),
         (ValueError, "x: expected", {"x": torch.ones(2, 2)}),
-        (ValueError, r"weight: expected \[3, O, 4, 4\]", {"weight": torch.ones(2, 4, 4, 4)}),
+        (ValueError, r"weight: expected \[3, O, k, k\] with k of 2, 3 or 4", {"weight": torch.ones(2, 4, 4, 4)}),
+        (ValueError, r"weight: expected \[3, O, k, k\]", {"weight": torch.ones(3, 4, 5, 5)}),
+        (ValueError, r"weight: expected \[3, O, k, k\]", {"weight": torch.ones(3, 4, 2, 3)}),
+        (ValueError, r"weight: expected \[3, 1, k, k\]", {"groups": 3}),
+        (ValueError, "groups: expected 1, or 3", {"groups": 2}),
+        (TypeError, "add: expected a torch.Tensor", {"add": 1}),
+        (ValueError, r"add: expected \[1, 4, H', W'\]", {"add": torch.ones(1, 3, 4, 4)}),
+        (ValueError, r"add: expected \[1, 4, H', W'\]", {"add": torch.ones(4, 4, 4)}),
+        (ValueError, r"add: expected \[1, 4, H', W'\]", {"add": torch.ones(1, 4, 5, 4)}),
+        (ValueError, r"add: expected a map of the size \(3, 4\)", {"add": torch.ones(1, 4, 4, 4), "size": (3, 4)}),
+        (RuntimeError, "x and add should have the same dtype", {"add": torch.ones(1, 4, 4, 4, dtype=torch.float64)}),
         (ValueError, r"bias: expected shape \[4\]", {"bias": torch.ones(3)}),
         (RuntimeError, "same dtype", {"weight": torch.ones(3, 4, 4, 4, dtype=torch.float64)}),
         (ValueError, "backend: expected", {"backend": "none"}),
@@ -170,11 +301,26 @@ def test_explicit_triton_says_why_it_cannot_run() -> None:
         fused_upsample(torch.ones(1, 3, 2, 2), torch.ones(3, 4, 4, 4), backend="triton")
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "4x4"])
+def test_forms_without_kernels_on_a_gpu(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "why_not", lambda backend, *_: "of the CPU" if backend == "cpu" else None)
+    with FakeTensorMode():
+        k, by_itself = FORMS[form]
+        x, weight = torch.empty(1, 3, 2, 2, device="cuda"), torch.empty(3, 1 if by_itself else 4, k, k, device="cuda")
+        groups = groups_of(form, x)
+        assert functional._decide((x, weight, None, None), None, groups, "auto", None).backend == "torch"
+        with pytest.raises(RuntimeError, match="backend='triton' cannot run: it has kernels for weights of 4 x 4 with groups=1"):
+            functional._decide((x, weight, None, None), None, groups, "triton", None)
+
+
 def test_kernels_that_no_gpu_has_shown_faster_run_on_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "why_not", lambda backend, *_: "of the CPU" if backend == "cpu" else None)
     with FakeTensorMode():
         x, weight = torch.empty(1, 3, 2, 2, device="cuda"), torch.empty(3, 4, 4, 4, device="cuda")
-        chosen = {asked: functional._decide((x, weight, None), asked, None).backend for asked in ("auto", "triton", "torch")}
+        chosen = {
+            asked: functional._decide((x, weight, None, None), None, 1, asked, None).backend
+            for asked in ("auto", "triton", "torch")
+        }
     assert chosen == {"auto": "torch", "triton": "triton", "torch": "torch"}
 
 
@@ -186,7 +332,30 @@ def test_operator_refuses_what_the_python_side_would_not_send() -> None:
         with pytest.raises(RuntimeError, match=r"^(x|weight|bias): expected"):  # and no line of C++ before it
             torch.ops.gcn_kernels.upsample(*arguments, False)
     with pytest.raises(RuntimeError, match=r"^dy: expected"):
-        torch.ops.gcn_kernels.upsample_backward(dy[:, :, 1:], x, weight, 7)
+        torch.ops.gcn_kernels.upsample_backward(dy[:, 1:], x, weight, 7)
+    larger, none = torch.ones(2, 2, 3, 2), (None, None)
+    for rest in (
+        (larger, *none, 1),
+        (dy.half(), *none, 1),
+        (dy[:, 1:], *none, 1),
+        (dy, 1, None, 1),
+        (None, 3, 2, 1),
+        (None, -1, 2, 1),
+        (None, *none, 3),
+        (None, *none, 2),
+    ):
+        with pytest.raises(RuntimeError, match=r"^(add|height, width|groups|weight): expected"):
+            torch.ops.gcn_kernels.doubling(x, weight, bias, *rest, False)
+    with pytest.raises(RuntimeError, match=r"^dy: expected"):
+        torch.ops.gcn_kernels.doubling_backward(larger, x, weight, 7, 1)
+
+
+def test_graphs_of_earlier_versions_compute_the_same() -> None:
+    x, weight, bias, dy = draw("cityscapes", torch.float32)
+    assert torch.equal(torch.ops.gcn_kernels.upsample(x, weight, bias, False), fused_upsample(x, weight, bias))
+    old, new = torch.ops.gcn_kernels.upsample_backward, torch.ops.gcn_kernels.doubling_backward
+    for a, b in zip(old(dy, x, weight, 7), new(dy, x, weight, 7, 1), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_module_is_a_transposed_convolution() -> None:
@@ -197,6 +366,23 @@ def test_module_is_a_transposed_convolution() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), module.state_dict().values(), strict=True))
     x = torch.randn(2, 5, 6, 7)
     torch.testing.assert_close(module(x), F.conv_transpose2d(x, module.weight, module.bias, stride=2, padding=1))
+    with pytest.raises(ValueError, match="kernel_size: expected one of 2, 3, 4"):
+        FusedUpsample(5, 4, kernel_size=5)
+    with pytest.raises(ValueError, match="groups: expected 1, or as many"):
+        FusedUpsample(5, 4, groups=5)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(twin(x), module(x))
     assert module(x[0]).shape == (4, 12, 14)
+
+
+@every_form
+def test_modules_of_every_form(form: str) -> None:
+    k, by_itself = FORMS[form]
+    options = {"padding": int(k > 2), "output_padding": int(k == 3), "groups": 5 if by_itself else 1}
+    plain = nn.ConvTranspose2d(5, 5, k, stride=2, **options)
+    module = FusedUpsample(5, 5, kernel_size=k, groups=5 if by_itself else 1, bias=True)
+    module.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 5, 6, 7)
+    torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
+    lateral = torch.randn(2, 5, 11, 14)
+    torch.testing.assert_close(module(x, add=lateral), lateral + plain(x)[:, :, :11], rtol=1e-5, atol=1e-5)

@@ -31,11 +31,11 @@ def register_if_counted(operator: Any) -> bool:
 
     def forward(*arguments: Any, **_: Any) -> int:
         given = dict(zip((*operator.tensors, *operator.options), map(_without_data, arguments), strict=True))
-        return _count(operator, [given[name] for name in operator.tensors], given, None)
+        return _count(operator, [given[name] for name in operator.graded], given, None)
 
     def backward(*arguments: Any, **_: Any) -> int:
         given = operator.given_backward(map(_without_data, arguments))
-        tensors = operator.variables({name: given.get(name) for name in operator.tensors})
+        tensors = operator.variables({name: given.get(name) for name in ("dy", *operator.graded)})
         return _count(operator, tensors, given, given["wanted"])
 
     formulas = {getattr(torch.ops.gcn_kernels, operator.name): forward}

@@ -35,9 +35,11 @@ class Operator:
         definition: y from the tensors of the forward operator, in their order, and then the options in ``definition_options``.
         fake: the forward operator for tensors without data: takes what it takes and gives empty results of the right shapes;
             None where Python declares the operators, and their shapes with them, rather than the library ``_C``.
-        vectors: for every tensor that may be missing, be it optional or not among what the backward operator takes: the tensor
-            and the dimension of it that tell its length. Lists go element by element.
+        vectors: for every tensor that may be missing, be it optional or not among what the backward operator takes: the tensor,
+            or dy, and the dimension of it that tell its length. Lists go element by element.
         read: those of ``vectors`` whose values the backward operator reads. The others may be changed before the backward pass.
+        added: the last of the forward operator's tensors, if they are optional maps that are added to y. Their gradient is dy;
+            neither the backward operator nor the definition knows of them.
         definition_options: names of the options that the definition needs, passed by their names.
         backends: which of ``"cpu"``, ``"cuda"``, ``"triton"`` have kernels for it, besides the definition.
 
@@ -54,6 +56,7 @@ class Operator:
     fake: Callable[..., tuple[Tensor, ...] | Tensor] | None = None
     vectors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     read: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
     definition_options: tuple[str, ...] = ()
     backends: tuple[str, ...] = ("cpu", "cuda", "triton")
 
@@ -63,6 +66,8 @@ class Operator:
     #: Names of the forward operator's tensors and options.
     tensors: tuple[str, ...] = field(init=False)
     options: tuple[str, ...] = field(init=False)
+    #: Names of the tensors whose gradients the backward operator gives.
+    graded: tuple[str, ...] = field(init=False)
     #: Names of the tensors that the backward operator takes besides dy, and of its options besides ``wanted``.
     saved: tuple[str, ...] = field(init=False)
     backward_options: tuple[str, ...] = field(init=False)
@@ -77,6 +82,7 @@ class Operator:
         if "Tensor?[]" in self.schema:  # PyTorch lets no gradient through a list in which one is missing
             raise ValueError(f"{self.name}: expected lists of type Tensor[], without gaps, got Tensor?[]")
         self.tensors, self.options = _arguments(self.schema)
+        self.graded = self.tensors[: len(self.tensors) - len(self.added)]
         (_, *saved), (_, *backward_options) = _arguments(self.backward_schema)
         self.saved, self.backward_options = tuple(saved), tuple(backward_options)
         everything = (*self.tensors, *self.options, *self.results)
@@ -147,6 +153,14 @@ class Operator:
     def _gradients(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool], call: Callable[..., Any]) -> list[Tensor | None]:
         """The gradients of all tensors, those of lists one by one, where needed; ``call`` calls the backward operator."""
         self._count()
+        if self.added:
+            graded = len(needed) - len(self.added)
+            needed, sums = needed[:graded], [dy if need else None for need in needed[graded:]]
+            return [*self._graded(ctx, dy, needed), *sums]
+        return self._graded(ctx, dy, needed)
+
+    def _graded(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool]) -> list[Tensor | None]:
+        """Those of them that the backward operator gives."""
         wanted = sum(1 << i for i, need in enumerate(needed) if need)
         if dy is None or not wanted:
             return [None] * len(needed)
@@ -192,12 +206,12 @@ class Operator:
             count = len(t if source is None else source)  # type: ignore[arg-type]
             return [gradient(name, (t or [None] * count)[j], source[j] if source else None) for j in range(count)]
 
-        return tuple(gradients(name) for name in self.tensors)
+        return tuple(gradients(name) for name in self.graded)
 
     def _save_for_double_backward(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         given = self.given_backward(inputs)
         ctx.set_materialize_grads(False)
-        _keep(ctx, [given["dy"], *(given.get(name) for name in self.tensors)])
+        _keep(ctx, [given["dy"], *(given.get(name) for name in self.graded)])
         ctx.given = {name: given[name] for name in ("wanted", *self.backward_options)}
 
     def _double_backward(self, ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
@@ -208,23 +222,25 @@ class Operator:
         with torch.enable_grad():
             kept_dy, *kept = _kept(ctx)
             if not any(wanted):
-                return self._none_for_backward(dict(zip(self.tensors, kept, strict=True)), None, {})
+                return self._none_for_backward(dict(zip(self.graded, kept, strict=True)), None, {})
             dy = _alias(kept_dy)
-            given = dict(zip(self.tensors, kept, strict=True))
+            given = {"dy": kept_dy, **dict(zip(self.graded, kept, strict=True))}
             variables = self.variables(given)
             flat = _flatten(variables)
             options = {name: ctx.given[name] for name in self.definition_options}
             y = self.definition(*variables, **options)
+            if y.shape != dy.shape:  # of y the operator gave the first rows and columns
+                y = y[tuple(slice(size) for size in dy.shape)]
             first = torch.autograd.grad(y, list(compress(flat, wanted)), dy, create_graph=True)
             found = torch.autograd.grad(
                 first, (dy, *flat), list(compress(outer, wanted)), create_graph=keep_graph, allow_unused=True
             )
-        gradients = dict(zip(self.tensors, _like(variables, iter(found[1:])), strict=True))
+        gradients = dict(zip(self.graded, _like(variables, iter(found[1:])), strict=True))
         return self._none_for_backward(given, found[0], gradients)
 
     def variables(self, given: dict[str, Any]) -> list[Any]:
-        """Variables that stand for the forward operator's tensors, where the backward operator has not been given all of them."""
-        return [self._variable(name, given) for name in self.tensors]
+        """Variables that stand for the definition's tensors, where the backward operator has not been given all of them."""
+        return [self._variable(name, given) for name in self.graded]
 
     def _variable(self, name: str, given: dict[str, Any]) -> Any:
         """A variable of its own for a tensor or for each of a list, zero where there is none."""

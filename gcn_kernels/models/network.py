@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gcn_kernels.core.children import hooks_on_all
 from gcn_kernels.core.operator import Operator
 from gcn_kernels.models.heads import make_head
 from gcn_kernels.refine.module import FusedRefine
 from gcn_kernels.refine.spec import REFINE
 from gcn_kernels.upsample.module import FusedUpsample
-from gcn_kernels.upsample.spec import UPSAMPLE
+from gcn_kernels.upsample.spec import DOUBLING
 
 #: What the four stages divide the size of the image by.
 REDUCTIONS = (4, 8, 16, 32)
@@ -43,7 +44,7 @@ class Deconvolution(FusedUpsample):
     """Doubles a score map; starts as bilinear interpolation of every class by itself (the paper does not say)."""
 
     def __init__(self, classes: int, *, backend: str = "auto") -> None:
-        super().__init__(classes, classes, backend=_with_kernels(UPSAMPLE, backend))
+        super().__init__(classes, classes, backend=_with_kernels(DOUBLING, backend))
         slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
         with torch.no_grad():
             self.weight.copy_(torch.eye(classes)[:, :, None, None] * slope[:, None] * slope)
@@ -112,11 +113,21 @@ class GCNNet(nn.Module):
         scores = [refine(head(maps[i])) for i, head, refine in zip(self.stages, self.heads, self.refine_stage, strict=True)]
         score: Tensor = scores.pop()
         for i, lateral in enumerate(reversed(scores)):
-            score = self.refine_sum[i](lateral + self.deconvolutions[i](score, lateral.shape[2:]))
+            score = self.refine_sum[i](_added(lateral, self.deconvolutions[i], score))
         height, width = x.shape[2:]
         for i, size in enumerate((((height + 1) // 2, (width + 1) // 2), (height, width))):
             score = self.refine_final[i](self.deconvolutions[3 + i](score, size))
         return score
+
+
+def _added(lateral: Tensor, double: nn.Module, score: Tensor) -> Tensor:
+    """``lateral`` plus the doubled ``score``: one pass, unless something works on the result of ``double``, or in its place."""
+    hooks = double._forward_hooks, double._forward_pre_hooks, double._backward_hooks, double._backward_pre_hooks
+    if type(double).forward is not FusedUpsample.forward or any(hooks) or hooks_on_all() is not None:
+        total: Tensor = lateral + double(score, lateral.shape[2:])
+    else:
+        total = double(score, add=lateral)
+    return total
 
 
 def _with_kernels(operator: Operator, backend: str) -> str:

@@ -8,29 +8,53 @@ from torch import Tensor
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import Memory, check_map, check_same, check_tensor, is_channels_last, shape_of, untraced
+from gcn_kernels.core.checks import (
+    Memory,
+    check_map,
+    check_same,
+    check_tensor,
+    is_channels_last,
+    shape_of,
+    tracing_state,
+    untraced,
+)
 from gcn_kernels.core.operator import autocast
-from gcn_kernels.upsample.spec import TRITON_UPSAMPLE, UPSAMPLE
+from gcn_kernels.upsample.spec import DOUBLING, TRITON_UPSAMPLE
 
 #: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown Triton's to be faster.
-KERNELS = (*UPSAMPLE.backends, *TRITON_UPSAMPLE.backends)
-UNASKED = UPSAMPLE.backends
+KERNELS = (*DOUBLING.backends, *TRITON_UPSAMPLE.backends)
+UNASKED = DOUBLING.backends
+#: Kernels k x k; a transposed convolution with stride 2 doubles with padding k > 2 and output_padding k == 3.
+SIZES = (2, 3, 4)
 
 
 def fused_upsample(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, size: Sequence[int] | None = None, backend: str = "auto"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    add: Tensor | None = None,
+    size: Sequence[int] | None = None,
+    groups: int = 1,
+    backend: str = "auto",
 ) -> Tensor:
-    """Double a map by a learnt 4 x 4 kernel: the transposed convolution of the paper's decoder.
+    """Double a map by a learnt kernel: the transposed convolution of the paper's decoder, and others like it.
 
-    Equal to ``conv_transpose2d(x, weight, bias, stride=2, padding=1)``, of which ``size`` takes the first rows and columns.
+    The kernel's size tells which one: 4 x 4 is ``conv_transpose2d(x, weight, bias, stride=2, padding=1)``, 3 x 3 the same with
+    ``output_padding=1``, 2 x 2 that with ``stride=2`` alone. Of its result ``size`` takes the first rows and columns, and ``add``
+    is added in the same pass, with the numbers of ``add + fused_upsample(x, weight, bias, size=add.shape[-2:])``.
 
     Args:
         x: map, [N, C, H, W] or [C, H, W], any strides. N may be 0.
-        weight: [C, O, 4, 4]
+        weight: [C, O, k, k], k of 2, 3 or 4; [C, 1, k, k] with ``groups`` of C.
         bias: [O] or None.
-        size: (H', W') of the result, at most (2H, 2W); that if None. A map that was halved from an odd size needs it.
+        add: [N, O, H', W'] (or [O, H', W']), any strides, or None: the lateral map of a decoder. Its gradient is the result's.
+        size: (H', W') of the result, at most (2H, 2W); that of ``add``, or else 2H x 2W, if None. A map that was halved from an
+            odd size needs it.
+        groups: 1, or C: each channel is doubled by itself, as bilinear interpolation does; then O is C.
         backend: ``"auto"``, or one of ``"cpu"``, ``"triton"``, ``"torch"``, which then runs or raises. On a GPU ``"auto"`` is
-            ``"torch"``: no GPU has shown yet that the Triton kernels are faster.
+            ``"torch"``: no GPU has shown yet that the Triton kernels are faster. They take 4 x 4 with ``groups=1``; ``add`` is a
+            pass of its own there.
 
     Returns:
         [N, O, H', W'] (or [O, H', W']) in the dtype of ``x``.
@@ -38,24 +62,28 @@ def fused_upsample(
     Raises:
         TypeError: an argument is not a dense tensor of float32, float64, bfloat16 or float16.
         ValueError: sizes that do not go together; an unknown backend.
-        RuntimeError: mixed dtypes (outside autocast) or devices; a backend that cannot run here.
+        RuntimeError: mixed dtypes (outside autocast) or devices; a backend that cannot run here, or not this form.
 
     Example:
         >>> fused_upsample(torch.zeros(1, 21, 16, 16), torch.zeros(21, 21, 4, 4), size=(31, 32)).shape
         torch.Size([1, 21, 31, 32])
+        >>> fused_upsample(torch.zeros(1, 21, 16, 16), torch.zeros(21, 1, 4, 4), add=torch.zeros(1, 21, 32, 32), groups=21).shape
+        torch.Size([1, 21, 32, 32])
 
     Source: Peng, Zhang, Yu, Luo, Sun, *Large Kernel Matters*, CVPR 2017, figure 2 A.
     """
-    tensors = (x, weight, bias)
+    tensors = (x, weight, bias, add)
     device_type = x.device.type if isinstance(x, Tensor) else "meta"
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):
-        _check(tensors)
-        dtype = torch.get_autocast_dtype(device_type)
-        with torch.autocast(device_type, enabled=False):
-            y = _run((autocast(dtype, x), autocast(dtype, weight), None if bias is None else autocast(dtype, bias)), backend)
-    else:
-        y = _run(tensors, backend)
-    return y if size is None else _crop(y, size)
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return _run(tensors, size, groups, backend)
+    untraced(_check, tensors, size, groups)
+    dtype = torch.get_autocast_dtype(device_type)
+    x, weight, bias = (None if t is None else autocast(dtype, t) for t in tensors[:3])  # type: ignore[assignment]
+    with torch.autocast(device_type, enabled=False):
+        if add is None or add.dtype == x.dtype:
+            return _run((x, weight, bias, add), size, groups, backend)
+        # A sum of two dtypes, which is not autocast's to change.
+        return add + _run((x, weight, bias, None), add.shape[-2:], groups, backend)
 
 
 class _How(NamedTuple):
@@ -66,49 +94,87 @@ class _How(NamedTuple):
     single: bool
 
 
-def _check(tensors: Sequence[Any]) -> None:
-    x, weight, bias = tensors
+def backends_for(kernel: int, groups: int) -> tuple[str, ...]:
+    """The backends that have kernels for a form."""
+    return KERNELS if (kernel, groups) == (4, 1) else DOUBLING.backends
+
+
+def _check(tensors: Sequence[Any], size: Sequence[int] | None, groups: int) -> None:
+    x, weight, bias, add = tensors
     check_tensor("x", x)
     check_tensor("weight", weight)
     if bias is not None:
         check_tensor("bias", bias)
+    if add is not None:
+        check_tensor("add", add)
     check_map(x)
-    if weight.dim() != 4 or weight.shape[0] != x.shape[-3] or weight.shape[1] == 0 or weight.shape[2:] != (4, 4):
-        raise ValueError(f"weight: expected [{x.shape[-3]}, O, 4, 4], the first the channels of x, got {shape_of(weight)}")
-    if bias is not None and bias.shape != weight.shape[1:2]:
-        raise ValueError(f"bias: expected shape [{weight.shape[1]}] to go with the weight, got {shape_of(bias)}")
+    channels, height, width = x.shape[-3:]
+    if groups not in (1, channels):
+        raise ValueError(f"groups: expected 1, or {channels} as x has channels, got {groups!r}")
+    fits = weight.dim() == 4 and weight.shape[0] == channels and weight.shape[2] in SIZES and weight.shape[2] == weight.shape[3]
+    if not fits or weight.shape[1] == 0 or (groups > 1 and weight.shape[1] != 1):
+        expected = f"[{channels}, {'O' if groups == 1 else 1}, k, k]"
+        raise ValueError(f"weight: expected {expected} with k of 2, 3 or 4, the first the channels of x, got {shape_of(weight)}")
+    outputs = weight.shape[1] * groups
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"bias: expected shape [{outputs}] to go with the weight, got {shape_of(bias)}")
+    if size is not None and (len(size) != 2 or not (1 <= size[0] <= 2 * height and 1 <= size[1] <= 2 * width)):
+        raise ValueError(f"size: expected (H', W') from (1, 1) to {(2 * height, 2 * width)}, got {tuple(size)}")
+    if add is not None:
+        form = [*x.shape[:-3], outputs]
+        if (
+            add.dim() != x.dim()
+            or list(add.shape[:-2]) != form
+            or not (1 <= add.shape[-2] <= 2 * height and 1 <= add.shape[-1] <= 2 * width)
+        ):
+            listed = ", ".join(map(str, form))
+            raise ValueError(
+                f"add: expected [{listed}, H', W'] with H' and W' from (1, 1) to {(2 * height, 2 * width)}, got {shape_of(add)}"
+            )
+        if size is not None and (add.shape[-2] != size[0] or add.shape[-1] != size[1]):
+            raise ValueError(f"add: expected a map of the size {tuple(size)} that is asked for, got {shape_of(add)}")
 
 
-def _decide(tensors: Sequence[Any], backend: str, _: str | None) -> _How:
-    _check(tensors)
-    x, weight, _bias = tensors
-    check_same(x, ("weight", "bias"), tensors[1:])
+def _decide(tensors: Sequence[Any], size: Sequence[int] | None, groups: int, backend: str, _: str | None) -> _How:
+    _check(tensors, size, groups)
+    x, weight, _bias, add = tensors
+    check_same(x, ("weight", "bias", "add"), tensors[1:])
     chosen = backends.choose(backend, "auto", x, KERNELS, UNASKED)
-    batch = x if x.dim() == 4 else x.unsqueeze(0)
-    return _How(chosen, weight.shape[1] > 1 and (is_channels_last(batch) or is_channels_last(weight)), x.dim() == 3)
+    if chosen not in ("torch", *backends_for(int(weight.shape[2]), groups)):
+        raise RuntimeError(
+            f"backend='triton' cannot run: it has kernels for weights of 4 x 4 with groups=1, got {shape_of(weight)} with "
+            f"groups={groups}; use backend='auto'"
+        )
+    like = x if add is None else add
+    batch = like if like.dim() == 4 else like.unsqueeze(0)
+    channels_last = is_channels_last(batch) or (add is None and is_channels_last(weight))
+    return _How(chosen, weight.shape[1] * groups > 1 and channels_last, x.dim() == 3)
 
 
 _how = Memory(_decide)
 
 
-def _run(tensors: tuple[Any, ...], backend: str) -> Tensor:
-    how = _how(tensors, backend, backends.foreign_transform())
+def _run(tensors: tuple[Any, ...], size: Sequence[int] | None, groups: int, backend: str) -> Tensor:
+    asked = None if size is None else tuple(size)
+    how = _how(tensors, asked, groups, backend, backends.foreign_transform())
     if how.backend == "torch":
-        return reference.upsample(*tensors)
+        x, weight, bias, add = tensors
+        return reference.upsample(x, weight, bias, add=add, size=size, groups=groups)
     if how.single:
-        tensors = (tensors[0].unsqueeze(0), *tensors[1:])
+        x, weight, bias, add = tensors
+        tensors = (x.unsqueeze(0), weight, bias, None if add is None else add.unsqueeze(0))
     if how.backend == "triton":
-        y = TRITON_UPSAMPLE(tensors, (how.channels_last, backends.allow_tf32()))
+        y = TRITON_UPSAMPLE(tensors[:3], (how.channels_last, backends.allow_tf32()))
+        y = _cropped(y, size if tensors[3] is None else tensors[3].shape[-2:])
+        y = y if tensors[3] is None else tensors[3] + y
+    elif asked is None or tensors[3] is not None:
+        y = DOUBLING(tensors, (None, None, groups, how.channels_last))
+    elif tracing_state():  # which would take the size for a constant
+        y = _cropped(DOUBLING(tensors, (None, None, groups, how.channels_last)), size)
     else:
-        y = UPSAMPLE(tensors, (how.channels_last,))
+        y = DOUBLING(tensors, (*asked, groups, how.channels_last))
     return y.squeeze(0) if how.single else y
 
 
-def _crop(y: Tensor, size: Sequence[int]) -> Tensor:
-    untraced(_check_size, y, size)
-    return y[..., : size[0], : size[1]]
-
-
-def _check_size(y: Tensor, size: Sequence[int]) -> None:
-    if len(size) != 2 or not (1 <= size[0] <= y.shape[-2] and 1 <= size[1] <= y.shape[-1]):
-        raise ValueError(f"size: expected (H', W') from (1, 1) to {tuple(y.shape[-2:])}, got {tuple(size)}")
+def _cropped(y: Tensor, size: Sequence[int] | None) -> Tensor:
+    return y if size is None else y[..., : size[0], : size[1]]

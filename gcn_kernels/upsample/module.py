@@ -8,22 +8,11 @@ from torch import Tensor, nn
 
 from gcn_kernels.core import backends
 from gcn_kernels.core.children import scriptable, wants_convolutions
-from gcn_kernels.upsample.functional import fused_upsample
-
-#: What the operator computes, as ``nn.ConvTranspose2d`` has it.
-FORM = {
-    "kernel_size": (4, 4),
-    "stride": (2, 2),
-    "padding": (1, 1),
-    "output_padding": (0, 0),
-    "dilation": (1, 1),
-    "groups": 1,
-    "padding_mode": "zeros",
-}
+from gcn_kernels.upsample.functional import SIZES, fused_upsample
 
 
 class FusedUpsample(nn.ConvTranspose2d):
-    """An ``nn.ConvTranspose2d`` with a 4 x 4 kernel, stride 2 and padding 1 that runs as :func:`gcn_kernels.fused_upsample`.
+    """An ``nn.ConvTranspose2d`` with stride 2 that doubles a map and runs as :func:`gcn_kernels.fused_upsample`.
 
     Parameters, their names and their initial values are those of ``nn.ConvTranspose2d``. With another ``stride``, ``padding`` or
     the like set, it runs as that class; ``print`` says so. torch.fx and ``torch.jit.script`` see a transposed convolution.
@@ -31,6 +20,8 @@ class FusedUpsample(nn.ConvTranspose2d):
     Args:
         in_channels: channels C of the input.
         out_channels: channels O of the output.
+        kernel_size: 4 (padding 1; the paper's), 3 (padding 1, output_padding 1) or 2 (padding 0).
+        groups: 1, or C, where O is C: each channel is doubled by itself.
         bias: whether there is a bias; the paper's network has none.
         backend: see :func:`gcn_kernels.fused_upsample`.
         device: of the parameters.
@@ -40,7 +31,7 @@ class FusedUpsample(nn.ConvTranspose2d):
         [N, C, H, W] -> [N, O, 2H, 2W], or the first rows and columns of that.
 
     Raises:
-        ValueError: an unknown backend.
+        ValueError: another kernel size or number of groups; an unknown backend.
 
     Example:
         >>> FusedUpsample(21, 21)(torch.zeros(1, 21, 16, 16)).shape
@@ -55,23 +46,52 @@ class FusedUpsample(nn.ConvTranspose2d):
         in_channels: int,
         out_channels: int,
         *,
+        kernel_size: int = 4,
+        groups: int = 1,
         bias: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if kernel_size not in SIZES:
+            raise ValueError(f"kernel_size: expected one of {', '.join(map(str, SIZES))}, got {kernel_size!r}")
+        if groups != 1 and not groups == in_channels == out_channels:
+            expected = f"1, or as many as there are channels in and out ({in_channels} and {out_channels})"
+            raise ValueError(f"groups: expected {expected}, got {groups!r}")
         if backend not in backends.BACKENDS:
             raise ValueError(f"backend: expected one of {', '.join(backends.BACKENDS)}, got {backend!r}")
-        super().__init__(in_channels, out_channels, 4, stride=2, padding=1, bias=bias, device=device, dtype=dtype)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=2,
+            padding=int(kernel_size > 2),
+            output_padding=int(kernel_size == 3),
+            groups=groups,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
         self.backend = backend
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """Double ``x``; ``output_size``: (H', W') of the result, see :func:`gcn_kernels.fused_upsample`."""
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None, *, add: Tensor | None = None) -> Tensor:
+        """Double ``x``.
+
+        Args:
+            x: [N, C, H, W] or [C, H, W].
+            output_size: (H', W') of the result.
+            add: lateral map of the size of the result, which is added.
+
+        Returns:
+            See :func:`gcn_kernels.fused_upsample`.
+        """
         if self._changed() is not None:
-            return super().forward(x, None if output_size is None else list(output_size))
+            size = output_size if add is None else add.shape[-2:]
+            y = super().forward(x, None if size is None else list(size))
+            return y if add is None else add + y
         if wants_convolutions(x):
-            return self._convolution(x, None if output_size is None else list(output_size))
-        return fused_upsample(x, self.weight, self.bias, size=output_size, backend=self.backend)
+            return self._convolution(x, None if output_size is None else list(output_size), add)
+        return fused_upsample(x, self.weight, self.bias, add=add, size=output_size, groups=self.groups, backend=self.backend)
 
     def extra_repr(self) -> str:
         reason = self._changed()
@@ -80,14 +100,26 @@ class FusedUpsample(nn.ConvTranspose2d):
 
     def _changed(self) -> str | None:
         """What makes this another transposed convolution than one that doubles a map, or None."""
-        for name, value in FORM.items():
+        kernel = self.weight.shape[2] if self.weight.shape[2] in SIZES else SIZES[-1]
+        form = {
+            "kernel_size": (kernel, kernel),
+            "stride": (2, 2),
+            "padding": (int(kernel > 2),) * 2,
+            "output_padding": (int(kernel == 3),) * 2,
+            "dilation": (1, 1),
+            "groups": self.groups if self.groups == self.in_channels == self.out_channels else 1,
+            "padding_mode": "zeros",
+        }
+        for name, value in form.items():
             if (now := getattr(self, name)) != value:
                 return f"{name} is {now!r}"
         return None
 
-    def _convolution(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def _convolution(self, x: Tensor, output_size: list[int] | None = None, add: Tensor | None = None) -> Tensor:
         """The same by PyTorch; ``torch.jit.script`` compiles this."""
-        y = F.conv_transpose2d(x, self.weight, self.bias, 2, 1)
+        y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups)
+        if add is not None:
+            return add + y[..., : add.shape[-2], : add.shape[-1]]
         return y if output_size is None else y[..., : output_size[0], : output_size[1]]
 
     def __prepare_scriptable__(self) -> nn.Module:

@@ -1,6 +1,7 @@
 """The specification of the doubling: its operators, the shapes of their results, their definition.
 
-There are two pairs: ``upsample`` and ``upsample_backward``, compiled, and ``triton_upsample`` and ``triton_upsample_backward``.
+There are three pairs: ``doubling`` and ``doubling_backward``, compiled; ``triton_upsample`` and ``triton_upsample_backward``; and
+``upsample`` and ``upsample_backward``, which graphs saved by earlier versions call.
 """
 
 import torch
@@ -10,11 +11,46 @@ from gcn_kernels import reference
 from gcn_kernels.core.operator import Operator
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    add: Tensor | None,
+    height: int | None,
+    width: int | None,
+    groups: int,
+    channels_last: bool,
+) -> Tensor:
     n, _, h, w = x.shape
+    size = (2 * h if height is None else height, 2 * w if width is None else width) if add is None else add.shape[2:]
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((n, weight.shape[1], 2 * h, 2 * w), dtype=x.dtype, device=x.device, memory_format=layout)
+    return torch.empty((n, weight.shape[1] * groups, *size), dtype=x.dtype, device=x.device, memory_format=layout)
 
+
+def _fake_upsample(x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
+    return _fake(x, weight, bias, None, None, None, 1, channels_last)
+
+
+def _definition(x: Tensor, weight: Tensor, bias: Tensor | None, *, groups: int) -> Tensor:
+    return reference.upsample(x, weight, bias, groups=groups)
+
+
+DOUBLING = Operator(
+    schema=(
+        "gcn_kernels::doubling(Tensor x, Tensor weight, Tensor? bias, Tensor? add, SymInt? height, SymInt? width, int groups, "
+        "bool channels_last) -> Tensor"
+    ),
+    backward_schema=(
+        "gcn_kernels::doubling_backward(Tensor dy, Tensor x, Tensor weight, int wanted, int groups) -> (Tensor, Tensor, Tensor)"
+    ),
+    results=("y",),
+    definition=_definition,
+    fake=_fake,
+    vectors={"bias": ("dy", 1)},
+    added=("add",),
+    definition_options=("groups",),
+    backends=("cpu",),
+)
 
 UPSAMPLE = Operator(
     schema="gcn_kernels::upsample(Tensor x, Tensor weight, Tensor? bias, bool channels_last) -> Tensor",
@@ -23,7 +59,7 @@ UPSAMPLE = Operator(
     ),
     results=("y",),
     definition=reference.upsample,
-    fake=_fake,
+    fake=_fake_upsample,
     vectors={"bias": ("weight", 1)},
     backends=("cpu",),
 )

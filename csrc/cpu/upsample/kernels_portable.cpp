@@ -1,4 +1,6 @@
 // The kernels with vectors of 4 floats, for any CPU: SSE2 or NEON through the compiler's vector types.
+#include <cstring>
+
 #include "kernels.h"
 
 #if GCN_FFT_HAVE_VECTORS

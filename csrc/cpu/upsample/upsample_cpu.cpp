@@ -1,10 +1,11 @@
-// The operators gcn_kernels::upsample and gcn_kernels::upsample_backward on the CPU: allocate the results, cut the problem into
+// The operators gcn_kernels::doubling and gcn_kernels::doubling_backward on the CPU: allocate the results, cut the problem into
 // units of work, hand them to the kernels for this CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -30,55 +31,86 @@ constexpr int64_t kForwardColumns = 256, kBackwardColumns = 128;
 
 // Users meet the checks of gcn_kernels/upsample/functional.py, which explain themselves; the ones here only keep a direct call of
 // the registered operators from reading out of bounds.
-Sizes sizes_of(const Tensor& x, const Tensor& weight) {
+Sizes sizes_of(const Tensor& x, const Tensor& weight, int64_t groups) {
   check(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
   check_dtype(x.scalar_type());
-  check(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) == 4 && weight.size(3) == 4,
-        "weight: expected [C, O, 4, 4] with the channels C = ", x.size(1), " of x");
+  check(groups == 1 || groups == x.size(1), "groups: expected 1 or the channels C = ", x.size(1), " of x, got ", groups);
+  const bool depthwise = groups > 1;
+  check(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) >= 2 && weight.size(2) <= 4 &&
+            weight.size(3) == weight.size(2) && (!depthwise || weight.size(1) == 1),
+        "weight: expected [C, ", depthwise ? "1" : "O", ", k, k] with the channels C = ", x.size(1), " of x and k of 2, 3 or 4");
   check(weight.scalar_type() == x.scalar_type() && weight.device() == x.device(), "weight: expected the dtype and device of x");
-  return {x.size(0), x.size(1), weight.size(1), x.size(2), x.size(3)};
+  const int64_t h = x.size(2), w = x.size(3);
+  return {x.size(0), x.size(1), depthwise ? x.size(1) : weight.size(1), h, w, 2 * h, 2 * w, weight.size(2), depthwise};
 }
 
-Tensor upsample(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last) {
-  const Sizes s = sizes_of(x, weight);
+void keep(Sizes& s, const char* name, int64_t height, int64_t width) {
+  check(height >= 0 && height <= 2 * s.h && width >= 0 && width <= 2 * s.w, name, ": expected at most ", 2 * s.h, " x ", 2 * s.w,
+        ", got ", height, " x ", width);
+  s.yh = height, s.yw = width;
+}
+
+// The vectors also multiply with zeros beside the map, which nan and infinity must not meet.
+bool all_finite(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+}
+
+Tensor doubling(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const std::optional<Tensor>& add,
+                std::optional<int64_t> height, std::optional<int64_t> width, int64_t groups, bool channels_last) {
+  Sizes s = sizes_of(x, weight, groups);
   check(!bias ||
             (bias->dim() == 1 && bias->size(0) == s.o && bias->scalar_type() == x.scalar_type() && bias->device() == x.device()),
         "bias: expected [", s.o, "] with the dtype and device of x");
-  const Tensor y = new_tensor(x, {s.n, s.o, 2 * s.h, 2 * s.w}, channels_last);
+  keep(s, "height, width", height.value_or(s.yh), width.value_or(s.yw));
+  check(!add || (add->dim() == 4 && add->size(0) == s.n && add->size(1) == s.o && add->scalar_type() == x.scalar_type() &&
+                 add->device() == x.device()),
+        "add: expected [", s.n, ", ", s.o, ", H', W'] with the dtype and device of x");
+  if (add) keep(s, "add", add->size(2), add->size(3));
+  check(!add || (height.value_or(s.yh) == s.yh && width.value_or(s.yw) == s.yw), "add: expected the size that is asked for");
+  const Tensor y = new_tensor(x, {s.n, s.o, s.yh, s.yw}, channels_last);
   if (y.numel() == 0) return y;
+  const auto plain = [&](auto a) {
+    using A = decltype(a);
+    const std::vector<A> b = bias ? dense_vector<A>(*bias) : std::vector<A>();
+    forward_plain<A>(s, input_map(x), input_map(weight), b.empty() ? nullptr : b.data(), add ? input_map(*add) : Map{},
+                     output_map(y));
+  };
   if (is_plain(x)) {
-    with_arithmetic(x.scalar_type(), [&](auto a) {
-      using A = decltype(a);
-      const std::vector<A> b = bias ? dense_vector<A>(*bias) : std::vector<A>();
-      forward_plain<A>(input_map(x), input_map(weight), b.empty() ? nullptr : b.data(), output_map(y));
-    });
+    with_arithmetic(x.scalar_type(), plain);
     return y;
   }
   const Kernels& k = *kernels();
   const Tiling tiling(s, kForwardColumns);
   const std::vector<float> w = dense_copy<float>(input_map(weight)), b = bias ? dense_vector<float>(*bias) : std::vector<float>();
+  if (!all_finite(w)) {
+    plain(float{});
+    return y;
+  }
   std::vector<float> packed(w.size());
   k.pack_forward(s, w.data(), packed.data());
-  const Forward call{s, input_image(x), output_image(y), b.empty() ? nullptr : b.data()};
+  const Forward call{s, input_image(x), add ? input_image(*add) : fft::ConstImage{}, output_image(y),
+                     b.empty() ? nullptr : b.data()};
   const int64_t scratch = k.forward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
-  for_each_unit(tiling.units, [&](int64_t unit) { k.forward(call, tiling, packed.data(), unit, new_floats(scratch).get()); });
+  for_each_unit_in_shares(tiling.units,
+                          [&](int64_t unit) { k.forward(call, tiling, packed.data(), unit, new_floats(scratch).get()); });
   return y;
 }
 
-// dw from the groups' sums [group][c][kh][kw][padded o]: in double, in the order of the groups.
+// dw from the groups' sums: in double, in the order of the groups.
 void store_weight_gradient(const Sizes& s, const std::vector<float>& sums, int64_t groups, const Tensor& dw) {
-  const int64_t width = padded_outputs(s.o), size = s.c * 16 * width;
+  const int64_t outputs = s.outputs(), width = padded_outputs(outputs), taps = s.taps();
   const Map map = output_map(dw);
-  std::vector<float> tile(static_cast<size_t>(s.o * 16));
+  std::vector<float> tile(static_cast<size_t>(outputs * taps));
   for (int64_t c = 0; c < s.c; ++c) {
-    for (int64_t tap = 0; tap < 16; ++tap) {
-      for (int64_t o = 0; o < s.o; ++o) {
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t from = (c * s.k + tap / s.k) * sum_pitch(s) + tap % s.k * width;
+      for (int64_t o = 0; o < outputs; ++o) {
         double sum = 0;
-        for (int64_t g = 0; g < groups; ++g) sum += static_cast<double>(sums[g * size + (c * 16 + tap) * width + o]);
-        tile[o * 16 + tap] = static_cast<float>(sum);
+        for (int64_t g = 0; g < groups; ++g) sum += static_cast<double>(sums[g * sum_size(s) + from + o]);
+        tile[o * taps + tap] = static_cast<float>(sum);
       }
     }
-    store_tile(map, {c, 0, 4, 0, 4}, 0, s.o, tile.data(), 1, 16);
+    store_tile(map, {c, 0, s.k, 0, s.k}, 0, outputs, tile.data(), 1, taps);
   }
 }
 
@@ -86,31 +118,40 @@ void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const T
                       const Tensor* dw) {
   const Kernels& k = *kernels();
   const Tiling tiling(s, kBackwardColumns);
-  const int64_t groups = std::min(tiling.units, kMostGroups), size = s.c * 16 * padded_outputs(s.o);
-  std::vector<float> packed(static_cast<size_t>(s.c * s.o * 16)), sums(static_cast<size_t>(dw ? groups * size : 0));
-  if (dx) k.pack_backward(s, dense_copy<float>(input_map(weight)).data(), packed.data());
+  const int64_t groups = std::min(tiling.units, kMostGroups), size = sum_size(s);
+  std::vector<float> packed(static_cast<size_t>(s.weights())), sums(static_cast<size_t>(dw ? groups * size : 0));
+  const Map dy_map = input_map(dy), x_map = input_map(x), weight_map = input_map(weight);
+  if (dx) {
+    const std::vector<float> w = dense_copy<float>(weight_map);
+    if (!all_finite(w)) {
+      backward_plain<float>(s, dy_map, x_map, weight_map, output_map(*dx), dw ? output_map(*dw) : Map{});
+      return;
+    }
+    k.pack_backward(s, w.data(), packed.data());
+  }
   const Backward call{s, input_image(dy), input_image(x), dx ? output_image(*dx) : fft::Image{}, dw != nullptr};
   const int64_t scratch = k.backward_scratch(s, tiling) * static_cast<int64_t>(sizeof(float));
-  for_each_unit(groups, [&](int64_t g) {
+  for_each_unit_in_shares(groups, [&](int64_t g) {
     const Floats floats = new_floats(scratch);
     for (int64_t unit = g * tiling.units / groups; unit < (g + 1) * tiling.units / groups; ++unit) {
       k.backward(call, tiling, packed.data(), unit, floats.get(), dw ? sums.data() + g * size : nullptr);
     }
   });
   if (!dw) return;
-  if (std::all_of(sums.begin(), sums.end(), [](float value) { return std::isfinite(value); })) {
+  if (all_finite(sums)) {
     store_weight_gradient(s, sums, groups, *dw);
   } else {
-    // The vectors also multiply with zeros beside the map, which nan and infinity must not meet.
-    backward_plain<float>(input_map(dy), input_map(x), input_map(weight), Map{}, output_map(*dw));
+    backward_plain<float>(s, dy_map, x_map, weight_map, Map{}, output_map(*dw));
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> upsample_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, int64_t wanted) {
-  const Sizes s = sizes_of(x, weight);
-  check(dy.dim() == 4 && dy.size(0) == s.n && dy.size(1) == s.o && dy.size(2) == 2 * s.h && dy.size(3) == 2 * s.w &&
-            dy.scalar_type() == x.scalar_type() && dy.device() == x.device(),
-        "dy: expected [N, O, 2H, 2W] in the dtype and on the device of x");
+std::tuple<Tensor, Tensor, Tensor> doubling_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, int64_t wanted,
+                                                     int64_t groups) {
+  Sizes s = sizes_of(x, weight, groups);
+  check(
+      dy.dim() == 4 && dy.size(0) == s.n && dy.size(1) == s.o && dy.scalar_type() == x.scalar_type() && dy.device() == x.device(),
+      "dy: expected [", s.n, ", ", s.o, ", H', W'] in the dtype and on the device of x");
+  keep(s, "dy", dy.size(2), dy.size(3));
   const bool want_x = wanted & 1, want_w = wanted & 2, want_b = wanted & 4;
   const Tensor dx = want_x ? torch::stable::empty_like(x) : new_tensor(x, {0});
   const Tensor dw = want_w ? torch::stable::empty_like(weight) : new_tensor(x, {0});
@@ -121,7 +162,7 @@ std::tuple<Tensor, Tensor, Tensor> upsample_backward(const Tensor& dy, const Ten
     const Tensor *to_x = want_x ? &dx : nullptr, *to_w = want_w ? &dw : nullptr;
     if (is_plain(x)) {
       with_arithmetic(x.scalar_type(), [&](auto a) {
-        backward_plain<decltype(a)>(input_map(dy), input_map(x), input_map(weight), to_x ? output_map(*to_x) : Map{},
+        backward_plain<decltype(a)>(s, input_map(dy), input_map(x), input_map(weight), to_x ? output_map(*to_x) : Map{},
                                     to_w ? output_map(*to_w) : Map{});
       });
     } else {
@@ -132,9 +173,21 @@ std::tuple<Tensor, Tensor, Tensor> upsample_backward(const Tensor& dy, const Ten
   return {dx, dw, db};
 }
 
+// As graphs saved before `doubling` call them.
+Tensor upsample(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, bool channels_last) {
+  check(weight.dim() == 4 && weight.size(2) == 4, "weight: expected [C, O, 4, 4]");
+  return doubling(x, weight, bias, std::nullopt, std::nullopt, std::nullopt, 1, channels_last);
+}
+
+std::tuple<Tensor, Tensor, Tensor> upsample_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, int64_t wanted) {
+  return doubling_backward(dy, x, weight, wanted, 1);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(gcn_kernels, CPU, m) {
+  m.impl("doubling", TORCH_BOX(&doubling));
+  m.impl("doubling_backward", TORCH_BOX(&doubling_backward));
   m.impl("upsample", TORCH_BOX(&upsample));
   m.impl("upsample_backward", TORCH_BOX(&upsample_backward));
 }
