@@ -4,6 +4,7 @@ Written for these tests after the conventions that occur in the wild. Every modu
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -283,6 +284,15 @@ def bilinear(channels: int = C) -> nn.ConvTranspose2d:
     return module
 
 
+def interpolation(kernel: int, channels: int = C) -> nn.ConvTranspose2d:
+    """Bilinear interpolation of each channel by itself, not trained."""
+    more = {"padding": int(kernel > 2), "output_padding": int(kernel == 3)}
+    module = nn.ConvTranspose2d(channels, channels, kernel, 2, groups=channels, bias=False, **more)
+    slope = 1 - (torch.arange(kernel) - (kernel - 1) / 2).abs() / 2
+    module.weight.data = (slope[:, None] * slope).repeat(channels, 1, 1, 1)
+    return module.requires_grad_(False)
+
+
 class Doubling(nn.ConvTranspose2d):
     """A class of its own, with another forward around PyTorch's."""
 
@@ -296,16 +306,40 @@ DECONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "bilinear": bilinear,
     "fewer channels": lambda: nn.ConvTranspose2d(C, 3, (4, 4), (2, 2), (1, 1)),
     "subclass": lambda: Doubling(C, C, 4, stride=2, padding=1),
+    "2 x 2": lambda: nn.ConvTranspose2d(C, 3, kernel_size=2, stride=2),
+    "3 x 3": lambda: nn.ConvTranspose2d(C, C, 3, padding=1, output_padding=1, stride=2),
+    "groups": lambda: nn.ConvTranspose2d(C, C, 4, 2, 1, groups=C),
+    **{f"interpolation {k} x {k}": partial(interpolation, k) for k in (2, 3, 4)},
 }
 #: Name: what makes one that is left alone, and a part of the reason.
 NO_DECONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "2 x 2": (lambda: nn.ConvTranspose2d(C, C, kernel_size=2, stride=2), "kernel (2, 2)"),
-    "3 x 3": (lambda: nn.ConvTranspose2d(C, C, 3, padding=1, output_padding=1, stride=2), "kernel (3, 3)"),
+    "stride 1": (lambda: nn.ConvTranspose2d(C, C, 3, 1, 1), "stride (1, 1)"),
+    "stride 4": (lambda: nn.ConvTranspose2d(C, C, 4, 4), "stride (4, 4)"),
+    "2 x 2 padded": (lambda: nn.ConvTranspose2d(C, C, 2, 2, 1), "kernel (2, 2), stride (2, 2), padding (1, 1)"),
+    "3 x 3 without output padding": (lambda: nn.ConvTranspose2d(C, C, 3, 2, 1), "output_padding (0, 0)"),
+    "2 x 4": (lambda: nn.ConvTranspose2d(C, C, (2, 4), 2, (0, 1)), "kernel (2, 4)"),
+    "8 x 8": (lambda: nn.ConvTranspose2d(C, C, 8, 4, 2), "kernel (8, 8)"),
     "cropped later": (lambda: nn.ConvTranspose2d(C, C, 4, 2), "padding (0, 0)"),
     "one more": (lambda: nn.ConvTranspose2d(C, C, 4, 2, 1, output_padding=1), "output_padding (1, 1)"),
-    "groups": (lambda: nn.ConvTranspose2d(C, C, 4, 2, 1, groups=C), f"groups {C}"),
+    "groups between": (lambda: nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=2), "groups 2"),
+    "several outputs of each channel": (lambda: nn.ConvTranspose2d(C, 2 * C, 4, 2, 1, groups=C), f"groups {C}"),
     "dilation": (lambda: nn.ConvTranspose2d(C, C, 4, 2, 1, dilation=2), "dilation (2, 2)"),
 }
+
+
+class UsedThreeTimes(nn.Module):
+    """One deconvolution on every level, as FCN-style decoders share it; a lateral map is added to each result."""
+
+    def __init__(self, deconvolution: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.up = deconvolution()
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = x[:, :, ::4, ::4]
+        for step in (2, 1):
+            lateral = x[:, :, ::step, ::step]
+            coarse = self.up(coarse)[:, :, : lateral.shape[2], : lateral.shape[3]] + lateral
+        return self.up(coarse)
 
 
 class DecoderNet(nn.Module):

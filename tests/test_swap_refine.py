@@ -20,7 +20,9 @@ from refine_families import (
     Refine,
     RefineBody,
     RefineUnusedNorms,
+    UsedThreeTimes,
     bilinear,
+    interpolation,
     own,
     square,
 )
@@ -107,7 +109,8 @@ def test_every_deconvolution_is_fused(name: str, fused: list[str]) -> None:
             assert_equal(outcome(model, X), outcome(plain, X))
         assert fused == ["fused_upsample"]
     fused.clear()
-    torch.testing.assert_close(model[0](X, [19, 17]), plain[0](X, [19, 17]))  # of which the operator is no part
+    odd = [17, 15] if plain[0].kernel_size == (3, 3) else [19, 17]
+    torch.testing.assert_close(model[0](X, odd), plain[0](X, odd))  # of which the operator is no part
     assert fused == [] and list(model.state_dict()) == keys and isinstance(model[0], nn.ConvTranspose2d)
     assert revert_gcn(model) == ["0"] and type(model[0]) is type(plain[0])
 
@@ -119,6 +122,30 @@ def test_what_does_not_double_is_left_alone_with_the_reason(name: str) -> None:
     (entry,) = convert_model(model, force=True).entries
     assert not entry.swapped and entry.family == "upsample" and reason in entry.reason
     assert type(model[0]) is nn.ConvTranspose2d
+
+
+@pytest.mark.parametrize("name", ["bilinear", "2 x 2", "3 x 3", "interpolation 4 x 4"])
+def test_a_deconvolution_used_several_times(name: str, fused: list[str]) -> None:
+    make = {"2 x 2": lambda: nn.ConvTranspose2d(C, C, 2, 2)}.get(name, DECONVOLUTIONS[name])
+    plain, model = pair(lambda: UsedThreeTimes(make))
+    fused.clear()
+    assert_equal(outcome(model, X), outcome(plain, X))
+    assert fused == ["fused_upsample"] * 3
+    (entry,) = convert_model(UsedThreeTimes(make), force=True).entries
+    assert (entry.place, entry.also, entry.swapped) == ("up", (), True)
+
+
+def test_the_report_tells_the_form() -> None:
+    forms = [nn.ConvTranspose2d(C, 3, 2, 2), nn.ConvTranspose2d(C, C, 3, 2, 1, 1), interpolation(4)]
+    report = convert_model(nn.Sequential(*forms), force=True)
+    sizes = [f"{C} -> 3: 2x2, doubled", f"{C} -> {C}: 3x3, doubled", f"{C} -> {C}: 4x4 depthwise, doubled"]
+    assert [e.sizes for e in report.entries] == sizes and all(e.gain is not None for e in report.entries)
+
+
+@pytest.mark.parametrize("name", ["2 x 2", "interpolation 4 x 4"])
+def test_forms_that_a_backend_has_no_kernels_for(name: str) -> None:
+    (entry,) = convert_model(nn.Sequential(DECONVOLUTIONS[name]()), backend="triton", force=True).entries
+    assert entry.reason == "backend 'triton' has no kernels for deconvolutions of this form"
 
 
 FORMS = [name for name in REFINEMENTS if name != "inline"]
@@ -529,6 +556,11 @@ DECONVOLUTION_CHANGES: dict[str, Callable[[Any], object]] = {
     "output padding": lambda m: setattr(m, "output_padding", (1, 0)),
     "bias removed": lambda m: setattr(m, "bias", None),
     "weight": lambda m: setattr(m, "weight", nn.Parameter(m.weight.detach()[:, :, :3, :3] * 2)),
+    "another form": lambda m: (
+        setattr(m, "weight", nn.Parameter(m.weight.detach()[:, :, :2, 1:3])),
+        setattr(m, "padding", (0, 0)),
+    ),
+    "groups": lambda m: (setattr(m, "weight", nn.Parameter(m.weight.detach()[:, :1])), setattr(m, "groups", C)),
     "frozen": lambda m: m.weight.requires_grad_(False),
 }
 

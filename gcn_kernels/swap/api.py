@@ -88,8 +88,8 @@ def convert_model(
 
     With ``"refine"``, the boundary refinement of the paper, ``x + conv2(relu(conv1(x)))`` with 3 x 3 kernels, runs as
     :func:`gcn_kernels.fused_refine`: in either order of the sum, with a ReLU or a sum in place, padding inside or outside of the
-    convolutions. With ``"upsample"``, an ``nn.ConvTranspose2d`` with a 4 x 4 kernel, stride 2 and padding 1 runs as
-    :func:`gcn_kernels.fused_upsample`.
+    convolutions. With ``"upsample"``, an ``nn.ConvTranspose2d`` that doubles a map with a kernel of 4 x 4, 3 x 3 or 2 x 2,
+    of all channels or of each by itself, runs as :func:`gcn_kernels.fused_upsample`.
 
     A module that PyTorch computes faster, timed forward on one small map in about a tenth of a second for each form, stays as it
     is. :func:`revert_gcn` undoes the swap.

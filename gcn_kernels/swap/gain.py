@@ -165,11 +165,12 @@ def upsample_gain(form: UpsampleForm, dtype: torch.dtype, device: torch.device, 
     """Time of PyTorch's transposed convolution over the time fused; None where nothing can run."""
 
     def prepare(form: UpsampleForm) -> Run:
-        c, o = form.channels, form.out
-        side = _side(16 * c * o, MAP, LARGEST)
-        x, weight = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), (c, o, 4, 4)))
+        c, o, k = form.channels, form.out, form.kernel
+        shape = (c, o // form.groups, k, k)
+        side = _side(torch.Size(shape).numel(), MAP, LARGEST)
+        x, weight = (torch.ones(s, dtype=dtype, device=device) for s in ((1, c, side, side), shape))
         bias = weight.new_ones(o) if form.biased else None
-        return lambda name: fused_upsample(x, weight, bias, backend=name)
+        return lambda name: fused_upsample(x, weight, bias, groups=form.groups, backend=name)
 
     return _timed((form,), prepare, dtype, device, backend)
 

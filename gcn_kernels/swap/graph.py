@@ -130,10 +130,11 @@ class GraphScope(TorchFunctionMode):
 
     def _doubled(self, x: Any, weight: Any, bias: Any = None, *options: Any) -> Any:
         """A transposed convolution, as the operator where that computes it."""
-        how = (*options, *(1, 0, 0, 1, 1)[len(options) :])
-        doubled = _is_plain(x, weight) and doubles(weight, *how)
+        how: Any = (*options, *(1, 0, 0, 1, 1)[len(options) :])
+        stride, padding, more, groups, dilation = how
+        doubled = _is_plain(x, weight) and doubles(weight, stride, padding, more, groups, dilation, self.backend)
         if doubled and (_modes(x)[1] is not None or all(t is None or t.dtype == x.dtype for t in (weight, bias))):
-            return fused_upsample(x, weight, bias, backend=self.backend)
+            return fused_upsample(x, weight, bias, groups=groups, backend=self.backend)
         return torch.conv_transpose2d(x, weight, bias, *options)
 
     def _find(self, t: Any) -> tuple[Any, ...] | None:

@@ -104,14 +104,17 @@ class RefineForm(NamedTuple):
 
 
 class UpsampleForm(NamedTuple):
-    """One deconvolution: channels of its map and of the result, whether there is a bias."""
+    """One deconvolution: channels of its map and of the result, whether there is a bias, its kernel, its groups."""
 
     channels: int
     out: int
     biased: bool
+    kernel: int = 4
+    groups: int = 1
 
     def __str__(self) -> str:
-        return f"{self.channels} -> {self.out}: 4x4, doubled"
+        alone = " depthwise" if self.groups > 1 else ""
+        return f"{self.channels} -> {self.out}: {self.kernel}x{self.kernel}{alone}, doubled"
 
 
 class Gain(NamedTuple):

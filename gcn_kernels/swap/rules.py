@@ -164,9 +164,13 @@ def refine(left: Expression, right: Expression, backend: str) -> Fused | None:
     return Fused("refine", x, parameters, None, (first, second), call)
 
 
-def doubling(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Fused:
+def doubling(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, backend: str) -> Fused:
     """The transposed convolution that doubles a map."""
-    return Fused("upsample", x, (weight, bias), None, (), lambda: fused_upsample(x, weight, bias, backend=backend))
+
+    def call() -> Tensor:
+        return fused_upsample(x, weight, bias, groups=groups, backend=backend)
+
+    return Fused("upsample", x, (weight, bias), groups, (), call)
 
 
 RULES: dict[str, Rule] = {"gcn": gcn, "strips": strips, "refine": refine}

@@ -21,7 +21,7 @@ from gcn_kernels.swap.may_swap import (
 from gcn_kernels.swap.report import ALREADY, RefineForm, UpsampleForm
 from gcn_kernels.swap.steps import doubles
 from gcn_kernels.swap.trial import Refused, fused_in, suspects
-from gcn_kernels.upsample.functional import KERNELS, UNASKED
+from gcn_kernels.upsample.functional import UNASKED, backends_for
 
 
 def refinements_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
@@ -90,14 +90,16 @@ def _decide_deconvolution(
         if not doubles(module.weight, *options):
             raise Refused(
                 f"it has kernel {module.kernel_size}, stride {module.stride}, padding {module.padding}, output_padding "
-                f"{module.output_padding}, groups {module.groups}, dilation {module.dilation}: expected 4 x 4, stride 2 and "
-                "padding 1"
+                f"{module.output_padding}, groups {module.groups}, dilation {module.dilation}: expected stride 2, groups 1 or "
+                "one for each channel in and out, and 4 x 4 with padding 1, 3 x 3 with padding and output_padding 1, or 2 x 2"
             )
         watched = watch(module, {}, backend, "upsample")
         if verify and not fused_in(module, [module.in_channels], ("upsample",)):
             raise Refused("its forward computes no transposed convolution that doubles its map")
-        refuse_without_kernels("deconvolutions", KERNELS, UNASKED, module.weight, backend, force)
-        forms = [UpsampleForm(module.in_channels, module.out_channels, module.bias is not None)]
+        kernel, groups = module.kernel_size[0], module.groups
+        what = "deconvolutions" if backend in ("auto", "torch") or (kernel, groups) == (4, 1) else "deconvolutions of this form"
+        refuse_without_kernels(what, backends_for(kernel, groups), UNASKED, module.weight, backend, force)
+        forms = [UpsampleForm(module.in_channels, module.out_channels, module.bias is not None, kernel, groups)]
         gain = upsample_gain(forms[0], module.weight.dtype, module.weight.device, backend)
         refuse_slower(gain, TIMED_SLOWER, force)
     except Refused as refusal:
