@@ -192,6 +192,32 @@ static void add_row(const Forward& call, const Row& r, float* add, float* y, int
   }
 }
 
+// Whether rows of y and of what is added are runs of neighbouring elements, of each channel or of all.
+static bool has_runs(const Forward& call) {
+  const int64_t o = call.sizes.o;
+  return (call.y.stride_w == 1 && call.add.stride_w == 1) || (has_dense_pixels(call.y, o) && has_dense_pixels(call.add, o));
+}
+
+// The same sum in a row of y that has just been stored, rounded: nothing is turned for it.
+template <class T>
+static void add_runs_of(const Forward& call, const Row& r) {
+  const bool planar = call.y.stride_w == 1 && call.add.stride_w == 1;
+  const int64_t runs = planar ? r.channels : 1, count = planar ? r.count : r.count * r.channels;
+  T* y = (T*)call.y.data + offset_of(call.y, r);
+  const T* add = (const T*)call.add.data + offset_of(call.add, r);
+  for (int64_t c = 0; c < runs; c++, y += call.y.stride_c, add += call.add.stride_c) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store_all(y + i, load(y + i) + load(add + i));
+    const int rest = (int)(count - i);
+    if (rest > 0) store_n(y + i, load_n(y + i, rest) + load_n(add + i, rest), rest);
+  }
+}
+static void add_runs(const Forward& call, const Row& r) {
+  if (call.y.dtype == DType::kFloat32) add_runs_of<float>(call, r);
+  if (call.y.dtype == DType::kBFloat16) add_runs_of<BFloat16>(call, r);
+  if (call.y.dtype == DType::kFloat16) add_runs_of<Float16>(call, r);
+}
+
 static void forward(const Forward& call, const Tiling& tiling, const float* packed, int64_t unit, float* scratch) {
   const Sizes& s = call.sizes;
   const Unit u(s, tiling, unit);
@@ -213,8 +239,10 @@ static void forward(const Forward& call, const Tiling& tiling, const float* pack
         dense_row(call, a, x, packed, u.columns(), at, y);
       }
       const Row row{u.n, 2 * i + a, 2 * u.column0, kept, s.o};
-      if (call.add.data) add_row(call, row, scratch + at.add, y, 2 * at.wide);
+      const bool runs = call.add.data && has_runs(call);
+      if (call.add.data && !runs) add_row(call, row, scratch + at.add, y, 2 * at.wide);
       store_row(call.y, row, y, 2 * at.wide);
+      if (runs) add_runs(call, row);
     }
   }
 }
