@@ -89,7 +89,7 @@ EXAMPLES = {
         lambda: FusedStrips(3, [[(1, 5), (5, 1)], [(3, 3, 2)]], stem=3, skip=True, backend="cpu"),
     ),
     "upsample": Example(
-        gcn_kernels.UPSAMPLE,
+        gcn_kernels.DOUBLING,
         fused_upsample,
         reference.upsample,
         ((2, 3, 4, 3), (3, 2, 4, 4), (2,)),

@@ -156,10 +156,10 @@ class Operator:
         if self.added:
             graded = len(needed) - len(self.added)
             needed, sums = needed[:graded], [dy if need else None for need in needed[graded:]]
-            return [*self._graded(ctx, dy, needed), *sums]
-        return self._graded(ctx, dy, needed)
+            return [*self._graded(ctx, dy, needed, call), *sums]
+        return self._graded(ctx, dy, needed, call)
 
-    def _graded(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool]) -> list[Tensor | None]:
+    def _graded(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool], call: Callable[..., Any]) -> list[Tensor | None]:
         """Those of them that the backward operator gives."""
         wanted = sum(1 << i for i, need in enumerate(needed) if need)
         if dy is None or not wanted:

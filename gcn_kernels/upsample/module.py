@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcn_kernels.core import backends
+from gcn_kernels.core.checks import untraced
 from gcn_kernels.core.children import scriptable, wants_convolutions
 from gcn_kernels.upsample.functional import SIZES, fused_upsample
 
@@ -85,7 +86,7 @@ class FusedUpsample(nn.ConvTranspose2d):
         Returns:
             See :func:`gcn_kernels.fused_upsample`.
         """
-        if self._changed() is not None:
+        if untraced(self._changed) is not None:
             size = output_size if add is None else add.shape[-2:]
             y = super().forward(x, None if size is None else list(size))
             return y if add is None else add + y
@@ -117,6 +118,7 @@ class FusedUpsample(nn.ConvTranspose2d):
 
     def _convolution(self, x: Tensor, output_size: list[int] | None = None, add: Tensor | None = None) -> Tensor:
         """The same by PyTorch; ``torch.jit.script`` compiles this."""
+        assert isinstance(self.padding, tuple)
         y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups)
         if add is not None:
             return add + y[..., : add.shape[-2], : add.shape[-1]]

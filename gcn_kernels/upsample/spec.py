@@ -52,6 +52,7 @@ DOUBLING = Operator(
     backends=("cpu",),
 )
 
+#: For graphs that were saved: no call chooses it.
 UPSAMPLE = Operator(
     schema="gcn_kernels::upsample(Tensor x, Tensor weight, Tensor? bias, bool channels_last) -> Tensor",
     backward_schema=(
@@ -61,7 +62,7 @@ UPSAMPLE = Operator(
     definition=reference.upsample,
     fake=_fake_upsample,
     vectors={"bias": ("weight", 1)},
-    backends=("cpu",),
+    backends=(),
 )
 
 #: Declared, with their shapes, by :mod:`gcn_kernels.triton`.
