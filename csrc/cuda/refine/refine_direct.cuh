@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kRefineDirectThreads) refine_direct_conv_kerne
 
 // Grid: x = (channel of a, channel of b), with the bias behind the channels of b.
 template <class E>
-__global__ void __launch_bounds__(kRefineDirectThreads) refine_direct_grad_kernel(GCN_PARAMS RefineDirectGrad p) {
+__global__ void __launch_bounds__(kRefineDirectThreads, 8) refine_direct_grad_kernel(GCN_PARAMS RefineDirectGrad p) {
   using A = Accumulator<E>;
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
