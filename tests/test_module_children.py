@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,19 @@ def change(name: str, model: nn.Module, place: str) -> None:
         CHANGES[name](conv)
     else:
         put(model, place, REPLACEMENTS[name](conv))
+
+
+#: The changes as they are made to a block with the children of FusedGCN; to conv_l1, where nothing else is said.
+_OTHERS = {
+    "forward pre-hook": "conv_l2",
+    "backward hook": "conv_r1",
+    "old weight_norm": "conv_r2",
+    "old spectral_norm": "conv_l2",
+}
+_OTHERS |= {"subclass": "conv_r1", "patched forward": "conv_r2", "replaced": "conv_l2"}
+ON_A_BLOCK: dict[str, Callable[[nn.Module], object]] = {
+    name: partial(change, name, place=_OTHERS.get(name, "conv_l1")) for name in (*CHANGES, *REPLACEMENTS)
+}
 
 
 def step(model: Callable[[Tensor], Tensor], owner: nn.Module, x: Tensor) -> list[Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import BLOCKS, BlockA, channels, line, randomise
-from test_module_children import CHANGES, Adapter
+from test_module_children import ON_A_BLOCK, Adapter
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
@@ -149,7 +149,7 @@ def test_a_block_that_is_left_alone_is_fused(make: type[Block], fused: list[int]
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("make", [Block, Inline])
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("change", ON_A_BLOCK.values(), ids=ON_A_BLOCK)
 def test_what_is_done_to_a_convolution_counts(change: Callable[[nn.Module], object], make: type[Block]) -> None:
     plain, model = pair(make)
     for m in (plain, model):
@@ -184,7 +184,7 @@ def test_under_compile_a_block_is_fused_and_what_changed_is_not() -> None:
         plain, model = pair(Block)
         for m in (plain, model):
             torch.manual_seed(1)
-            CHANGES.get(change, lambda m: None)(m)
+            ON_A_BLOCK.get(change, lambda m: None)(m)
         y, called = compiled_operators(model, X)
         torch.testing.assert_close(y, plain(X), rtol=1e-9, atol=1e-9, msg=change)
         fused = [name for name in called if "gcn_kernels.gcn" in name]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from families import BLOCKS, BlockA, channels, line, randomise
 from strips_families import STRIPS, C, StripBlock, dw
-from test_module_children import CHANGES
+from test_module_children import ON_A_BLOCK
 from test_swap_guarantee import assert_equal, outcome
 from torch import Tensor, nn
 
@@ -94,7 +94,7 @@ def test_a_forward_that_is_not_straight_is_always_watched(name: str, watched: li
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("make", [Straight, lambda: BlockA(6, 3, (5, 5))], ids=["wrapped", "A"])
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("change", ON_A_BLOCK.values(), ids=ON_A_BLOCK)
 def test_what_is_done_to_a_convolution_counts(change: Callable[[nn.Module], object], make: Callable[[], nn.Module]) -> None:
     plain, model = pair(make)
     for m in (plain, model):
