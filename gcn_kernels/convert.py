@@ -51,12 +51,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-verify", action="store_true", help="trust the structure, without a trial")
     parser.add_argument("--force", action="store_true", help="swap blocks that are expected to run slower fused as well")
     parser.add_argument("--no-gain", action="store_true", help="leave out what each swap is expected to gain")
+    parser.add_argument("--fold-batchnorm", action="store_true", help="fold normalisations in eval mode into convolutions")
     options = parser.parse_args(arguments)
     try:
         model = load(options.target)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         parser.error(str(error))
-    report = convert_model(model, options.families, verify=not options.no_verify, backend=options.backend, force=options.force)
+    report = convert_model(
+        model,
+        options.families,
+        verify=not options.no_verify,
+        backend=options.backend,
+        force=options.force,
+        fold_batchnorm=options.fold_batchnorm,
+    )
     if options.no_gain:
         report = replace(report, entries=[replace(entry, gain=None) for entry in report.entries])
     print(report)

@@ -236,11 +236,12 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 module.bias.copy_(torch.randn(module.bias.shape, generator=generator))
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator))
-                module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
-                module.weight.copy_(torch.randn(module.weight.shape, generator=generator))
-                module.bias.copy_(torch.randn(module.bias.shape, generator=generator))
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for t in (module.running_mean, module.running_var, module.weight, module.bias):
+                    if t is not None:
+                        t.copy_(torch.randn(t.shape, generator=generator))
+                if module.running_var is not None:
+                    module.running_var.abs_().add_(0.5)
     return model
 
 

@@ -90,6 +90,32 @@ def test_values_calls_and_keys(real: tuple[str, nn.Module], monkeypatch: pytest.
     assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
 
 
+#: With normalisations folded: those between the two strips of each of GhostNetV2's attentions make one call of two.
+FOLDED = {"GhostNetV2": [(1,)] * 33 + [(2,)] * 14}
+
+
+def test_normalisations_are_folded_on_request(real: tuple[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, plain = real
+    calls: list[tuple[int, ...]] = []
+    operator = rules.fused_strips
+
+    def counting(x: Tensor, branches: Any, **options: Any) -> Tensor:
+        calls.append(tuple(len(branch) for branch in branches))
+        return operator(x, branches, **options)
+
+    model = copy.deepcopy(plain).eval()
+    image = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        expected = outputs(model, image)
+        convert_model(model, force=True, fold_batchnorm=True)
+        monkeypatch.setattr(rules, "fused_strips", counting)
+        for _ in range(2):  # watched, and perhaps repeated
+            calls.clear()
+            for y, truth in zip(outputs(model, image), expected, strict=True):
+                assert (y - truth).norm() <= 1e-6 * truth.norm()
+            assert sorted(calls) == sorted(FOLDED.get(name, REAL[name][1]))
+
+
 def test_a_training_step(real: tuple[str, nn.Module]) -> None:
     """Loss, parameters and statistics after a step in training mode, dropped paths and all."""
     _, plain = real

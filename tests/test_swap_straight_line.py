@@ -253,7 +253,7 @@ def test_what_is_done_to_classes_counts(
         return block
 
     plain, model = pair(make)
-    assert straight_line._known.get(model) is not None
+    assert straight_line._known[model][True] is not None
     before = outcome(plain, X)[1]
     change(monkeypatch, own, wrapper)
     assert_equal(outcome(model, X), outcome(plain, X))
@@ -287,6 +287,28 @@ def test_one_run_of_strips_is_watched_and_the_next_ones_repeated(name: str, watc
     with torch.autocast("cpu", dtype=torch.bfloat16):
         block(x)
     assert len(watched) == 2, "another dtype is another run"
+
+
+def test_a_relu_in_place_is_repeated_but_for_one_of_the_input(watched: list[int]) -> None:
+    for layers, runs in (
+        ([dw(C, 3, 3), nn.BatchNorm2d(C), nn.ReLU(True)], 1),
+        ([dw(C, 1, 5), nn.ReLU(True), dw(C, 5, 1), nn.SiLU(True)], 1),
+        ([nn.ReLU(True), dw(C, 3, 3)], 3),
+        ([nn.Identity(), nn.ReLU(True), dw(C, 3, 3)], 3),
+    ):
+        plain = randomise(nn.Sequential(*layers)).double().eval()
+        model = copy.deepcopy(plain)
+        assert convert_model(model, force=True, fold_batchnorm=True).swapped
+        watched.clear()
+        for grad in (False, True, True):
+            given = torch.randn(2, C, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+            ours, theirs = given.clone(), given.clone()
+            with torch.set_grad_enabled(grad):
+                torch.testing.assert_close(model(ours), plain(theirs), rtol=1e-9, atol=1e-9)
+            assert torch.equal(ours, theirs)
+            if not isinstance(plain[0], (nn.ReLU, nn.Identity)):
+                assert_equal(outcome(model, given), outcome(plain, given))
+        assert len(watched) == runs
 
 
 def in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,8 +360,10 @@ def test_a_repeated_run_holds_the_flow_of_results_against_the_noted_one() -> Non
     convert_model(model, force=True)
     x = torch.randn(1, C, 9, 8, dtype=torch.float64)
     model(x), model(x)
-    program = straight_line._known[model].program
-    with pytest.raises(repeat._Differs), repeat._Repeat(program, "auto"):
+    proof = straight_line._known[model][True]
+    assert proof is not None and proof.program is not None
+    program = proof.program
+    with pytest.raises(repeat._Differs), repeat._Repeat(program, x, "auto"):
         other(model, x)
     assert repeat.repeat(program, other, model, x, "auto") is None
     torch.testing.assert_close(repeat.repeat(program, Own.forward, model, x, "auto"), plain(x))
@@ -403,7 +427,7 @@ def run_draws(first: int, count: int) -> int:
                 change(plain), change(model)
             x = torch.randn(draw.randint(1, 2), 2, draw.randint(1, 6), draw.randint(1, 6), dtype=torch.float64)
             with torch.set_grad_enabled(draw.random() < 0.6):
-                known = straight_line._known.get(model)
+                known = straight_line._known.get(model, {}).get(model.training)
                 repeated += known is not None and known.program is not None
                 try:
                     assert_equal(outcome(model, x), outcome(plain, x))

@@ -1,7 +1,7 @@
 """``convert_gcn``, ``convert_model`` and ``revert_gcn``: find, try, swap, report; and back."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,9 +10,9 @@ from gcn_kernels.core import backends
 from gcn_kernels.swap.find import Candidate, assignments, candidates, convolutions, flaw, is_depthwise, owners
 from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped, swap_out
 from gcn_kernels.swap.gain import expected_gain
-from gcn_kernels.swap.may_swap import Decision, check_class, entry_of, refuse_slower, watch
+from gcn_kernels.swap.may_swap import Decision, about_batchnorm, check_class, entry_of, refuse_slower, watch
 from gcn_kernels.swap.report import Entry, Sizes, SwapReport
-from gcn_kernels.swap.rules import FAMILIES
+from gcn_kernels.swap.rules import BATCHNORM, FAMILIES
 from gcn_kernels.swap.swap_refine import deconvolutions_of, refinements_of
 from gcn_kernels.swap.swap_strips import strips_of
 from gcn_kernels.swap.trial import Refused, fused_in, suspects
@@ -77,6 +77,7 @@ def convert_model(
     backend: str = "auto",
     force: bool = False,
     exclude: Sequence[str] = (),
+    fold_batchnorm: bool = False,
 ) -> SwapReport:
     """Make what a model computes run as fused operators: GCN blocks, depthwise strips, boundary refinements, deconvolutions.
 
@@ -84,7 +85,7 @@ def convert_model(
     k x 1, up to 11 x 11, rectangles such as 51 x 5, any dilation) run as :func:`gcn_kernels.fused_strips`: chains of them as one
     operator, with a first convolution that several chains read, and with the sums of chains, as the forward computes them. The
     attention of SegNeXt (MSCA), Strip R-CNN, LSKA, CAA and CPCA become one call each; a convolution that stands alone becomes
-    one too. Whatever is in between, a normalisation or an activation, ends a chain.
+    one too. Whatever is in between, a normalisation or an activation, ends a chain (but see ``fold_batchnorm``).
 
     With ``"refine"``, the boundary refinement of the paper, ``x + conv2(relu(conv1(x)))`` with 3 x 3 kernels, runs as
     :func:`gcn_kernels.fused_refine`: in either order of the sum, with a ReLU or a sum in place, padding inside or outside of the
@@ -102,6 +103,9 @@ def convert_model(
         backend: see the operators. What has no kernels for it is refused.
         force: swap what is expected to run slower fused as well.
         exclude: places of modules to leave as they are, with everything below them.
+        fold_batchnorm: fold a batch normalisation that follows a convolution of a block into it, in every call in eval mode,
+            from the values of that call. The result then differs by rounding. In training mode, in float16 and under
+            ``torch.compile`` the normalisation runs itself, as everywhere without this.
 
     Returns:
         The report; ``print(report)`` shows it as a table.
@@ -135,7 +139,8 @@ def convert_model(
     entries: list[Entry] = []
     how: dict[nn.Module, Watched] = {}
     for family in dict.fromkeys(families):
-        for entry, module, watched in _DECIDE[family](model, left_out, verify, backend, force):
+        more = ((BATCHNORM,),) if fold_batchnorm and family != "upsample" else ()
+        for entry, module, watched in _DECIDE[family](model, left_out, verify, backend, force, *more):
             if (
                 watched is None
                 and family == "gcn"
@@ -164,7 +169,7 @@ def _both(first: Watched | None, second: Watched) -> Watched:
     if first is None:
         return second
     children = first.children + second.children if first.children and second.children else None
-    families = (*first.families, *second.families)
+    families = tuple(dict.fromkeys((*first.families, *second.families)))
     return Watched(children and tuple(dict.fromkeys(children)), second.backend, families, first.alone or second.alone)
 
 
@@ -196,18 +201,25 @@ def revert_gcn(model: nn.Module) -> list[str]:
     return places
 
 
-def _gcn_blocks(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
+def _gcn_blocks(
+    model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool, more: tuple[str, ...] = ()
+) -> Iterator[Decision]:
     found = [c for c in candidates(model) if c.module not in left_out]
     claimed = {conv for c in found for conv in c.convs.values()}
     found += [c for c in owners(model, claimed) if c.module not in left_out]
     for candidate in found:
-        yield _decide(candidate, verify, backend, force)
+        yield _decide(candidate, verify, ("gcn", *more), backend, force)
 
 
-_DECIDE = {"gcn": _gcn_blocks, "strips": strips_of, "refine": refinements_of, "upsample": deconvolutions_of}
+_DECIDE: dict[str, Callable[..., Iterator[Decision]]] = {
+    "gcn": _gcn_blocks,
+    "strips": strips_of,
+    "refine": refinements_of,
+    "upsample": deconvolutions_of,
+}
 
 
-def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> Decision:
+def _decide(candidate: Candidate, verify: bool, families: tuple[str, ...], backend: str, force: bool) -> Decision:
     module, convs = candidate.module, candidate.convs
     sizes, gain, watched, reason = [], None, None, ""
     try:
@@ -215,19 +227,23 @@ def _decide(candidate: Candidate, verify: bool, backend: str, force: bool) -> De
         if len(convs) == 4 and (flawed := flaw(convs)) is not None:
             raise Refused(flawed)
         sizes = _sizes(module, convs)
-        watched = watch(module, convs, backend, "gcn")
-        fused = len(fused_in(module, _input_channels(module, convs))) if verify else 1
-        if fused == 0:
-            raise Refused(
+        watched = watch(module, convs, backend, families)
+        channels = _input_channels(module, convs)
+        blocks = fused_in(module, channels, families) if verify else None
+        norms = about_batchnorm(module, channels, families, blocks) if blocks is not None else ""
+        if blocks == []:
+            none = (
                 "its forward computes no sum of a k x 1, 1 x k and a 1 x k, k x 1 branch with nothing between "
                 f"the convolutions{suspects(module)}"
             )
+            raise Refused("; ".join(filter(None, (none, norms))))
         if sizes:
             like = next(iter(next(iter(convs.values())).parameters()))
             gain = expected_gain(sizes[0], like.dtype, like.device, backend)
         refuse_slower(gain, SLOWER, force)
-        if len(convs) > 4 or fused > 1:
-            reason = f"{fused} block{'s' * (fused > 1)} in its forward"
+        count = len(blocks or (None,))
+        several = f"{count} block{'s' * (count > 1)} in its forward" if len(convs) > 4 or count > 1 else ""
+        reason = "; ".join(filter(None, (several, norms)))
     except Refused as refusal:
         watched, reason = None, str(refusal)
     return entry_of(candidate, sizes, watched, reason, gain, "gcn"), module, watched

@@ -4,8 +4,9 @@ A step keeps everything that its value depends on: what it reads, the modes it w
 tensor, by which a change behind its back is noticed.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ Modes = tuple[Any, ...]
 
 
 # What was seen, whatever has been put in its place since.
+_batch_norm: Any = F.batch_norm
 _conv2d, _pad, _relu = torch.conv2d, F.pad, torch.relu
 _grad_enabled, _inference_enabled = torch.is_grad_enabled, torch.is_inference_mode_enabled
 _hooks_on_saved_tensors = torch._C._autograd._top_saved_tensors_default_hooks
@@ -78,11 +80,10 @@ class Step(ABC):
         result: the value, once it is computed.
         fused: whether a fused operator has computed a sum with it.
         size: of the result.
-        rest: of a convolution, its arguments after the map.
         tensor: weak reference to the pending tensor that stands for the result.
     """
 
-    __slots__ = ("__weakref__", "fused", "modes", "rest", "result", "size", "source", "stamps", "tensor", "x")
+    __slots__ = ("__weakref__", "fused", "modes", "result", "size", "source", "stamps", "tensor", "x")
 
     def __init__(self, source: "Tensor | Step", modes: Modes, parameters: tuple[Tensor | None, ...] = ()) -> None:
         self.source, self.modes = source, modes
@@ -90,7 +91,6 @@ class Step(ABC):
         self.fused = False
         self.tensor: Any = None
         self.size: Any = None
-        self.rest: tuple[Any, ...] = ()
         self.stamps = [(t, _stamp(t)) for t in parameters if t is not None]
         if isinstance(source, Step):
             self.x: Tensor = source.x
@@ -186,33 +186,108 @@ class ZeroAdded(Step):
 
 
 class Weighted(Step):
-    """A convolution with stride 1.
+    """A convolution with stride 1; or one and the normalisation of its result, by statistics that stay as they are.
+
+    Where a rule asks for such a pair, it is one convolution with another weight and bias (:meth:`folded`); where anything else
+    does, both are computed one after the other.
 
     Attributes:
         before: x, or the step that it follows, padding left aside; None where a padding or a zero added stands alone.
+        rest: the arguments of ``conv2d``, or of ``F.batch_norm``, after the map.
+        normalises: whether this is the normalisation of ``source``, the convolution that ``weight`` and ``bias`` are of.
     """
 
-    __slots__ = ("before", "bias", "padding", "weight")
+    __slots__ = ("before", "bias", "normalises", "rest", "weight")
 
-    def __init__(self, source: Tensor | Step, modes: Modes, weight: Tensor, bias: Tensor | None, padding: Any) -> None:
+    def __init__(self, source: Tensor | Step, modes: Modes, rest: tuple[Any, ...]) -> None:
+        weight, bias = rest[:2]
         super().__init__(source, modes, (weight, bias))
-        self.weight, self.bias, self.padding = weight, bias, padding
+        self.weight: Tensor = weight
+        self.bias: Tensor | None = bias
+        self.rest, self.normalises = rest, False
         before = source.source if isinstance(source, Padding) else source
         self.before = None if isinstance(before, (Padding, ZeroAdded)) else before
 
     @property
     def inputs(self) -> tuple[Tensor | None, ...]:
-        return (*super().inputs, self.weight, self.bias)
+        return (*super().inputs, *(self.rest[2:4] if self.normalises else (self.weight, self.bias)))
 
     def function(self, *inputs: Any) -> Tensor:
         source, weight, bias = inputs
-        return _conv2d(source, weight, bias, 1, self.padding)
+        if self.normalises:
+            result: Tensor = _batch_norm(source, *self.rest[:2], weight, bias, *self.rest[4:])
+            return result
+        return _conv2d(source, weight, bias, *self.rest[2:])
 
-    def begin_chain(self) -> None:
-        """Compute what this convolution reads: from then on that is the map that the chain starts from."""
-        assert isinstance(self.source, Step) and self.before is self.source
+    def normalised(self, rest: tuple[Any, ...]) -> "Weighted":
+        """This convolution with the normalisation of its result that ``F.batch_norm`` computes with the arguments ``rest``."""
+        node = copy.copy(self)
+        node.source, node.rest, node.normalises, node.fused = self, rest, True, False
+        node.stamps = [(t, _stamp(t)) for t in rest[:4] if t is not None]
+        return node
+
+    @property
+    def whole(self) -> bool:
+        """Whether nobody has asked for the result, nor for that of the convolution before its normalisation."""
+        return self.result is None and not (self.normalises and isinstance(self.source, Step) and self.source.result is not None)
+
+    @property
+    def biased(self) -> bool:
+        """Whether :meth:`folded` has a bias."""
+        return self.normalises or self.bias is not None
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the one convolution that gives the same result."""
+        return fold(self.weight, self.bias, *self.rest) if self.normalises else (self.weight, self.bias)
+
+    def begin_chain(self) -> bool:
+        """Compute what this convolution reads, from then on the map that the chain starts from; False where that cannot be."""
+        if self.normalises:
+            conv: Any = self.source
+            begun = bool(conv.begin_chain())
+            self.x, self.before = conv.x, conv.before
+            return begun
+        if self.before is not self.source or not isinstance(self.source, Step):
+            return False
         self.x = self.source = self.before = self.source.value()
         self.stamps.append((self.x, _stamp(self.x)))
+        return True
+
+
+def fold(
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution whose result is normalised by a mean and a variance that are given.
+
+    In single precision at least, rounded once to the dtype of ``weight``; differentiable. The last seven are the arguments of
+    ``F.batch_norm``.
+    """
+    assert not training
+    dtype = weight.dtype
+    if dtype.itemsize < 4:
+        wide: list[Any] = [None if t is None else t.float() for t in (weight, bias, mean, variance, gamma, beta)]
+        w, b = fold(*[*wide, training, momentum, eps])
+        return w.to(dtype), b.to(dtype)
+    scale = (variance + eps).rsqrt_()
+    if gamma is not None:
+        scale = scale * gamma
+    offset = mean if bias is None else mean - bias
+    shift = -offset * scale if beta is None else torch.addcmul(beta, offset, scale, value=-1)
+    return weight * scale.view(-1, 1, 1, 1), shift
+
+
+def folded(convs: Sequence[Weighted]) -> tuple[Any, ...]:
+    """All weights, then all biases, of convolutions as a fused operator takes them."""
+    pairs = [conv.folded() for conv in convs]
+    return (*(weight for weight, _ in pairs), *(bias for _, bias in pairs))
 
 
 class Convolution(Weighted):
@@ -220,8 +295,8 @@ class Convolution(Weighted):
 
     __slots__ = ("axis",)
 
-    def __init__(self, source: Tensor | Step, modes: Modes, weight: Tensor, bias: Tensor | None, padding: Any, axis: int) -> None:
-        super().__init__(source, modes, weight, bias, padding)
+    def __init__(self, source: Tensor | Step, modes: Modes, rest: tuple[Any, ...], axis: int) -> None:
+        super().__init__(source, modes, rest)
         self.axis = axis
 
 
@@ -246,7 +321,7 @@ class Fused(NamedTuple):
     Attributes:
         family: of the operator.
         x: the map.
-        parameters: all weights, then all biases.
+        parameters: all weights, then all biases, of the convolutions as they are.
         form: what else tells its speed.
         steps: the convolutions, in the order of the weights.
         call: makes it.
@@ -271,27 +346,15 @@ class Depthwise(Weighted):
 
     __slots__ = ("backend", "counter", "dilation", "rule")
 
-    def __init__(
-        self,
-        source: Tensor | Step,
-        modes: Modes,
-        weight: Tensor,
-        bias: Tensor | None,
-        padding: Any,
-        dilation: tuple[int, int],
-    ) -> None:
-        super().__init__(source, modes, weight, bias, padding)
+    def __init__(self, source: Tensor | Step, modes: Modes, rest: tuple[Any, ...], dilation: tuple[int, int]) -> None:
+        super().__init__(source, modes, rest)
         self.dilation = dilation
         self.rule: Callable[..., Fused] | None = None
         self.counter: Any = None
         self.backend = "auto"
 
-    def function(self, *inputs: Any) -> Tensor:
-        source, weight, bias = inputs
-        return _conv2d(source, weight, bias, 1, self.padding, self.dilation, weight.shape[0])
-
     def evaluate(self) -> Tensor:
-        if self.rule is None:
+        if self.rule is None or not self.whole:
             return self.compute()
         self.check()
         with _as_in(self):

@@ -57,6 +57,11 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
+def batchnorms(module: nn.Module) -> dict[str, nn.Module]:
+    """Every batch normalisation in the subtree of ``module`` by path, each instance once."""
+    return {path: m for path, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+
+
 def has_forward(module: nn.Module) -> bool:
     """Whether calling ``module`` does anything: containers such as ``nn.ModuleList`` have no forward."""
     if isinstance(module, torch.jit.ScriptModule):

@@ -30,7 +30,7 @@ class Fusion(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """How a module runs: the names of its children that hold convolutions (None: all), the backend, what is fused.
+    """How a module runs: the names of its children that hold convolutions (None: all), the backend, what is fused and folded.
 
     ``alone`` says that each depthwise convolution is a call of its own, so that none needs to wait for the next.
     """

@@ -10,10 +10,12 @@ from gcn_kernels.core import backends
 from gcn_kernels.gcn.module import FusedGCN
 from gcn_kernels.refine.module import FusedRefine
 from gcn_kernels.strips.module import FusedStrips
-from gcn_kernels.swap.find import Candidate, hooked
+from gcn_kernels.swap.expression import Fused
+from gcn_kernels.swap.find import Candidate, batchnorms, hooked
 from gcn_kernels.swap.fused_class import Watched, fused_class, is_swapped
 from gcn_kernels.swap.report import ALREADY, Entry, Gain
-from gcn_kernels.swap.trial import Refused
+from gcn_kernels.swap.rules import BATCHNORM
+from gcn_kernels.swap.trial import Refused, fused_in
 from gcn_kernels.upsample.module import FusedUpsample
 
 #: A module that was timed and takes more than this many times PyTorch's time is left as it is.
@@ -23,11 +25,12 @@ TIMED_SLOWER = 1.05
 Decision = tuple[Entry, nn.Module, Watched | None]
 
 
-def watch(module: nn.Module, convs: Mapping[str, nn.Module], backend: str, family: str) -> Watched:
+def watch(module: nn.Module, convs: Mapping[str, nn.Module], backend: str, families: Sequence[str]) -> Watched:
     """How ``module`` is to run with the convolutions ``convs`` (by path) fused; raises :class:`Refused` if it cannot."""
-    children = tuple(dict.fromkeys(path.split(".")[0] for path in convs))
+    watched_too = batchnorms(module) if BATCHNORM in families else {}
+    children = tuple(dict.fromkeys(path.split(".")[0] for path in (*convs, *watched_too)))
     _check_hooks(module, children)
-    watched = Watched(children, backend, (family,))
+    watched = Watched(children, backend, tuple(families))
     _class_for(module, watched)
     return watched
 
@@ -65,6 +68,23 @@ def _class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
         return fused_class(original, how)
     except Exception as error:
         raise Refused(f"its class cannot be subclassed: {type(error).__name__}: {error}") from error
+
+
+def about_batchnorm(module: nn.Module, channels: Sequence[int], families: Sequence[str], blocks: Sequence[Fused]) -> str:
+    """What the report says of batch normalisation in ``module``, of which a trial gave ``blocks``; empty where nothing."""
+    if not batchnorms(module):
+        return ""
+    if BATCHNORM in families:
+        if not blocks:
+            return "no BatchNorm folded: that is exact only right after a convolution, which pads with zeros"
+        folds = _folds(blocks)
+        return f"BatchNorm folded into {folds} of its convolutions in eval" if folds else ""
+    folds = _folds(fused_in(module, channels, (*families, BATCHNORM)))
+    return f"BatchNorm after {folds} of its convolutions: fold_batchnorm=True folds it in eval" if folds else ""
+
+
+def _folds(blocks: Iterable[Fused]) -> int:
+    return sum(step.normalises for block in blocks for step in block.steps)
 
 
 def refuse_without_kernels(

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gcn_kernels.swap import rules
-from gcn_kernels.swap.expression import Expression, Fused, Given, Padding, Step, Sum, Weighted, ZeroAdded, autocast_dtype
-from gcn_kernels.swap.scope import Scope, may_write
-from gcn_kernels.swap.steps import EXTEND, takes
+from gcn_kernels.swap.expression import Expression, Fused, Given, Padding, Step, Sum, Weighted, ZeroAdded, autocast_dtype, fold
+from gcn_kernels.swap.scope import Call, Scope, may_write
+from gcn_kernels.swap.steps import EXTEND, in_order, takes
+
+_batch_norm = F.batch_norm
 
 
 class Block(NamedTuple):
@@ -37,7 +39,8 @@ class Repeated(NamedTuple):
         options: arguments given by their names.
         reads: of a part of a block, for each map it reads: a token; the number of a call that read the same map first; None for
             any other map.
-        form: of a convolution in a block, all but the map; None for a ReLU and a sum.
+        form: of a convolution in a block, or of a normalisation that is folded, all but the map; None for a ReLU and a sum.
+        folds: of a normalisation, the number of the call of the convolution that it is folded into.
         token: stands for the result; None where that is there.
         block: gives the result.
     """
@@ -48,6 +51,7 @@ class Repeated(NamedTuple):
     form: Any = None
     token: Tensor | None = None
     block: Block | None = None
+    folds: int | None = None
 
 
 class Program(NamedTuple):
@@ -65,22 +69,27 @@ class _Differs(BaseException):
 class _Repeat(TorchFunctionMode):
     """The time of one repeated run."""
 
-    def __init__(self, program: Program, backend: str) -> None:
+    def __init__(self, program: Program, x: Tensor, backend: str) -> None:
         super().__init__()
-        self.program, self.backend = program, backend
+        self.program, self.x, self.backend = program, x, backend
         self.at = 0
         self.given: dict[int, Any] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Give what stands for the result of ``func``, or the result."""
         at, calls, tokens = self.at, self.program.calls, self.program.tokens
-        if at >= len(calls) or calls[at].func is not func or (kwargs or {}) != calls[at].options:
+        if func is Tensor.dim:  # which a normalisation asks for
+            return 4 if id(args[0]) in tokens else func(*args)
+        args, kwargs = in_order(func, args, kwargs or {})
+        if at >= len(calls) or calls[at].func is not func or kwargs != calls[at].options:
             raise _Differs
         self.at = at + 1
-        _, options, reads, form, token, block = calls[at]
+        _, options, reads, form, token, block, folds = calls[at]
         if token is None and block is None:
-            if any(id(argument) in tokens for argument in args):
+            if any(id(argument) in tokens for argument in args) or (func is _batch_norm and args[5:6] != (False,)):
                 raise _Differs
+            if args[0] is self.x and options.get("inplace"):
+                raise _Differs  # a change that the caller sees, and a watched run would make once more
             return func(*args, **options)
         for read, argument in zip(reads, args, strict=False):
             if isinstance(read, Tensor):
@@ -96,7 +105,13 @@ class _Repeat(TorchFunctionMode):
         if form is not None:
             if form_of(args[1:]) != form or (reads[0] is None and not self._takes(args)):
                 raise _Differs
-            self.given[at] = args
+            if folds is None:
+                self.given[at] = args
+            else:
+                if args[1].requires_grad or args[2].requires_grad:
+                    raise _Differs
+                x, weight, bias = self.given[folds][:3]
+                self.given[at] = (x, *fold(weight, bias, *args[1:]))
         return token if block is None else self._fused(block)
 
     def _takes(self, args: Any) -> bool:
@@ -123,7 +138,7 @@ def repeat(program: Program, forward: Callable[..., Any], module: nn.Module, x: 
     """The result of ``forward`` of ``x``, or None where it does not make the calls of the program."""
     if autocast_dtype(x) is not program.autocast:
         return None
-    mode = _Repeat(program, backend)
+    mode = _Repeat(program, x, backend)
     try:
         with mode:
             y = forward(module, x)
@@ -149,7 +164,7 @@ def program_of(scope: Scope, released: Any) -> Program | None:
     calls: list[Repeated] = []
     for call in notes:
         node = call.node
-        if node is None and ((call.func in EXTEND and call.func not in _PLAIN) or may_write(call.func, call.options)):
+        if node is None and ((call.func in EXTEND and call.func not in _PLAIN) or _writes(call)):
             return None
         if node is None:
             calls.append(Repeated(call.func, call.options))
@@ -164,15 +179,22 @@ def program_of(scope: Scope, released: Any) -> Program | None:
             tokens[node] = token
         number[node] = len(calls)
         block = _block(ends[node], number) if node in ends else None
-        calls.append(
-            Repeated(call.func, call.options, reads, form_of(node.rest) if isinstance(node, Weighted) else None, token, block)
-        )
+        form, folds = None, None
+        if isinstance(node, Weighted):
+            form = form_of(node.rest)
+            folds = number[node.source] if node.normalises and isinstance(node.source, Step) else None
+        calls.append(Repeated(call.func, call.options, reads, form, token, block, folds))
     autocast = next(iter(number)).modes[2]
     return Program(tuple(calls), frozenset(map(id, tokens.values())), autocast)
 
 
 #: Functions that extend expressions and may be repeated as they are.
-_PLAIN = frozenset({torch.conv2d, torch.add, Tensor.add, Tensor.__add__, F.relu, torch.relu, Tensor.relu})
+_PLAIN = frozenset({_batch_norm, torch.conv2d, torch.add, Tensor.add, Tensor.__add__, F.relu, torch.relu, Tensor.relu})
+
+
+def _writes(call: Call) -> bool:
+    """Whether a call may change a tensor that was there before the run; results of the run itself may be changed in place."""
+    return may_write(call.func, {name: option for name, option in call.options.items() if name != "inplace"})
 
 
 def _block(fused: Fused, number: dict[Expression, int]) -> Block:
@@ -198,10 +220,5 @@ def _reads(
 
 
 def form_of(rest: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Everything of the arguments of ``conv2d`` after the map that a block depends on, but for values."""
-    weight, bias, *options = rest
-    return (
-        *(type(weight), weight.shape, weight.dtype, weight.device),
-        None if bias is None else (type(bias), bias.shape, bias.dtype, bias.device),
-        *options,
-    )
+    """Everything of the arguments of a convolution or a normalisation after the map that a block depends on, but for values."""
+    return tuple((type(a), a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in rest)

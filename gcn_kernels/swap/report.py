@@ -70,7 +70,7 @@ class StripsForm(NamedTuple):
         whole = block.x.stride(0) // (h * w) if block.x.stride()[1:] == (h * w, w, 1) else channels
         weights: Any = block.parameters[: len(dilations)]
         kernels = tuple((w.shape[2], w.shape[3]) for w in weights)
-        biased = tuple(b is not None for b in block.parameters[len(dilations) :])
+        biased = tuple(conv.biased for conv in block.steps)
         return cls(channels, kernels, dilations, stem, lengths, skip, biased, max(whole, channels))
 
     def __str__(self) -> str:
@@ -94,9 +94,8 @@ class RefineForm(NamedTuple):
     @classmethod
     def of(cls, block: Fused) -> "RefineForm":
         """The form of a call."""
-        w1, _, *biases = block.parameters
-        assert w1 is not None
-        return cls(w1.shape[1], w1.shape[0], (biases[0] is not None, biases[1] is not None))
+        first, second = block.steps
+        return cls(first.weight.shape[1], first.weight.shape[0], (first.biased, second.biased))
 
     def __str__(self) -> str:
         channels = f"{self.channels}" if self.channels == self.middle else f"{self.channels} -> {self.middle} -> {self.channels}"

@@ -23,11 +23,14 @@ from gcn_kernels.swap.expression import (
     Square,
     Step,
     Sum,
+    Weighted,
     ZeroAdded,
+    folded,
 )
 from gcn_kernels.upsample.functional import fused_upsample
 
 __all__ = [
+    "BATCHNORM",
     "FAMILIES",
     "RULES",
     "Rule",
@@ -66,13 +69,12 @@ def gcn(left: Expression, right: Expression, backend: str) -> Fused | None:
     if left_end.axis == 0:
         # The sum takes its layout from its left operand, which matters to the operator only through the first weights.
         left_end, right_end, first_left, first_right = right_end, left_end, first_right, first_left
-    weights = (first_left.weight, left_end.weight, first_right.weight, right_end.weight)
-    biases = (first_left.bias, left_end.bias, first_right.bias, right_end.bias)
+    convs = (first_left, left_end, first_right, right_end)
+    return Fused("gcn", x, _parameters(convs), None, convs, lambda: fused_gcn(x, *folded(convs), backend=backend))
 
-    def call() -> Tensor:
-        return fused_gcn(x, *weights, *biases, backend=backend)
 
-    return Fused("gcn", x, (*weights, *biases), None, (first_left, left_end, first_right, right_end), call)
+def _parameters(convs: Sequence[Weighted]) -> tuple[Tensor | None, ...]:
+    return (*(conv.weight for conv in convs), *(conv.bias for conv in convs))
 
 
 def strips(left: Expression, right: Expression, backend: str) -> Fused | None:
@@ -88,7 +90,7 @@ def strips(left: Expression, right: Expression, backend: str) -> Fused | None:
     if arranged is None:
         return None
     stem, branches, skip = arranged
-    return _strips(roots[0] if stem is None else stem.source, branches, stem, skip, backend)
+    return _strips(roots[0] if stem is None else stem.before, branches, stem, skip, backend)
 
 
 def arrange(chains: Sequence[list[Any]]) -> tuple[Any, list[list[Any]], bool] | None:
@@ -122,28 +124,27 @@ def _chain(term: Step) -> tuple[Tensor | Step, list[Depthwise]]:
     """The depthwise convolutions that lead to ``term``, in order, and what the first of them reads."""
     steps: list[Depthwise] = []
     source: Any = term.source if type(term) is Given else term
-    while type(source) is Depthwise and source.result is None:
+    while type(source) is Depthwise and source.whole:
         steps.append(source)
-        source = source.source
+        source = source.before
     return source, steps[::-1]
 
 
 def _strips(
     source: Tensor | Step, branches: Sequence[Sequence[Depthwise]], stem: Depthwise | None, skip: bool, backend: str
 ) -> Fused:
-    convs = [*([stem] if stem is not None else []), *(conv for branch in branches for conv in branch)]
-    parameters = (*(conv.weight for conv in convs), *(conv.bias for conv in convs))
+    convs = (*([stem] if stem is not None else []), *(conv for branch in branches for conv in branch))
     form = (stem is not None, tuple(map(len, branches)), skip, tuple(conv.dilation for conv in convs))
 
     def step(conv: Depthwise) -> Any:
-        return conv.weight, conv.bias, conv.dilation
+        return *conv.folded(), conv.dilation
 
     def call() -> Tensor:
         x = source.value() if isinstance(source, Step) else source
         steps = [[step(conv) for conv in branch] for branch in branches]
         return fused_strips(x, steps, stem=None if stem is None else step(stem), skip=skip, backend=backend)
 
-    return Fused("strips", source.x if isinstance(source, Step) else source, parameters, form, tuple(convs), call)
+    return Fused("strips", source.x if isinstance(source, Step) else source, _parameters(convs), form, convs, call)
 
 
 def refine(left: Expression, right: Expression, backend: str) -> Fused | None:
@@ -157,11 +158,8 @@ def refine(left: Expression, right: Expression, backend: str) -> Fused | None:
     if first.before is not x:
         return None
 
-    def call() -> Tensor:
-        return fused_refine(x, first.weight, second.weight, first.bias, second.bias, backend=backend)
-
-    parameters = (first.weight, second.weight, first.bias, second.bias)
-    return Fused("refine", x, parameters, None, (first, second), call)
+    convs = (first, second)
+    return Fused("refine", x, _parameters(convs), None, convs, lambda: fused_refine(x, *folded(convs), backend=backend))
 
 
 def doubling(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, backend: str) -> Fused:
@@ -176,3 +174,5 @@ def doubling(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, backen
 RULES: dict[str, Rule] = {"gcn": gcn, "strips": strips, "refine": refine}
 #: What may be fused: what a rule has an operator for, and what one call is the whole of.
 FAMILIES = (*RULES, "upsample")
+#: Among the families of a module: a normalisation in eval mode that follows a convolution is folded into it.
+BATCHNORM = "batchnorm"

@@ -30,7 +30,7 @@ from torch.utils._device import DeviceContext
 
 from gcn_kernels.swap.expression import Expression, Fused, Step, Sum
 from gcn_kernels.swap.pending import METADATA, NESTED, Pending, holds, pending, values_in
-from gcn_kernels.swap.steps import EXTEND
+from gcn_kernels.swap.steps import EXTEND, in_order
 
 #: What parametrizations make a weight with: functions of their arguments alone, which change nothing, so what waits may go on.
 PURE = frozenset(
@@ -82,7 +82,8 @@ class Scope(TorchFunctionMode):
 
     Args:
         backend: of the fused operators.
-        families: of what is fused, of :data:`gcn_kernels.swap.rules.FAMILIES`.
+        families: of what is fused, of :data:`gcn_kernels.swap.rules.FAMILIES`; with :data:`gcn_kernels.swap.rules.BATCHNORM`,
+            normalisations in eval mode are folded.
         alone: whether a depthwise convolution is computed at once: no other goes together with it.
         trial: only see what would be fused, on meta tensors.
         noted: whether the calls are to be noted.
@@ -127,8 +128,8 @@ class Scope(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let ``func`` wait if a rule may need it; compute what waits before anything else runs."""
-        kwargs = kwargs or {}
-        if self.notes is not None:
+        args, kwargs = in_order(func, args, kwargs or {})
+        if self.notes is not None and func is not Tensor.dim:
             self._note(func, kwargs)
         if (extend := EXTEND.get(func)) is not None and not self.paused:
             if (waits := extend(self, *args, **kwargs)) is not None:

@@ -25,9 +25,11 @@ from gcn_kernels.swap.expression import (
     modes_for,
 )
 from gcn_kernels.swap.pending import Pending, aside, at_home, values_in
-from gcn_kernels.swap.rules import RULES, chain, doubling, single
+from gcn_kernels.swap.rules import BATCHNORM, RULES, chain, doubling, single
 from gcn_kernels.upsample.functional import SIZES, backends_for
 
+#: What was seen, whatever has been put in its place since.
+_batch_norm = F.batch_norm
 _PLAIN = (Tensor, nn.Parameter)
 _ONES = (1, (1, 1), [1, 1])
 #: Depthwise kernels that are longer than this along both axes are no strips.
@@ -118,12 +120,8 @@ def _convolution(
     if pads is not None:
         h, w = h - kh + 1, w - kw + 1
     dtype = x.dtype if modes[2] is None else modes[2]
-    node: Weighted
-    if axis is None:
-        node = Square(source, modes, weight, bias, padding)
-    else:
-        node = Convolution(source, modes, weight, bias, padding, axis)
-    node.rest = (weight, bias, stride, padding, dilation, groups)
+    rest = (weight, bias, stride, padding, dilation, groups)
+    node = Square(source, modes, rest) if axis is None else Convolution(source, modes, rest, axis)
     return scope.wait(node, (n, out, h, w), dtype, (input, weight, bias))
 
 
@@ -151,13 +149,12 @@ def _depthwise(
     autocast = source.modes[2] if isinstance(source, Step) else autocast_dtype(x)
     if size[1] != groups or not go_together(x, weight, bias, autocast):
         return None
-    if scope.alone and not (follows or scope.waiting) and scope.notes is None:
+    if scope.alone and BATCHNORM not in scope.families and not (follows or scope.waiting) and scope.notes is None:
         return scope.run(single(x, weight, bias, pair, scope.backend), None)
     modes = modes_for(x)
     if isinstance(source, Step) and modes != source.modes:
         return None
-    node = Depthwise(source, modes, weight, bias, padding, pair)
-    node.rest = (weight, bias, stride, padding, dilation, groups)
+    node = Depthwise(source, modes, (weight, bias, stride, padding, dilation, groups), pair)
     node.rule, node.backend, node.counter = chain, scope.backend, scope
     return scope.wait(node, size, x.dtype if autocast is None else autocast, (input, weight, bias))
 
@@ -187,16 +184,58 @@ def keeps_size_square(
     return padding == "same" or padding in _ONES
 
 
+def _normalised(
+    scope: Waiting,
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: Any = False,
+    momentum: Any = 0.1,
+    eps: Any = 1e-5,
+) -> Tensor | None:
+    """The normalisation of a convolution that waits, by statistics that stay as they are, where that is to be folded; or None."""
+    node = _term(input)
+    if BATCHNORM not in scope.families or training is not False or not isinstance(node, Weighted) or node.normalises:
+        return None
+    given = running_mean, running_var, weight, bias
+    if not node.untouched or modes_for(node.x) != node.modes or not can_fold(node.size[1], input, *given, eps):
+        return None
+    step = node.normalised((*given, training, momentum, eps))
+    return scope.wait(step, node.size, input.dtype, (input, weight, bias))
+
+
+def in_order(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of a call as its function has them one after the other, where they came as ``F.batch_norm`` hands them on."""
+    if func is _batch_norm and len(args) == 3 and tuple(kwargs) == ("weight", "bias", "training", "momentum", "eps"):
+        return (*args, *kwargs.values()), {}
+    return args, kwargs
+
+
+def can_fold(channels: int, input: Tensor, mean: Any, variance: Any, gamma: Any, beta: Any, eps: Any) -> bool:
+    """Whether PyTorch normalises a result like ``input`` by these, and folded weights are in the range of its dtype.
+
+    In float16 they need not be: a small variance would make some infinite, a large one subnormal.
+    """
+    given = [mean, variance, *(t for t in (gamma, beta) if t is not None)]
+    if any(type(t) not in _PLAIN or t.shape != (channels,) or t.device != input.device for t in given):
+        return False
+    if mean.requires_grad or variance.requires_grad:
+        return False
+    dtypes, dtype = {t.dtype for t in given}, input.dtype
+    fits = dtypes == {dtype} or (dtype is torch.bfloat16 and dtypes == {torch.float32})
+    return fits and dtype is not torch.float16 and type(eps) in (float, int) and eps >= 0
+
+
 def _rectified(scope: Waiting, input: Any, inplace: bool = False) -> Tensor | None:
     """The ReLU of a 3 x 3 convolution that waits, or None."""
     node = _term(input)
     if type(node) is not Square or not node.untouched or modes_for(node.x) != node.modes:
         return None
-    if isinstance(node.before, Step):
-        # The second of two; perhaps it is the first of the two that matter.
-        if node.before is not node.source:
-            return None
-        node.begin_chain()
+    # The second of two is perhaps the first of the two that matter.
+    if isinstance(node.before, Step) and not node.begin_chain():
+        return None
     t = scope.wait(Rectified(node, node.modes), node.size, input.dtype, (input,))
     if inplace:
         _become(input, t)
@@ -368,6 +407,7 @@ def _reads(expression: Expression, node: Expression) -> bool:
 #: What makes an expression longer.
 EXTEND: dict[Any, Callable[..., Tensor | None]] = {
     torch.conv2d: _convolution,
+    F.batch_norm: _normalised,
     torch.add: _sum,
     Tensor.add: _sum,
     Tensor.__add__: _sum,

@@ -1,9 +1,10 @@
 """Forwards that can do only one thing, which need not be watched while they run.
 
 Most blocks are written as straight-line code: it calls children of the module, adds or multiplies their results and returns one,
-without a global name, a branch, or an attribute of anything but the module. What such a forward computes depends on nothing but
-its input and its children. So after one watched run a later call need not be watched again (one that was a GCN block and nothing
-else goes to the operator at once; any other is repeated, :mod:`gcn_kernels.swap.repeat`) if
+without a global name, a branch, or an attribute of anything but the module. An ``nn.Sequential`` is as straight. What such a
+forward computes depends on nothing but its input and its children. So after one watched run a later call need not be watched
+again (one that was a GCN block and nothing else goes to the operator at once; any other is repeated,
+:mod:`gcn_kernels.swap.repeat`) if
 
 * the code of the forward is the same, straight-line code, as that of wrappers between the module and the convolutions is;
 * what it reads by name still leads to modules of the same classes, without hooks or a forward of their own;
@@ -51,13 +52,14 @@ _METHODS = frozenset({"clone", "sigmoid", "relu", "tanh"})
 #: PyTorch's own classes that may be in a straight-line block, and beside them the functions that they call.
 _OWNERS = types.SimpleNamespace(
     functional=F,
-    **{kind.__name__: kind for kind in (nn.Conv2d, nn.Sequential, nn.ModuleList)},
+    **{kind.__name__: kind for kind in (nn.Conv2d, nn.BatchNorm2d, nn.Sequential, nn.ModuleList)},
     **{kind.__name__: kind for kind in (nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh)},
 )
 #: What runs of every one of them, and what of some.
 _OF_EVERY_MODULE = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__", "forward")
 _OF_SOME = {
     "Conv2d": ("Conv2d._conv_forward", "functional.conv2d"),
+    "BatchNorm2d": ("BatchNorm2d._check_input_dim", "functional.batch_norm"),
     "Sequential": ("Sequential.__iter__",),
     "ModuleList": ("ModuleList.__getitem__", "ModuleList._get_abs_string_index"),
 }
@@ -120,6 +122,7 @@ class Proof(NamedTuple):
         program: of one that is more than a GCN block, what its run was.
         roles: of any other, the indices in ``places`` of its convolutions l1, l2, r1, r2.
         lines: what these were: ``_OPTIONS`` and the weight's shape.
+        children: of an ``nn.Sequential``, the names of what it runs.
     """
 
     code: types.CodeType
@@ -129,17 +132,18 @@ class Proof(NamedTuple):
     program: Program | None = None
     roles: tuple[int, ...] = ()
     lines: tuple[Any, ...] = ()
+    children: tuple[str, ...] = ()
 
 
-#: What is known of every converted module that was watched: None if its code is not straight.
-_known: "weakref.WeakKeyDictionary[nn.Module, Proof | None]" = weakref.WeakKeyDictionary()
+#: What is known of every converted module, for each mode (``module.training``) that it was watched in; None where it is no proof.
+_known: "weakref.WeakKeyDictionary[nn.Module, dict[bool, Proof | None]]" = weakref.WeakKeyDictionary()
 
 
 def run(
     module: nn.Module, original: type[nn.Module], inputs: tuple[Any, ...], named: dict[str, Any], backend: str
 ) -> Tensor | None:
     """The result of a call of ``module`` that need not be watched, or None."""
-    proof = _known.get(module)
+    proof = _known.get(module, {}).get(module.training)
     if proof is None or named or len(inputs) != 1:
         return None
     (x,) = inputs
@@ -153,18 +157,18 @@ def run(
             return y
     elif modules is not None and (block := _block(x, [modules[role] for role in proof.roles], proof.lines)) is not None:
         return rules.fused_gcn(x, *block, backend=backend)
-    del _known[module]
+    _known[module].pop(module.training, None)
     return None
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether a watched run of ``module`` has shown what it is, or that this cannot be told."""
-    return module in _known
+    """Whether a watched run of ``module`` has shown what it is, or, in the mode that it is in, that this cannot be told."""
+    return module.training in _known.get(module, {})
 
 
 def give_up(module: nn.Module) -> None:
     """Remember that a watched run of ``module`` cannot be repeated, so that the next ones are not noted."""
-    _known.setdefault(module, None)
+    _known.setdefault(module, {}).setdefault(module.training, None)
 
 
 def learn(module: nn.Module, original: type[nn.Module], scope: Scope, result: Any) -> Callable[[Any], None]:
@@ -175,7 +179,7 @@ def learn(module: nn.Module, original: type[nn.Module], scope: Scope, result: An
         proof = None if block is None else _prove(module, original, block)
         if block is None and (program := program_of(scope, released)) is not None:
             proof = _proof(module, original, program)
-        _known[module] = proof
+        _known.setdefault(module, {})[module.training] = proof
 
     return finish
 
@@ -189,10 +193,13 @@ def _modules(module: nn.Module, original: type[nn.Module], proof: Proof) -> list
             return None
     except AttributeError:  # what was a function has no code now
         return None
+    if proof.children and tuple(module._modules) != proof.children:
+        return None
     found: list[Any] = []
     for parent, name, kind, children in proof.places:
         above = module if parent < 0 else found[parent]
-        m = above._modules.get(name) if type(above) in _CONTAINERS else getattr(above, name, None)
+        contained = proof.children if parent < 0 else type(above) in _CONTAINERS
+        m = above._modules.get(name) if contained else getattr(above, name, None)
         if type(m) is not kind or m._compiled_call_impl is not None or not m.__dict__.keys().isdisjoint(_OWN):
             return None
         if any(_HOOKS(m.__dict__)):
@@ -252,19 +259,20 @@ def _is_block(convs: list[nn.Conv2d]) -> bool:
 def _proof(module: nn.Module, original: type[nn.Module], program: Program | None) -> Proof | None:
     """Of all but the roles, or None where the code is not straight."""
     forward: Any = original.forward
-    names = _straight(forward)
+    children = tuple(module._modules) if original is nn.Sequential else ()
+    names = children or _straight(forward)
     if names is None:
         return None
     places: list[Place] = []
     wrappers: dict[type[nn.Module], types.CodeType] = {}
     if not _add(module, -1, names, places, wrappers):
         return None
-    library = _library(tuple(dict.fromkeys(place.kind for place in places)))
+    library = _library(tuple(dict.fromkeys((original, *(place.kind for place in places)))))
     # What was replaced before this package was imported is not PyTorch's.
     functions = (function for function in library.expected if type(function) is types.FunctionType)
     if not all(str(function.__module__).startswith("torch") for function in functions):
         return None
-    proof = Proof(forward.__code__, library, tuple(wrappers.items()), tuple(places), program)
+    proof = Proof(forward.__code__, library, tuple(wrappers.items()), tuple(places), program, children=children)
     return proof if _modules(module, original, proof) is not None else None
 
 

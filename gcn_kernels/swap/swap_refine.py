@@ -1,6 +1,6 @@
 """Boundary refinements and deconvolutions: which modules are swapped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from gcn_kernels.swap.gain import refine_gain, upsample_gain
 from gcn_kernels.swap.may_swap import (
     TIMED_SLOWER,
     Decision,
+    about_batchnorm,
     check_class,
     entry_of,
     refuse_slower,
@@ -24,8 +25,11 @@ from gcn_kernels.swap.trial import Refused, fused_in, suspects
 from gcn_kernels.upsample.functional import UNASKED, backends_for
 
 
-def refinements_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
-    """What is done with every module that could compute boundary refinements."""
+def refinements_of(
+    model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool, more: tuple[str, ...] = ()
+) -> Iterator[Decision]:
+    """What is done with every module that could compute boundary refinements; ``more`` is fused in them as well."""
+    families = ("refine", *more)
     tried: dict[nn.Module, list[Fused] | Refused] = {}
 
     def computes(module: nn.Module, convs: dict[str, nn.Conv2d]) -> bool:
@@ -35,17 +39,19 @@ def refinements_of(model: nn.Module, left_out: set[nn.Module], verify: bool, bac
             check_class(module)
             if reasons := [f"{path} {reason}" for path, conv in convs.items() if (reason := flaw(conv)) is not None]:
                 raise Refused("; ".join(reasons))
-            tried[module] = fused_in(module, _input_channels(module, convs), ("refine",))
+            tried[module] = fused_in(module, _input_channels(module, convs), families)
         except Refused as refusal:
             tried[module] = refusal
             return str(refusal) == ALREADY
         return bool(tried[module])
 
     for candidate in refinements(model, left_out, computes):
-        yield _decide(candidate, tried.get(candidate.module), backend, force)
+        yield _decide(candidate, tried.get(candidate.module), families, backend, force)
 
 
-def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: str, force: bool) -> Decision:
+def _decide(
+    candidate: Candidate, tried: list[Fused] | Refused | None, families: tuple[str, ...], backend: str, force: bool
+) -> Decision:
     module, convs = candidate.module, candidate.convs
     forms: list[RefineForm] = []
     gain, watched, reason = None, None, ""
@@ -53,17 +59,20 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         check_class(module)
         if isinstance(tried, Refused):
             raise tried
+        norms = about_batchnorm(module, _input_channels(module, convs), families, tried) if tried is not None else ""
         if tried == []:
-            raise Refused(f"its forward computes no x + conv2(relu(conv1(x))){suspects(module, nn.ReLU)}")
+            reasons = f"its forward computes no x + conv2(relu(conv1(x))){suspects(module, nn.ReLU)}", norms
+            raise Refused("; ".join(filter(None, reasons)))
         # A hook on the ReLU works on a result inside, too.
         inside = {path: m for path, m in module.named_modules() if isinstance(m, nn.ReLU)} if len(convs) == 2 else {}
-        watched = watch(module, convs | inside, backend, "refine")
+        watched = watch(module, convs | inside, backend, families)
         forms = [RefineForm.of(block) for block in tried or ()]
         like = _parameter(convs)
         refuse_without_kernels("boundary refinements", refinement.KERNELS, refinement.UNASKED, like, backend, force)
         gain = refine_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
         refuse_slower(gain, TIMED_SLOWER, force)
-        reason = f"{len(forms)} refinements in its forward" if len(forms) > 1 else ""
+        count = f"{len(forms)} refinements in its forward" if len(forms) > 1 else ""
+        reason = "; ".join(filter(None, (count, norms)))
     except Refused as refusal:
         watched, reason = None, str(refusal)
     return entry_of(candidate, forms, watched, reason, gain, "refine"), module, watched
@@ -93,7 +102,7 @@ def _decide_deconvolution(
                 f"{module.output_padding}, groups {module.groups}, dilation {module.dilation}: expected stride 2, groups 1 or "
                 "one for each channel in and out, and 4 x 4 with padding 1, 3 x 3 with padding and output_padding 1, or 2 x 2"
             )
-        watched = watch(module, {}, backend, "upsample")
+        watched = watch(module, {}, backend, ("upsample",))
         if verify and not fused_in(module, [module.in_channels], ("upsample",)):
             raise Refused("its forward computes no transposed convolution that doubles its map")
         kernel, groups = module.kernel_size[0], module.groups
@@ -112,8 +121,8 @@ def _parameter(convs: dict[str, nn.Module]) -> Tensor:
     return next(iter(next(iter(convs.values())).parameters()))
 
 
-def _input_channels(module: nn.Module, convs: dict[str, nn.Conv2d]) -> list[int]:
+def _input_channels(module: nn.Module, convs: Mapping[str, nn.Module]) -> list[int]:
     """What the map that ``module`` takes may have: channels of its convolutions, of its first one, of an image."""
-    counts = [conv.in_channels for conv in convs.values()]
+    counts = [conv.in_channels for conv in convs.values() if isinstance(conv, nn.Conv2d)]
     first = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
     return [*counts[:2], first, 3] if len(counts) == 2 else [first, *dict.fromkeys(counts), 3]

@@ -14,6 +14,7 @@ from gcn_kernels.swap.gain import strips_gain
 from gcn_kernels.swap.may_swap import (
     TIMED_SLOWER,
     Decision,
+    about_batchnorm,
     check_class,
     entry_of,
     refuse_slower,
@@ -24,8 +25,11 @@ from gcn_kernels.swap.report import StripsForm
 from gcn_kernels.swap.trial import Refused, fused_in
 
 
-def strips_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool) -> Iterator[Decision]:
-    """What is done with every module that holds depthwise convolutions."""
+def strips_of(
+    model: nn.Module, left_out: set[nn.Module], verify: bool, backend: str, force: bool, more: tuple[str, ...] = ()
+) -> Iterator[Decision]:
+    """What is done with every module that holds depthwise convolutions; ``more`` is fused in them as well."""
+    families = ("strips", *more)
     ready = {m for block in model.modules() if isinstance(block, FusedStrips) for m in block.modules()}
     found = [c for c in owners(model) if c.module not in left_out and c.module not in ready]
 
@@ -34,7 +38,7 @@ def strips_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend:
     @cache
     def tried(module: nn.Module) -> list[Fused] | Refused:
         try:
-            return fused_in(module, _input_channels(module, parents.get(module)), ("strips",))
+            return fused_in(module, _input_channels(module, parents.get(module)), families)
         except Refused as refusal:
             return refusal
 
@@ -45,10 +49,18 @@ def strips_of(model: nn.Module, left_out: set[nn.Module], verify: bool, backend:
     for candidate in joined(model, found, calls) if verify else found:
         if not left_out.isdisjoint(candidate.module.modules()):
             continue
-        yield _decide(candidate, tried(candidate.module) if verify else None, backend, force)
+        channels = _input_channels(candidate.module, parents.get(candidate.module))
+        yield _decide(candidate, tried(candidate.module) if verify else None, channels, families, backend, force)
 
 
-def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: str, force: bool) -> Decision:
+def _decide(
+    candidate: Candidate,
+    tried: list[Fused] | Refused | None,
+    channels: list[int],
+    families: tuple[str, ...],
+    backend: str,
+    force: bool,
+) -> Decision:
     module, convs = candidate.module, candidate.convs
     forms: list[StripsForm] = []
     gain, watched, reason = None, None, ""
@@ -57,7 +69,7 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         reasons = flaws(convs)
         if len(reasons) == len(convs):
             raise Refused("; ".join(reasons))
-        watched = watch(module, convs, backend, "strips")
+        watched = watch(module, convs, backend, families)
         if isinstance(tried, Refused):
             raise tried
         if tried == []:
@@ -68,8 +80,9 @@ def _decide(candidate: Candidate, tried: list[Fused] | Refused | None, backend: 
         refuse_without_kernels("strips", KERNELS, UNASKED, like, backend, force)
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
         refuse_slower(gain, TIMED_SLOWER, force)
-        reason = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""
-        reason = "; ".join([*([reason] if reason else []), *reasons])
+        calls = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""
+        norms = about_batchnorm(module, channels, families, tried) if tried else ""
+        reason = "; ".join(filter(None, (calls, norms, *reasons)))
     except Refused as refusal:
         watched, reason = None, str(refusal)
     return entry_of(candidate, forms, watched, reason, gain, "strips"), module, watched
