@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -30,6 +30,30 @@ PARTS, OF_A_PART = 6, 60
 
 def by(run: Implementation, groups: int = 1) -> Callable[..., Tensor]:
     return lambda *tensors: fused_upsample(*tensors, groups=groups, backend=run.backend)
+
+
+def test_large_maps_of_single_channels_are_pytorchs_in_channels_last_and_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def definition(x: Tensor, *_: object, **__: object) -> Tensor:
+        ran.append("torch")
+        return x
+
+    def kernels(tensors: Sequence[Tensor], *_: object) -> Tensor:
+        ran.append("cpu")
+        return tensors[0]
+
+    monkeypatch.setattr(functional.reference, "upsample", definition)
+    monkeypatch.setattr(functional, "DOUBLING", kernels)
+    monkeypatch.setattr(functional, "backends_for", lambda *_: ("cpu",))
+    monkeypatch.setattr(functional, "LARGE", 4 * 4 * 3 * 64 - 1)
+    weight = torch.ones(3, 1, 2, 2)
+    large = torch.ones(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    for x in (large, large[..., :7], large.contiguous(), large.double(), large.clone().requires_grad_()):
+        fused_upsample(x, weight.to(x.dtype), groups=3)
+    fused_upsample(large, weight, groups=3, backend="cpu")
+    fused_upsample(large, torch.ones(3, 3, 2, 2))
+    assert ran == ["torch", *["cpu"] * 6]
 
 
 @every_backend

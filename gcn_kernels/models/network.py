@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from gcn_kernels.core.children import hooks_on_all
-from gcn_kernels.core.operator import Operator
 from gcn_kernels.models.heads import make_head
+from gcn_kernels.refine import functional as refine
 from gcn_kernels.refine.module import FusedRefine
-from gcn_kernels.refine.spec import REFINE
+from gcn_kernels.upsample import functional as upsample
 from gcn_kernels.upsample.module import FusedUpsample
-from gcn_kernels.upsample.spec import DOUBLING
 
 #: What the four stages divide the size of the image by.
 REDUCTIONS = (4, 8, 16, 32)
@@ -37,14 +36,14 @@ class BoundaryRefinement(FusedRefine):
     """
 
     def __init__(self, classes: int, *, backend: str = "auto") -> None:
-        super().__init__(classes, backend=_with_kernels(REFINE, backend))
+        super().__init__(classes, backend=_where_there_are(refine.KERNELS, backend))
 
 
 class Deconvolution(FusedUpsample):
     """Doubles a score map; starts as bilinear interpolation of every class by itself (the paper does not say)."""
 
     def __init__(self, classes: int, *, backend: str = "auto") -> None:
-        super().__init__(classes, classes, backend=_with_kernels(DOUBLING, backend))
+        super().__init__(classes, classes, backend=_where_there_are(upsample.KERNELS, backend))
         slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
         with torch.no_grad():
             self.weight.copy_(torch.eye(classes)[:, :, None, None] * slope[:, None] * slope)
@@ -130,9 +129,9 @@ def _added(lateral: Tensor, double: nn.Module, score: Tensor) -> Tensor:
     return total
 
 
-def _with_kernels(operator: Operator, backend: str) -> str:
-    """``backend``, or ``"auto"`` if it is one that the operator has no kernels for."""
-    return "auto" if backend in {"cpu", "cuda", "triton"}.difference(operator.backends) else backend
+def _where_there_are(kernels: Sequence[str], backend: str) -> str:
+    """``backend``, or ``"auto"`` if it is one that an operator has no kernels for."""
+    return "auto" if backend in {"cpu", "cuda", "triton"}.difference(kernels) else backend
 
 
 def _stages(encoder: nn.Module) -> tuple[list[int], list[int]]:

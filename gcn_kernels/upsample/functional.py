@@ -18,12 +18,14 @@ from gcn_kernels.core.checks import (
     tracing_state,
     untraced,
 )
-from gcn_kernels.core.operator import autocast
+from gcn_kernels.core.operator import autocast, is_traced, records
 from gcn_kernels.upsample.spec import DOUBLING, TRITON_UPSAMPLE
 
 #: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown Triton's to be faster.
 KERNELS = (*DOUBLING.backends, *TRITON_UPSAMPLE.backends)
 UNASKED = DOUBLING.backends
+#: Bytes of a result that caches do not hold: each channel by itself, PyTorch writes it faster in channels_last and inference.
+LARGE = 8 << 20
 #: Kernels k x k; a transposed convolution with stride 2 doubles with padding k > 2 and output_padding k == 3.
 SIZES = (2, 3, 4)
 
@@ -135,7 +137,9 @@ def _check(tensors: Sequence[Any], size: Sequence[int] | None, groups: int) -> N
             raise ValueError(f"add: expected a map of the size {tuple(size)} that is asked for, got {shape_of(add)}")
 
 
-def _decide(tensors: Sequence[Any], size: Sequence[int] | None, groups: int, backend: str, _: str | None) -> _How:
+def _decide(
+    tensors: Sequence[Any], size: Sequence[int] | None, groups: int, backend: str, _: str | None, inference: bool
+) -> _How:
     _check(tensors, size, groups)
     x, weight, _bias, add = tensors
     check_same(x, ("weight", "bias", "add"), tensors[1:])
@@ -148,6 +152,8 @@ def _decide(tensors: Sequence[Any], size: Sequence[int] | None, groups: int, bac
     like = x if add is None else add
     batch = like if like.dim() == 4 else like.unsqueeze(0)
     channels_last = is_channels_last(batch) or (add is None and is_channels_last(weight))
+    if inference and channels_last and backend == "auto" and chosen == "cpu" and x.dtype == torch.float32:
+        chosen = "torch" if 4 * x.numel() * x.element_size() > LARGE else chosen
     return _How(chosen, weight.shape[1] * groups > 1 and channels_last, x.dim() == 3)
 
 
@@ -156,7 +162,8 @@ _how = Memory(_decide)
 
 def _run(tensors: tuple[Any, ...], size: Sequence[int] | None, groups: int, backend: str) -> Tensor:
     asked = None if size is None else tuple(size)
-    how = _how(tensors, asked, groups, backend, backends.foreign_transform())
+    inference = groups > 1 and tensors[3] is None and not is_traced() and not records(tensors)
+    how = _how(tensors, asked, groups, backend, backends.foreign_transform(), inference)
     if how.backend == "torch":
         x, weight, bias, add = tensors
         return reference.upsample(x, weight, bias, add=add, size=size, groups=groups)

@@ -15,8 +15,8 @@
 #include "gcn/execute.h"
 #include "gcn/hopper/hopper_tiles.h"
 #include "gcn/plan.h"
-#include "python_emulator.h"
 #include "gcn/tiles.h"
+#include "python_emulator.h"
 
 namespace py = pybind11;
 using namespace gcn::cuda;
