@@ -26,6 +26,8 @@ BOUNDED = {"shared", "stage", "weights", "scratch", "source", "sums", "steps", "
 BOUNDED |= {"own", "to", "from", "next", "pixel", "window", "entries", "needed", "odd"}
 #: The same in the Hopper kernels.
 BOUNDED |= {"ring", "stages", "rows", "barriers", "windows", "of_warps"}
+#: The first pixel that a unit of the refinement reads of a map in shared memory.
+BOUNDED |= {"origin"}
 #: Functions that write device memory through a pointer of such a name; there it is not bounded.
 WRITERS = ("prepare.cuh", "direct.cuh", "combine.cuh")
 

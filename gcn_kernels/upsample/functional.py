@@ -138,7 +138,7 @@ def _check(tensors: Sequence[Any], size: Sequence[int] | None, groups: int) -> N
 
 
 def _decide(
-    tensors: Sequence[Any], size: Sequence[int] | None, groups: int, backend: str, _: str | None, inference: bool
+    tensors: Sequence[Any], size: Sequence[int] | None, groups: int, backend: str, _: str | None, inference: bool = False
 ) -> _How:
     _check(tensors, size, groups)
     x, weight, _bias, add = tensors

@@ -75,7 +75,7 @@ class FusedUpsample(nn.ConvTranspose2d):
         )
         self.backend = backend
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None, *, add: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None, add: Tensor | None = None) -> Tensor:
         """Double ``x``.
 
         Args:
@@ -86,13 +86,15 @@ class FusedUpsample(nn.ConvTranspose2d):
         Returns:
             See :func:`gcn_kernels.fused_upsample`.
         """
-        if untraced(self._changed) is not None:
-            size = output_size if add is None else add.shape[-2:]
-            y = super().forward(x, None if size is None else list(size))
-            return y if add is None else add + y
-        if wants_convolutions(x):
-            return self._convolution(x, None if output_size is None else list(output_size), add)
-        return fused_upsample(x, self.weight, self.bias, add=add, size=output_size, groups=self.groups, backend=self.backend)
+        if untraced(self._changed) is None:
+            if wants_convolutions(x):
+                return self._convolution(x, None if output_size is None else list(output_size), add)
+            weight = self.weight  # once: a parametrized one may become another with every reading
+            if weight.shape[2:] == self.kernel_size:
+                return fused_upsample(x, weight, self.bias, add=add, size=output_size, groups=self.groups, backend=self.backend)
+        size = output_size if add is None else add.shape[-2:]
+        y = super().forward(x, None if size is None else list(size))
+        return y if add is None else add + y
 
     def extra_repr(self) -> str:
         reason = self._changed()
@@ -101,7 +103,7 @@ class FusedUpsample(nn.ConvTranspose2d):
 
     def _changed(self) -> str | None:
         """What makes this another transposed convolution than one that doubles a map, or None."""
-        kernel = self.weight.shape[2] if self.weight.shape[2] in SIZES else SIZES[-1]
+        kernel = self.kernel_size[0] if self.kernel_size[0] in SIZES else SIZES[-1]
         form = {
             "kernel_size": (kernel, kernel),
             "stride": (2, 2),

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kRefineDirectThreads) refine_direct_conv_kerne
       const E* const of_tap = weight + (conv.flipped ? 8 - tap : tap);
       A of_inputs = 0;
       for (int input = 0; input < conv.inputs; ++input) {
-        of_inputs += A(to_float(of_tap[input * conv.of_input])) * element_of<E>(p.from, n, input, at_h, at_w);
+        of_inputs += A(to_float(of_tap[int64_t(input) * conv.of_input])) * element_of<E>(p.from, n, input, at_h, at_w);
       }
       sum += of_inputs;
     }

@@ -30,15 +30,16 @@ GCN_DEVICE void clear(RefineUnitSums& sums) {
         for (float& s : sums[j][half][block]) s = 0;
 }
 
-// Adds the products of one step, of 32 bytes of depth or of 16: what would follow these belongs to another pixel.
+// Adds the products of one step, of 32 bytes of depth or of 16: what would follow these belongs to another pixel. `own`: weights
+// of this lane.
 template <class M, bool kHalf>
-GCN_DEVICE void multiply_step(RefineUnitSums& sums, const unsigned char* from, int row, int pixel, const uint2* weight) {
+GCN_DEVICE void multiply_step(RefineUnitSums& sums, const unsigned char* from, int row, int pixel, const uint2* own) {
   uint32_t b[3][kRefineOutputBlocks][2];
 #pragma unroll
   for (int dy = 0; dy < 3; ++dy) {
 #pragma unroll
     for (int block = 0; block < kRefineOutputBlocks; ++block) {
-      const uint2 both = load_shared(weight + (dy * kRefineOutputBlocks + block) * 32);
+      const uint2 both = load_shared(own + (dy * kRefineOutputBlocks + block) * 32);
       b[dy][block][0] = both.x, b[dy][block][1] = both.y;
     }
   }
@@ -72,15 +73,15 @@ GCN_DEVICE void multiply(RefineUnitSums& sums, const RefineMap<Element<M>>& map,
                          const unsigned char* weights, int lane) {
   const int pixel = map.pixel * int(sizeof(Element<M>)), row = map.cols * pixel;
   const unsigned char* from = reinterpret_cast<const unsigned char*>(origin) + a_row(lane) * pixel + a_half(lane) * kPieceBytes;
-  const uint2* weight = reinterpret_cast<const uint2*>(weights) + lane;
+  const uint2* own = reinterpret_cast<const uint2*>(weights) + lane;
   const int whole = 3 * pixel / 32;
 #pragma unroll 1
   for (int step = 0; step < whole; ++step) {
-    multiply_step<M, false>(sums, from, row, pixel, weight);
-    from += 32, weight += 3 * kRefineOutputBlocks * 32;
+    multiply_step<M, false>(sums, from, row, pixel, own);
+    from += 32, own += 3 * kRefineOutputBlocks * 32;
   }
   // Three times an odd number of pieces leave one.
-  if constexpr (sizeof(Element<M>) == 2) multiply_step<M, true>(sums, from, row, pixel, weight);
+  if constexpr (sizeof(Element<M>) == 2) multiply_step<M, true>(sums, from, row, pixel, own);
 }
 
 // Calls then(row, column, output, sum of that output, sum of the next) for all of a unit's outputs. The output is counted
