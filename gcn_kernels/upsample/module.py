@@ -90,7 +90,7 @@ class FusedUpsample(nn.ConvTranspose2d):
             if wants_convolutions(x):
                 return self._convolution(x, None if output_size is None else list(output_size), add)
             weight = self.weight  # once: a parametrized one may become another with every reading
-            if weight.shape[2:] == self.kernel_size:
+            if untraced(self._has_kernel, weight):
                 return fused_upsample(x, weight, self.bias, add=add, size=output_size, groups=self.groups, backend=self.backend)
         size = output_size if add is None else add.shape[-2:]
         y = super().forward(x, None if size is None else list(size))
@@ -117,6 +117,10 @@ class FusedUpsample(nn.ConvTranspose2d):
             if (now := getattr(self, name)) != value:
                 return f"{name} is {now!r}"
         return None
+
+    def _has_kernel(self, weight: Tensor) -> bool:
+        """Whether ``weight`` has the size that this was made with."""
+        return tuple(weight.shape[2:]) == self.kernel_size
 
     def _convolution(self, x: Tensor, output_size: list[int] | None = None, add: Tensor | None = None) -> Tensor:
         """The same by PyTorch; ``torch.jit.script`` compiles this."""
