@@ -18,8 +18,8 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/cpu/spare_memory.h"
 #include "../../csrc/cpu/gcn/spectra_cache.h"
+#include "../../csrc/cpu/spare_memory.h"
 
 namespace {
 
