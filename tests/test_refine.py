@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from views import VIEWS
 
 from gcn_kernels import FusedRefine, fused_refine, reference
-from gcn_kernels.refine.spec import REFINE
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
@@ -129,22 +128,6 @@ def test_only_wanted_gradients(wanted: int) -> None:
         assert torch.equal(gradient, expected[name]) if wanted >> i & 1 else gradient.numel() == 0
 
 
-@pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck(requires_grad: bool) -> None:
-    given, dy = draw("one-channel", torch.float32, "channels_last")
-    x, w1, w2, b1, b2 = (t.requires_grad_(requires_grad) for t in given)
-    for result in (
-        torch.library.opcheck(torch.ops.gcn_kernels.refine, (x, w1, w2, b1, b2, False)),
-        torch.library.opcheck(torch.ops.gcn_kernels.refine_backward, (dy, x, w1, w2, None, 31)),
-    ):
-        assert set(result.values()) == {"SUCCESS"}, result
-
-
-def test_schemas() -> None:
-    for name, schema in REFINE.schemas.items():
-        assert str(getattr(torch.ops.gcn_kernels, name).default._schema) == schema
-
-
 def test_derivatives_of_derivatives() -> None:
     given, _ = draw_sizes((2, 3, 2, 2, 3), torch.float64)
     leaves = [t.requires_grad_() for t in given]
@@ -179,37 +162,6 @@ def test_second_bias_may_change_before_the_backward_pass() -> None:
         given[4].add_(1)
     y.backward(dy)
     assert given[0].grad is not None and torch.equal(given[0].grad, expected["dx"])
-
-
-def test_vmap_and_grad_go_through_the_definition() -> None:
-    given, _ = draw("one-channel", torch.float32)
-    x, w1, w2, _, _ = given
-    batched = torch.func.vmap(fused_refine, in_dims=(0, None, None))(x, w1, w2)
-    torch.testing.assert_close(batched, fused_refine(x, w1, w2))
-    gradient = torch.func.grad(lambda w: fused_refine(x, w, w2).square().sum())(w1)
-    assert gradient.shape == w1.shape and gradient.abs().sum() > 0
-
-
-def test_autocast() -> None:
-    given, _ = draw("paper", torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = fused_refine(*given)
-    assert torch.equal(y, fused_refine(*(t.bfloat16() for t in given)))
-
-
-def test_compiled_in_one_graph(fresh_compiler: None) -> None:
-    module = FusedRefine(5)
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
-    for size in ((2, 5, 6, 7), (1, 5, 9, 8)):
-        x = torch.randn(size)
-        torch.testing.assert_close(compiled(x), module(x), rtol=0, atol=0)
-        compiled(x).sum().backward()
-    assert module.conv1.weight.grad is not None
-
-
-def test_exported_program_calls_the_operator() -> None:
-    program = torch.export.export(FusedRefine(5).requires_grad_(False), (torch.randn(2, 5, 6, 7),))
-    assert [str(n.target) for n in program.graph.nodes if n.op == "call_function"] == ["gcn_kernels.refine.default"]
 
 
 @pytest.mark.parametrize(

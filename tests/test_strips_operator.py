@@ -18,7 +18,7 @@ from torch._subclasses import FakeTensorMode
 
 from gcn_kernels import FusedStrips, backends, fused_strips, reference
 from gcn_kernels.strips import functional, problem
-from gcn_kernels.strips.spec import STRIPS, form_of
+from gcn_kernels.strips.spec import form_of
 
 SMALL = Case("small", pairs(3, 5), square(3), skip=True, n=2, c=3, h=6, w=5)
 NO_BIAS = replace(SMALL, name="no-bias", bias=False)
@@ -34,11 +34,6 @@ def operator_arguments(block: Strips, channels_last: bool = False) -> tuple[Any,
 
 
 # ---------------------------------------------------------------- registration
-
-
-@pytest.mark.parametrize("name", STRIPS.schemas)
-def test_schema_is_the_one_that_python_calls(name: str) -> None:
-    assert str(getattr(torch.ops.gcn_kernels, name).default._schema) == STRIPS.schemas[name]
 
 
 @every_layout
@@ -270,51 +265,6 @@ def test_autocast_computes_in_its_dtype() -> None:
     assert torch.equal(y, rounded.fused(*rounded.arguments))
     gradients = torch.autograd.grad(y, tuple(block.named.values()), block.dy.to(torch.bfloat16))
     assert {g.dtype for g in gradients} == {torch.float32}
-
-
-def test_compile_without_graph_breaks(fresh_compiler: None) -> None:
-    module = FusedStrips(8, [[(1, 5), (5, 1)], [(3, 3, 2)]], stem=3, skip=True)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
-    for size in ((1, 8, 9, 11), (2, 8, 14, 7)):
-        x = torch.randn(size, requires_grad=True)
-        found = compiled(x)
-        torch.testing.assert_close(found, module(x), rtol=0, atol=0)
-        dy = torch.randn_like(found)
-        inputs = (x, *module.parameters())
-        for a, b in zip(torch.autograd.grad(found, inputs, dy), torch.autograd.grad(module(x), inputs, dy), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
-def test_export_keeps_the_operator() -> None:
-    module = FusedStrips(8, [[(1, 5), (5, 1)]], skip=True)
-    x = torch.randn(2, 8, 9, 11)
-    program = torch.export.export(module, (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=1, max=64)}})
-    assert "gcn_kernels.strips" in program.graph_module.code
-    longer = torch.randn(5, 8, 9, 11)
-    torch.testing.assert_close(program.module()(longer), module(longer), rtol=0, atol=0)
-
-
-def test_onnx_is_plain_convolutions() -> None:
-    pytest.importorskip("onnxscript")
-    module = FusedStrips(8, [[(1, 5), (5, 1)], [(3, 3, 2)]], stem=3, skip=True).eval()
-    program = torch.onnx.export(module, (torch.randn(1, 8, 9, 11),), dynamo=True, verbose=False)
-    assert program is not None
-    nodes = [node.op_type for node in program.model.graph]
-    assert nodes.count("Conv") == 4
-    assert set(nodes) == {"Conv", "Add"}
-
-
-def test_jit_trace() -> None:
-    module = FusedStrips(8, [[(1, 5), (5, 1)]])
-    x = torch.randn(1, 8, 9, 11)
-    traced = torch.jit.trace(module, (x,))
-    assert torch.equal(traced(2 * x), module(2 * x))
-
-
-def test_meta_device_gives_shapes() -> None:
-    with torch.no_grad():
-        y = FusedStrips(8, [[(1, 5), (5, 1)]], device="meta")(torch.empty(2, 8, 9, 11, device="meta"))
-    assert y.shape == (2, 8, 9, 11)
 
 
 # ---------------------------------------------------------------- module
