@@ -92,8 +92,8 @@ def convert_model(
     convolutions. With ``"upsample"``, an ``nn.ConvTranspose2d`` that doubles a map with a kernel of 4 x 4, 3 x 3 or 2 x 2,
     of all channels or of each by itself, runs as :func:`gcn_kernels.fused_upsample`.
 
-    A module that PyTorch computes faster, timed forward on one small map in about a tenth of a second for each form, stays as it
-    is. :func:`revert_gcn` undoes the swap.
+    A module that PyTorch computes faster stays as it is: by the plan, or timed forward for about a tenth of a second for each
+    form, strips on maps of several sizes in both layouts. :func:`revert_gcn` undoes the swap.
 
     Args:
         model: any module, also under ``DistributedDataParallel`` or ``torch.compile``.
