@@ -66,21 +66,28 @@ def outputs(model: nn.Module, image: Tensor) -> list[Tensor]:
     return [y] if isinstance(y, Tensor) else list(y)
 
 
-def test_values_calls_and_keys(real: tuple[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    name, plain = real
-    calls: list[tuple[int, ...]] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The lengths of the chains of every call of the operator that a converted model makes."""
+    made: list[tuple[int, ...]] = []
     operator = rules.fused_strips
 
     def counting(x: Tensor, branches: Any, **options: Any) -> Tensor:
-        calls.append(tuple(len(branch) for branch in branches))
+        made.append(tuple(len(branch) for branch in branches))
         return operator(x, branches, **options)
 
+    monkeypatch.setattr(rules, "fused_strips", counting)
+    return made
+
+
+def test_values_calls_and_keys(real: tuple[str, nn.Module], calls: list[tuple[int, ...]]) -> None:
+    name, plain = real
     model = copy.deepcopy(plain).eval()
     image = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         expected = outputs(model, image)
         report = convert_model(model, force=True)
-        monkeypatch.setattr(rules, "fused_strips", counting)
+        calls.clear()  # those of the trial and of timing
         found = outputs(model, image)
     assert sorted(calls) == sorted(REAL[name][1]), str(report)
     for y, truth in zip(found, expected, strict=True):
@@ -94,21 +101,13 @@ def test_values_calls_and_keys(real: tuple[str, nn.Module], monkeypatch: pytest.
 FOLDED = {"GhostNetV2": [(1,)] * 33 + [(2,)] * 14}
 
 
-def test_normalisations_are_folded_on_request(real: tuple[str, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalisations_are_folded_on_request(real: tuple[str, nn.Module], calls: list[tuple[int, ...]]) -> None:
     name, plain = real
-    calls: list[tuple[int, ...]] = []
-    operator = rules.fused_strips
-
-    def counting(x: Tensor, branches: Any, **options: Any) -> Tensor:
-        calls.append(tuple(len(branch) for branch in branches))
-        return operator(x, branches, **options)
-
     model = copy.deepcopy(plain).eval()
     image = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         expected = outputs(model, image)
         convert_model(model, force=True, fold_batchnorm=True)
-        monkeypatch.setattr(rules, "fused_strips", counting)
         for _ in range(2):  # watched, and perhaps repeated
             calls.clear()
             for y, truth in zip(outputs(model, image), expected, strict=True):

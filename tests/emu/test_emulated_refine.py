@@ -6,12 +6,11 @@ from functools import cache
 from typing import Any
 
 import emulator
-import planting
 import pytest
 import torch
 from ahead import Job
 from isolated import call
-from planting import Planting
+from operator_faults import said_of
 from refine_cases import CASES, NAMES, check
 from refine_emulated import H200, MATHS, RTX_4090, load, make, plan, run, wrong_with
 from refine_mutations import IN_TURNS, MUTATIONS, TILE, TILES, WIDE, Case, Mutation
@@ -219,19 +218,8 @@ CANARIES = {m.fault.file: m for m in reversed(MUTATIONS)}
 
 @pytest.fixture(scope="module")
 def said(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What was said about the faults of all tests that are run, and, by their headers' names, of copies without a fault."""
-    chosen = [item.callspec.params for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    asked = [(p["mutation"].name, p["mutation"], p["mutation"].fault) for p in chosen if "mutation" in p]
-    asked += [(p["header"], CANARIES[p["header"]], None) for p in chosen if "header" in p]
-    names = call("refine_emulated:launched", str(emulator.refine_library()), [m.name for _, m, _ in asked])
-    plantings = [
-        Planting(n, m.fault.file, fault, kernels)
-        for n, ((_, m, fault), kernels) in enumerate(zip(asked, names, strict=True), start=1)
-    ]
-    library = emulator.refine_library(planting.objects(emulator.REFINE, plantings))
-    numbered = [(n, m.name) for n, (_, m, _) in enumerate(asked, start=1)]
-    answers = call("refine_emulated:outcomes", str(library), numbered)
-    return {name: answer for (name, _, _), answer in zip(asked, answers, strict=True)}
+    """By the name of a fault, or of a header for a sound copy of it."""
+    return said_of(request, CANARIES, "refine_emulated", emulator.REFINE, emulator.refine_library)
 
 
 @pytest.mark.parametrize("mutation", in_suites(MUTATIONS, everyday=lambda m: CANARIES[m.fault.file] is m), ids=lambda m: m.name)
