@@ -32,7 +32,8 @@ class Operator:
         schema: of the forward operator, as PyTorch prints it.
         backward_schema: of the backward operator.
         results: names for the results of the forward operator, the first of which is y.
-        definition: y from the tensors of the forward operator, in their order, and then the options in ``definition_options``.
+        definition: y from the tensors of the forward operator, in their order, and then the options in ``definition_options``;
+            of its rows and columns the operator may give the first ones.
         fake: the forward operator for tensors without data: takes what it takes and gives empty results of the right shapes;
             None where Python declares the operators, and their shapes with them, rather than the library ``_C``.
         vectors: for every tensor that may be missing, be it optional or not among what the backward operator takes: the tensor,

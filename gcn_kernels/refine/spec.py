@@ -32,9 +32,10 @@ REFINE = Operator(
 )
 
 
-def _cuda_fake(
+def gpu_fake(
     x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None, channels_last: bool, allow_tf32: bool
 ) -> Tensor:
+    """The forward operators of both GPU backends for tensors without data."""
     return _fake(x, w1, w2, b1, b2, channels_last)
 
 
@@ -49,7 +50,7 @@ CUDA_REFINE = Operator(
     ),
     results=("y",),
     definition=reference.refine,
-    fake=_cuda_fake,
+    fake=gpu_fake,
     vectors={"b1": ("w1", 0), "b2": ("w2", 0)},
     read=("b1",),
     backends=("cuda",),

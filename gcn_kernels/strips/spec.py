@@ -42,7 +42,8 @@ def _definition(
     return reference.strips(x, branches, stem=first, skip=skip)
 
 
-def _fake(x: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
+def fake(x: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
+    """The forward operators for tensors without data, of every device."""
     *_, channels_last = options
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
@@ -56,7 +57,7 @@ STRIPS = Operator(
     ),
     results=("y",),
     definition=_definition,
-    fake=_fake,
+    fake=fake,
     definition_options=("lengths", "dilations", "biased", "stem", "skip"),
     backends=("cpu", "cuda"),
 )

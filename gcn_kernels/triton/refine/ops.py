@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import triton_op
 
+from gcn_kernels.refine.spec import gpu_fake
 from gcn_kernels.triton import device
 from gcn_kernels.triton.config import arithmetic
 from gcn_kernels.triton.plan import MOST_POSITIONS, cdiv, power_of_two, smaller
@@ -139,7 +140,7 @@ def forward(
 ) -> Tensor:
     """-> y [N, C, H, W]."""
     _check(x, w1, w2, b1, b2)
-    y = _forward_fake(x, w1, w2, b1, b2, channels_last, allow_tf32)
+    y = gpu_fake(x, w1, w2, b1, b2, channels_last, allow_tf32)
     if y.numel() == 0:
         return y
     n, _, h, w = x.shape
@@ -293,13 +294,6 @@ def _finish(partial: Tensor, dw: Tensor, programs: Any) -> None:
     device.launch(kernels.finish, (9 * inputs, columns // summed), arguments, **meta)
 
 
-def _forward_fake(
-    x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, b2: Tensor | None, channels_last: bool, allow_tf32: bool
-) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
 def _backward_fake(dy: Tensor, x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None, wanted: int, allow_tf32: bool) -> Gradients:
     dx, dw1, dw2 = (torch.empty_like(t) if wanted >> i & 1 else t.new_empty(0) for i, t in enumerate((x, w1, w2)))
     db1, db2 = (dy.new_empty(w.shape[0] if wanted >> i & 1 else 0) for i, w in ((3, w1), (4, w2)))
@@ -309,5 +303,5 @@ def _backward_fake(dy: Tensor, x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | N
 triton_refine: Any = triton_op("gcn_kernels::triton_refine", forward, mutates_args=())
 triton_refine_backward: Any = triton_op("gcn_kernels::triton_refine_backward", backward, mutates_args=())
 # Shapes alone: without these, every question about them would launch.
-triton_refine.register_fake(_forward_fake)
+triton_refine.register_fake(gpu_fake)
 triton_refine_backward.register_fake(_backward_fake)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from gcn_kernels.core.checks import is_channels_last
+from gcn_kernels.strips.spec import fake
 from gcn_kernels.triton import device
 from gcn_kernels.triton.plan import MOST_POSITIONS, cdiv, larger, power_of_two, smaller
 from gcn_kernels.triton.strips import kernels, rows
@@ -105,7 +106,7 @@ def forward(
 ) -> Tensor:
     """-> y [N, C, H, W]."""
     form = _read(x, weights, biases, lengths, dilations, biased, stem, skip)
-    y = _forward_fake(x, weights, biases, lengths, dilations, biased, stem, skip, channels_last)
+    y = fake(x, weights, biases, lengths, dilations, biased, stem, skip, channels_last)
     if y.numel() == 0:
         return y
     with device.current(x):
@@ -364,21 +365,6 @@ def _read(
     return Form(first, [[next(remaining) for _ in range(length)] for length in lengths], skip)
 
 
-def _forward_fake(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    lengths: list[int],
-    dilations: list[int],
-    biased: list[int],
-    stem: bool,
-    skip: bool,
-    channels_last: bool,
-) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
 def _backward_fake(
     dy: Tensor, x: Tensor, weights: list[Tensor], biases: list[Tensor], wanted: int, *form: Any
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -390,5 +376,5 @@ def _backward_fake(
 triton_strips: Any = triton_op("gcn_kernels::triton_strips", forward, mutates_args=())
 triton_strips_backward: Any = triton_op("gcn_kernels::triton_strips_backward", backward, mutates_args=())
 # Shapes alone: without these, every question about them would launch.
-triton_strips.register_fake(_forward_fake)
+triton_strips.register_fake(fake)
 triton_strips_backward.register_fake(_backward_fake)
