@@ -87,6 +87,24 @@ def test_the_module_where_the_chain_meets_is_taken() -> None:
     assert not report.refused and "deconvolutions: 3 swapped, 0 refused" in str(report)
 
 
+class Inner(nn.Module):
+    """A depthwise convolution of its own after another module that has one: a call each, and nothing to join."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.inside = dw(C, 5, 5), inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(torch.relu(self.inside(x))))
+
+
+def test_a_module_within_another_is_counted_once() -> None:
+    """Where nothing is joined, the innermost modules are taken, however deep they lie within each other."""
+    model = nn.Sequential(Inner(Inner(ConvModule(dw(C, 3, 3), nn.ReLU()))))
+    report = convert_model(model, force=True)
+    assert [e.place for e in report.swapped] == ["0", "0.inside", "0.inside.inside"]
+
+
 def test_both_families_in_one_model_and_one_module(fused: list[list[int]]) -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

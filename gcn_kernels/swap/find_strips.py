@@ -40,13 +40,16 @@ def joined(model: nn.Module, found: list[Candidate], calls: Callable[[Candidate]
     chosen = {c.module: c for c in found}
     for module, places in places_of(model).items():
         inside = [c for m in module.modules() if m is not module and (c := chosen.get(m)) is not None]
-        if len(inside) < 2 or module in chosen or not has_forward(module):
+        below = {m for c in inside for m in c.module.modules() if m is not c.module}
+        # What a module calls counts what is called in modules below it.
+        outermost = [c for c in inside if c.module not in below]
+        if len(outermost) < 2 or module in chosen or not has_forward(module):
             continue
         convs = depthwise(module)
         if len(convs) > MOST_CONVOLUTIONS:
             continue
         candidate = Candidate(module, places, convs)
-        if 0 < calls(candidate) < sum(map(calls, inside)):
+        if 0 < calls(candidate) < sum(map(calls, outermost)):
             for c in inside:
                 del chosen[c.module]
             chosen[module] = candidate
