@@ -568,7 +568,7 @@ def test_what_a_conversion_does_is_little_however_wide_the_block(monkeypatch: py
 
 @pytest.mark.parametrize("make", [Block, Inline])
 def test_a_trial_needs_no_data(make: type[Block]) -> None:
-    assert len(trial._run(trial._copy(make(), "meta"), "meta", (6, *trial.MAP), ("gcn",))) == 1
+    assert len(trial._run(trial._copy(make(), "meta"), "meta", (6, *trial.MAP), ("gcn",)).fused) == 1
 
 
 # A drawn test: changes, modes and hooks at random, the same on the plain copy.

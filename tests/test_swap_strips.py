@@ -4,14 +4,13 @@ import copy
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from families import BlockA, randomise
-from strips_families import MSCA, NO_STRIPS, STRIPS, C, ConvModule, MetaNeXt, Mlp, StripBlock, dw
+from strips_families import MSCA, NO_STRIPS, STRIPS, C, ConvModule, MetaNeXt, StripBlock, dw
 from test_swap_guarantee import Double, assert_equal, compiled_operators, fused_in_graphs, outcome
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
@@ -81,7 +80,7 @@ def test_the_module_where_the_chain_meets_is_taken() -> None:
     report = convert_model(model, force=True)
     assert [(e.place, e.sizes) for e in report.swapped] == [
         ("0", "8: 1x11 11x1"),
-        ("1.dwconv", "16: 3x3"),
+        ("1.dwconv.conv", "16: 3x3"),
         ("2", "8: 5x5, then x + 1x7 7x1 + 1x11 11x1 + 1x21 21x1"),
     ]
     assert not report.refused and "deconvolutions: 3 swapped, 0 refused" in str(report)
@@ -102,7 +101,7 @@ def test_a_module_within_another_is_counted_once() -> None:
     """Where nothing is joined, the innermost modules are taken, however deep they lie within each other."""
     model = nn.Sequential(Inner(Inner(ConvModule(dw(C, 3, 3), nn.ReLU()))))
     report = convert_model(model, force=True)
-    assert [e.place for e in report.swapped] == ["0", "0.inside", "0.inside.inside"]
+    assert [e.place for e in report.swapped] == ["0.conv", "0.inside.conv", "0.inside.inside.conv"]
 
 
 def test_both_families_in_one_model_and_one_module(fused: list[list[int]]) -> None:
@@ -171,37 +170,17 @@ def test_large_maps_of_many_channels_are_not_timed(timed: dict[tuple[str, int], 
 
 
 def test_what_is_timed_is_a_converted_call(fused: list[list[int]]) -> None:
-    form = StripsForm.of(fused_in(MetaNeXt(8), [8], ("strips",))[0])
-    assert (form.channels, form.whole, form.alone) == (2, 8, True)
+    alone = StripsForm.of(fused_in(MetaNeXt(8), [8], ("strips",))[0])
+    assert (alone.channels, alone.whole) == (2, 8)
     msca = StripsForm.of(fused_in(MSCA(), [C], ("strips",))[0])
-    assert (msca.channels, msca.whole, msca.alone) == (C, C, False)
-    for what, chains in ((form, [1]), (msca, [2, 2, 2])):
-        fused.clear()
-        turns = gain._strips_turns.__wrapped__(
-            what, 16, torch.channels_last, what.alone, torch.float32, torch.device("cpu"), "auto"
-        )
-        assert turns and len(fused) == len(turns) + 1 and fused[0] == chains
-
-
-def test_a_convolution_that_stands_alone_does_not_wait(fused: list[list[int]]) -> None:
-    seen: list[type] = []
-
-    class Sliced(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.row = dw(2, 1, 11)
-
-        def forward(self, x: Tensor) -> Tensor:
-            head, *tail = torch.split(x, 2, dim=1)
-            row = self.row(head)
-            seen.append(type(row))
-            return torch.cat([row, *tail], dim=1)
-
-    plain, model = pair(lambda: nn.Sequential(Sliced(), nn.BatchNorm2d(C)))
-    for _ in range(2):
-        fused.clear(), seen.clear()
-        assert_equal(outcome(model, X), outcome(plain, X))
-        assert fused == [[1]] and set(seen) == {Tensor}
+    assert (msca.channels, msca.whole) == (C, C)
+    how = torch.float32, torch.device("cpu"), "auto"
+    fused.clear()
+    turns = gain._strips_turns.__wrapped__(msca, 16, torch.channels_last, *how)
+    assert turns and fused == [[2, 2, 2]] * (len(turns) + 1)
+    fused.clear()
+    turns = gain._alone_turns(alone, 16, torch.contiguous_format, False, *how)
+    assert turns and fused == [[1]] * (len(turns) + 1)
 
 
 def test_a_chain_inside_of_a_module_with_convolutions_that_stand_alone_is_one_call(fused: list[list[int]]) -> None:
@@ -218,39 +197,6 @@ def test_a_chain_inside_of_a_module_with_convolutions_that_stand_alone_is_one_ca
         fused.clear()
         assert_equal(outcome(model, X), outcome(plain, X))
         assert sorted(fused) == [[1], [1], [2, 2, 2]]
-
-
-@pytest.mark.filterwarnings("error::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_a_trace_of_a_convolution_that_stands_alone_holds_no_sizes() -> None:
-    plain, model = pair(Mlp, torch.float32)
-    x = X.float().contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        traced = torch.jit.trace(model, (x,))
-        torch.testing.assert_close(traced(x[..., :5]), plain(x[..., :5]))
-
-
-@pytest.mark.parametrize("make", [Mlp, MetaNeXt], ids=["straight", "sliced"])
-def test_alone_and_without_a_gradient_pytorch_runs_channels_last(make: Callable[[], nn.Module], fused: list[list[int]]) -> None:
-    plain, model = pair(make, torch.float32)
-    x = X.float()
-    channels_last = x.contiguous(memory_format=torch.channels_last)
-    calls = []
-    for _ in range(3):
-        for given, modes in (
-            (x, [torch.no_grad()]),
-            (channels_last, [torch.no_grad()]),
-            (channels_last, []),
-            (channels_last, [torch.no_grad(), torch.autocast("cpu", torch.bfloat16)]),
-        ):
-            fused.clear()
-            with ExitStack() as stack:
-                for mode in modes:
-                    stack.enter_context(mode)
-                found, expected = model(given), plain(given)
-            torch.testing.assert_close(found, expected)
-            assert found.stride() == expected.stride()
-            calls.append(bool(fused))
-    assert calls == [True, False, True, True] * 3
 
 
 def test_where_no_kernel_runs_nothing_is_swapped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def _both(first: Watched | None, second: Watched) -> Watched:
         return second
     children = first.children + second.children if first.children and second.children else None
     families = tuple(dict.fromkeys((*first.families, *second.families)))
-    return Watched(children and tuple(dict.fromkeys(children)), second.backend, families, first.alone or second.alone)
+    return Watched(children and tuple(dict.fromkeys(children)), second.backend, families)
 
 
 def revert_gcn(model: nn.Module) -> list[str]:

@@ -2,9 +2,9 @@
 
 A swapped module is the same object, with the same ``__dict__``: parameters, buffers, children, hooks and mode are not touched.
 Only its class becomes a subclass of the class it had, whose ``forward`` runs the forward of that class inside a
-:class:`gcn_kernels.swap.scope.Scope`. Undoing the swap assigns the original class again. Nothing is stored on the instance, so
-copies, ``state_dict`` and optimizers see no difference, and a pickle names the original class and the description of the swap,
-from which the subclass is made again.
+:class:`gcn_kernels.swap.scope.Scope` (of a convolution that stands alone, see :mod:`gcn_kernels.swap.direct`). Undoing the swap
+assigns the original class again. Nothing is stored on the instance, so copies, ``state_dict`` and optimizers see no difference,
+and a pickle names the original class and the description of the swap, from which the subclass is made again.
 """
 
 import functools
@@ -13,10 +13,9 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gcn_kernels.core.checks import is_channels_last, tracing_state
-from gcn_kernels.swap import straight_line
+from gcn_kernels.swap import direct, straight_line
 from gcn_kernels.swap.graph import GraphScope
 from gcn_kernels.swap.scope import Scope, hooked_inside, scope_of
 
@@ -32,26 +31,15 @@ class Fusion(NamedTuple):
 class Watched(NamedTuple):
     """How a module runs: the names of its children that hold convolutions (None: all), the backend, what is fused and folded.
 
-    ``alone`` says that each depthwise convolution is a call of its own, so that none needs to wait for the next.
+    ``alone`` says that the module is itself a depthwise convolution (:mod:`gcn_kernels.swap.direct`), which the operator computes
+    from the ``smallest`` maps on.
     """
 
     children: tuple[str, ...] | None
     backend: str
     families: tuple[str, ...] = ("gcn",)
     alone: bool = False
-
-
-def pytorch_is_faster(inputs: tuple[Any, ...]) -> bool:
-    """Whether PyTorch runs depthwise convolutions that stand alone faster on what a module is given.
-
-    On a CPU, its float32 ones in channels_last take 0.5 to 1 of the operator's time without a gradient, and 1.5 to 10 times that
-    in NCHW or with one.
-    """
-    if len(inputs) != 1 or type(x := inputs[0]) is not Tensor or x.dim() != 4 or x.dtype is not torch.float32:
-        return False
-    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or tracing_state():
-        return False
-    return is_channels_last(x)
+    smallest: direct.Smallest = direct.Smallest()
 
 
 class Swapped:
@@ -94,11 +82,9 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
                 return original.forward(self, *inputs, **named)
             with GraphScope(how.backend, how.families):
                 return original.forward(self, *inputs, **named)
-        if how.alone and pytorch_is_faster(inputs):
-            return original.forward(self, *inputs, **named)
         if (y := straight_line.run(self, original, inputs, named, how.backend)) is not None:
             return y
-        scope = scope_of(self, *how, noted=not straight_line.is_known(self))
+        scope = scope_of(self, *how[:3], noted=not straight_line.is_known(self))
         if scope is not None:
             with scope:
                 result = original.forward(self, *inputs, **named)
@@ -112,11 +98,15 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
         outer = Scope.current()
         if outer is None:
             return original.forward(self, *inputs, **named)
-        with outer.inside(how.families, how.alone, pause=hooked_inside(self, how.children)):
+        with outer.inside(how.families, pause=hooked_inside(self, how.children)):
             return original.forward(self, *inputs, **named)
 
-    # Tracers read the signature of the forward that this one stands before.
-    body: dict[str, Any] = {"forward": functools.update_wrapper(forward, original.forward)}
+    body: dict[str, Any]
+    if how.alone and direct.is_plain(original):
+        body = {"_conv_forward": direct.conv_forward(original, how.backend, how.families, how.smallest)}
+    else:
+        # Tracers read the signature of the forward that this one stands before.
+        body = {"forward": functools.update_wrapper(forward, original.forward)}
     body |= {"_gcn_original": original, "_gcn_how": how, "__module__": original.__module__, "__doc__": original.__doc__}
     return types.new_class(f"Fused{original.__name__}", (Swapped, original), exec_body=lambda namespace: namespace.update(body))
 

@@ -1,5 +1,6 @@
 """What a swap is expected to gain on a small map: as the plan predicts, or else forward timed within a budget."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -7,12 +8,14 @@ from functools import cache
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gcn_kernels import reference
 from gcn_kernels.core import backends
 from gcn_kernels.gcn.functional import fused_gcn
 from gcn_kernels.refine.functional import fused_refine
+from gcn_kernels.swap.direct import Smallest
+from gcn_kernels.swap.fused_class import Watched, fused_class
 from gcn_kernels.swap.report import Gain, RefineForm, Sizes, StripsForm, UpsampleForm
 from gcn_kernels.swap.scope import Scope
 from gcn_kernels.upsample.functional import fused_upsample
@@ -29,6 +32,16 @@ REPEATS = 50
 STRIPS_MAPS, STRIPS_LARGEST = (16, 32, 64, 128), 2**19
 #: On each as long as this, and so many times at least.
 STRIPS_SECONDS, STRIPS_TURNS = 0.015, 7
+#: The ways in which convolutions that stand alone are timed (:class:`gcn_kernels.swap.direct.Smallest`): layout, whether in
+#: training, heights and widths of the maps, and how many times as fast the operator has to be there. In a model it gains less
+#: than by itself: what it reads comes from the caches of other cores.
+ALONE_WAYS = (
+    (torch.contiguous_format, False, (8, 16, 32, 64, 128), 1.5),
+    (torch.contiguous_format, True, (16, 32, 64), 1.2),
+    (torch.channels_last, True, (16, 32, 64), 1.2),
+)
+#: What was timed and takes more than this many times PyTorch's time is left as it is.
+TIMED_SLOWER = 1.05
 
 
 @cache
@@ -86,16 +99,12 @@ def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch
     """
     if _is_not_timed(dtype, device, backend):
         return None
-    alone = all(form.alone for form in forms)
-    layouts = [torch.contiguous_format, torch.channels_last]
-    if alone and device.type == "cpu" and dtype is torch.float32:
-        del layouts[1]  # in which a converted module runs PyTorch's: pytorch_is_faster of gcn_kernels.swap.fused_class
     gains = []
-    for layout in layouts:
-        for side in _strips_sides(forms):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for side in _sides(max(form.channels for form in forms), STRIPS_MAPS):
             total: list[tuple[float, float]] = []
             for form in dict.fromkeys(forms):
-                turns = _strips_turns(form, side, layout, alone, dtype, device, backend)
+                turns = _strips_turns(form, side, layout, dtype, device, backend)
                 if turns is None:
                     return None
                 total = _added(total, turns, forms.count(form))
@@ -103,32 +112,25 @@ def strips_gain(forms: tuple[StripsForm, ...], dtype: torch.dtype, device: torch
     return Gain(min(gains), spread=(min(gains), max(gains)))
 
 
-def _strips_sides(forms: Sequence[StripsForm]) -> list[int]:
-    elements = max(form.channels for form in forms)
-    return [side for side in STRIPS_MAPS if elements * side * side <= STRIPS_LARGEST] or [STRIPS_MAPS[0]]
+def _sides(channels: int, sides: Sequence[int]) -> list[int]:
+    """Those of these heights and widths for which a map of so many channels is no larger than what is timed."""
+    return [side for side in sides if channels * side * side <= STRIPS_LARGEST] or [sides[0]]
 
 
 @cache
 def _strips_turns(
-    form: StripsForm,
-    side: int,
-    layout: torch.memory_format,
-    alone: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-    backend: str,
+    form: StripsForm, side: int, layout: torch.memory_format, dtype: torch.dtype, device: torch.device, backend: str
 ) -> list[tuple[float, float]] | None:
     """Seconds of the convolutions and of the same converted, in turns; None where it cannot run."""
     options: dict[str, Any] = {"dtype": dtype, "device": device}
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        x = torch.ones((1, form.whole, side, side), **options).contiguous(memory_format=layout)[:, : form.channels]
+        whole = torch.ones((1, form.whole, side, side), **options).contiguous(memory_format=layout)
+        x = whole[:, : form.channels]
         weights = [torch.ones((form.channels, 1, *k), **options).contiguous(memory_format=layout) for k in form.kernels]
         biases = [weights[0].new_ones(form.channels) if biased else None for biased in form.biased]
         steps = iter(zip(weights, biases, form.dilations, strict=True))
         stem = next(steps) if form.stem else None
         branches = [[next(steps) for _ in range(length)] for length in form.lengths]
-        # Between two such calls a model reads and writes maps, after which neither x nor Python's data are in the nearest cache.
-        other = torch.empty(2**20, device=device)
 
         def plain() -> Tensor:
             return reference.strips(x, branches, stem=stem, skip=form.skip)
@@ -136,14 +138,92 @@ def _strips_turns(
         def run(name: str) -> object:
             if name == "torch":
                 return plain()
-            with Scope(backend, ("strips",), alone) as scope:
+            with Scope(backend, ("strips",)) as scope:
                 y = plain()
             return scope.release(y)
 
-        try:
-            return _turns(run, device, ("torch", backend), STRIPS_SECONDS, STRIPS_TURNS, between=lambda: other.fill_(1))
-        except RuntimeError:
-            return None
+        return _turns_in_a_model(run, whole, backend)
+
+
+@cache
+def alone_gain(form: StripsForm, dtype: torch.dtype, device: torch.device, backend: str) -> tuple[Gain | None, Smallest] | None:
+    """What to swap a depthwise convolution by itself gains where it runs, and from which maps on it is to run.
+
+    The gain is None where it gains on no map; all of it is where nothing can run.
+    """
+    if _is_not_timed(dtype, device, backend):
+        return None
+    gains: list[float] = []
+    smallest: list[int | None] = []
+    for layout, training, sides, faster in ALONE_WAYS:
+        least = None
+        for side in _sides(form.channels, sides)[::-1]:
+            turns = _alone_turns(form, side, layout, training, dtype, device, backend)
+            if turns is None:
+                return None
+            gain = _measured(turns).forward
+            if gain < faster:
+                break
+            gains.append(gain)
+            least = side**2 if side > sides[0] else 0
+        smallest.append(least)
+    return Gain(min(gains), spread=(min(gains), max(gains))) if gains else None, Smallest(*smallest)
+
+
+def _alone_turns(
+    form: StripsForm,
+    side: int,
+    layout: torch.memory_format,
+    training: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    backend: str,
+) -> list[tuple[float, float]] | None:
+    """Seconds of the convolution and of the same swapped, in turns; None where it cannot run."""
+    (kernel,), (dilation,), (biased,) = form.kernels, form.dilations, form.biased
+    padding = dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
+    c = form.channels
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    with torch.inference_mode(False), torch.set_grad_enabled(training), torch.autocast(device.type, enabled=False):
+        conv = nn.Conv2d(c, c, kernel, 1, padding, dilation, c, biased, device="meta").to_empty(device=device).to(dtype)
+        conv.to(memory_format=layout)  # type: ignore[call-overload]
+        whole = torch.ones((1, form.whole, side, side), **options).contiguous(memory_format=layout)
+        dy = torch.ones((1, c, side, side), **options).contiguous(memory_format=layout)
+        swapped: Any = copy.copy(conv)
+        swapped.__class__ = fused_class(nn.Conv2d, Watched((), backend, ("strips",), alone=True))
+        convs: dict[str, nn.Module] = {"torch": conv, backend: swapped}
+        for p in conv.parameters():
+            p.data.fill_(1)
+
+        def run(name: str) -> object:
+            x = whole[:, :c].requires_grad_(training)
+            y = convs[name](x)
+            return torch.autograd.grad(y, (x, *conv.parameters()), dy) if training else y
+
+        return _turns_in_a_model(run, whole, backend)
+
+
+def _turns_in_a_model(run: Run, whole: Tensor, backend: str) -> list[tuple[float, float]] | None:
+    """:func:`_turns` as calls come in a model, or None where it cannot run.
+
+    There other maps are read and written in between, after which Python's data are not in the nearest cache; the map that is
+    read was written just before, each thread's part in the cache of its core; and large maps were freed before, so that the
+    allocator keeps what is freed.
+    """
+    other = torch.empty(2**22, device=whole.device)
+    del other
+    other = torch.empty(2**20, device=whole.device)
+    try:
+        return _turns(
+            run,
+            whole.device,
+            ("torch", backend),
+            STRIPS_SECONDS,
+            STRIPS_TURNS,
+            between=lambda: (other.fill_(1), whole.fill_(1)),
+        )
+    except RuntimeError:
+        return None
 
 
 @cache

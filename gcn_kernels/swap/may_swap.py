@@ -18,9 +18,6 @@ from gcn_kernels.swap.rules import BATCHNORM
 from gcn_kernels.swap.trial import Refused, fused_in
 from gcn_kernels.upsample.module import FusedUpsample
 
-#: A module that was timed and takes more than this many times PyTorch's time is left as it is.
-TIMED_SLOWER = 1.05
-
 #: The entry of the report, the module, and how it is to run if it is swapped.
 Decision = tuple[Entry, nn.Module, Watched | None]
 

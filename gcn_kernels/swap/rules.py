@@ -43,7 +43,6 @@ __all__ = [
     "fused_upsample",
     "gcn",
     "refine",
-    "single",
     "strips",
 ]
 
@@ -103,15 +102,6 @@ def arrange(chains: Sequence[list[Any]]) -> tuple[Any, list[list[Any]], bool] | 
     if skips > 1 or not branches:
         return None
     return chains[0][shared - 1] if shared else None, branches, skips == 1
-
-
-def single(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: tuple[int, int], backend: str) -> Fused:
-    """A depthwise convolution that stands alone."""
-
-    def call() -> Tensor:
-        return fused_strips(x, [[(weight, bias, dilation)]], backend=backend)
-
-    return Fused("strips", x, (weight, bias), (False, (1,), False, (dilation,)), (), call)
 
 
 def chain(end: Depthwise, backend: str) -> Fused:

@@ -84,7 +84,6 @@ class Scope(TorchFunctionMode):
         backend: of the fused operators.
         families: of what is fused, of :data:`gcn_kernels.swap.rules.FAMILIES`; with :data:`gcn_kernels.swap.rules.BATCHNORM`,
             normalisations in eval mode are folded.
-        alone: whether a depthwise convolution is computed at once: no other goes together with it.
         trial: only see what would be fused, on meta tensors.
         noted: whether the calls are to be noted.
 
@@ -93,11 +92,9 @@ class Scope(TorchFunctionMode):
         fused: the calls of fused operators that are noted, each with the expression, if one waited, that it gives the result of.
     """
 
-    def __init__(
-        self, backend: str, families: Iterable[str] = ("gcn",), alone: bool = False, trial: bool = False, noted: bool = False
-    ) -> None:
+    def __init__(self, backend: str, families: Iterable[str] = ("gcn",), trial: bool = False, noted: bool = False) -> None:
         super().__init__()
-        self.backend, self.families, self.alone, self.trial = backend, frozenset(families), alone, trial
+        self.backend, self.families, self.trial = backend, frozenset(families), trial
         self.fused: list[tuple[Fused, Expression | None]] = []
         self.notes: list[Call] | None = [] if noted or trial else None
         self.paused = 0
@@ -105,18 +102,17 @@ class Scope(TorchFunctionMode):
         self.taken: list[Any] = []
 
     @contextlib.contextmanager
-    def inside(self, families: Sequence[str], alone: bool, pause: bool) -> Iterator[None]:
+    def inside(self, families: Sequence[str], pause: bool) -> Iterator[None]:
         """The time in which a converted module below runs, which fuses ``families`` too, or nothing where ``pause`` says so."""
-        before = self.families, self.alone
+        before = self.families
         self.families = self.families.union(families)
-        self.alone = alone if "strips" in families else self.alone
         if pause:
             self.settle()
         self.paused += pause
         try:
             yield
         finally:
-            self.families, self.alone = before
+            self.families = before
             self.paused -= pause
 
     @staticmethod
@@ -216,7 +212,6 @@ def scope_of(
     children: Sequence[str] | None,
     backend: str,
     families: Iterable[str] = ("gcn",),
-    alone: bool = False,
     noted: bool = False,
 ) -> Scope | None:
     """A scope for a call of ``module``, or None where its forward has to run plainly or inside a scope that is there.
@@ -226,14 +221,18 @@ def scope_of(
         children: names of its children that hold the convolutions; all of them if None.
         backend: of the fused operators.
         families: of what is fused.
-        alone: see :class:`Scope`.
         noted: whether the calls are to be noted.
     """
-    if observed() or torch._C._len_torch_dispatch_stack():
+    if watched() or torch._C._len_torch_dispatch_stack():
         return None
-    if torch._C._len_torch_function_stack() and any(type(m) is not DeviceContext for m in _modes()):
-        return None
-    return None if hooked_inside(module, children) else Scope(backend, families, alone, noted=noted)
+    return None if hooked_inside(module, children) else Scope(backend, families, noted=noted)
+
+
+def watched() -> bool:
+    """Whether something sees every call of a module or of a function of PyTorch; a default device does not matter."""
+    if observed():
+        return True
+    return bool(torch._C._len_torch_function_stack()) and any(type(m) is not DeviceContext for m in _modes())
 
 
 def _modes() -> list[TorchFunctionMode]:

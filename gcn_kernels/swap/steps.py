@@ -25,7 +25,7 @@ from gcn_kernels.swap.expression import (
     modes_for,
 )
 from gcn_kernels.swap.pending import Pending, aside, at_home, values_in
-from gcn_kernels.swap.rules import BATCHNORM, RULES, chain, doubling, single
+from gcn_kernels.swap.rules import BATCHNORM, RULES, chain, doubling
 from gcn_kernels.upsample.functional import SIZES, backends_for
 
 #: What was seen, whatever has been put in its place since.
@@ -39,7 +39,6 @@ LARGEST_SQUARE = 11
 class Waiting(Counter, Protocol):
     """The scope, as seen from here."""
 
-    alone: bool
     backend: str
     notes: list[Any] | None
     trial: bool
@@ -149,8 +148,6 @@ def _depthwise(
     autocast = source.modes[2] if isinstance(source, Step) else autocast_dtype(x)
     if size[1] != groups or not go_together(x, weight, bias, autocast):
         return None
-    if scope.alone and BATCHNORM not in scope.families and not (follows or scope.waiting) and scope.notes is None:
-        return scope.run(single(x, weight, bias, pair, scope.backend), None)
     modes = modes_for(x)
     if isinstance(source, Step) and modes != source.modes:
         return None

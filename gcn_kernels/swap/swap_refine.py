@@ -8,9 +8,8 @@ from gcn_kernels.refine import functional as refinement
 from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import Candidate, places_of
 from gcn_kernels.swap.find_refine import flaw, refinements
-from gcn_kernels.swap.gain import refine_gain, upsample_gain
+from gcn_kernels.swap.gain import TIMED_SLOWER, refine_gain, upsample_gain
 from gcn_kernels.swap.may_swap import (
-    TIMED_SLOWER,
     Decision,
     about_batchnorm,
     check_class,

@@ -1,18 +1,20 @@
 """Strips: which modules are swapped."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 from torch import nn
 
 from gcn_kernels.strips.functional import KERNELS, UNASKED
 from gcn_kernels.strips.module import FusedStrips
+from gcn_kernels.swap.direct import is_plain
 from gcn_kernels.swap.expression import Fused
-from gcn_kernels.swap.find import Candidate
+from gcn_kernels.swap.find import Candidate, batchnorms, places_of
 from gcn_kernels.swap.find_strips import flaws, joined, owners
-from gcn_kernels.swap.gain import strips_gain
+from gcn_kernels.swap.fused_class import Watched
+from gcn_kernels.swap.gain import TIMED_SLOWER, alone_gain, strips_gain
 from gcn_kernels.swap.may_swap import (
-    TIMED_SLOWER,
     Decision,
     about_batchnorm,
     check_class,
@@ -22,7 +24,8 @@ from gcn_kernels.swap.may_swap import (
     watch,
 )
 from gcn_kernels.swap.report import StripsForm
-from gcn_kernels.swap.trial import Refused, fused_in
+from gcn_kernels.swap.rules import BATCHNORM
+from gcn_kernels.swap.trial import Refused, Trial, trial_of
 
 
 def strips_of(
@@ -33,29 +36,80 @@ def strips_of(
     ready = {m for block in model.modules() if isinstance(block, FusedStrips) for m in block.modules()}
     found = [c for c in owners(model) if c.module not in left_out and c.module not in ready]
 
+    places = places_of(model)
     parents = {child: module for module in model.modules() for child in module.children()}
 
     @cache
-    def tried(module: nn.Module) -> list[Fused] | Refused:
+    def tried(module: nn.Module) -> Trial | Refused:
         try:
-            return fused_in(module, _input_channels(module, parents.get(module)), families)
+            return trial_of(module, _input_channels(module, parents.get(module)), families)
         except Refused as refusal:
             return refusal
 
     def calls(candidate: Candidate) -> int:
         result = tried(candidate.module)
-        return 0 if isinstance(result, Refused) else len(result)
+        return 0 if isinstance(result, Refused) else len(result.fused)
 
     for candidate in joined(model, found, calls) if verify else found:
         if not left_out.isdisjoint(candidate.module.modules()):
             continue
-        channels = _input_channels(candidate.module, parents.get(candidate.module))
-        yield _decide(candidate, tried(candidate.module) if verify else None, channels, families, backend, force)
+        module, channels = candidate.module, _input_channels(candidate.module, parents.get(candidate.module))
+        trial = tried(module) if verify else None
+        if not isinstance(trial, Trial) or not _all_alone(candidate, trial):
+            yield _decide(candidate, trial, channels, families, backend, force)
+            continue
+        foldable = BATCHNORM not in families and batchnorms(module)
+        norms = trial_of(module, channels, (*families, BATCHNORM)).normalised if foldable else ()
+        for path, conv in candidate.convs.items():
+            entry, _, watched = _decide_alone(conv, places[conv], trial.alone.get(path, []), families, backend, force)
+            if path in norms:
+                reason = "; ".join(filter(None, (entry.reason, "BatchNorm after it: fold_batchnorm=True folds it in eval")))
+                entry = replace(entry, reason=reason)
+            yield entry, conv, watched
+
+
+def _all_alone(candidate: Candidate, trial: Trial) -> bool:
+    """Whether every call is one convolution with nothing else in it, so that these can be swapped instead of what calls them."""
+    if not trial.fused or sum(map(len, trial.alone.values())) != len(trial.fused):
+        return False
+    for path in trial.alone.keys() & candidate.convs.keys():
+        conv = candidate.convs[path]
+        try:
+            check_class(conv)
+        except Refused:
+            return False
+        if not is_plain(type(conv)):
+            return False
+    return True
+
+
+def _decide_alone(
+    conv: nn.Module, places: tuple[str, ...], blocks: list[Fused], families: tuple[str, ...], backend: str, force: bool
+) -> Decision:
+    forms = [StripsForm.of(block) for block in blocks]
+    gain, watched, reason = None, None, ""
+    try:
+        if reasons := flaws({"it": conv}):
+            raise Refused(reasons[0])
+        if not forms:
+            raise Refused("no forward computes it")
+        like = next(conv.parameters())
+        refuse_without_kernels("strips", KERNELS, UNASKED, like, backend, force)
+        watched = Watched((), backend, families, alone=True)
+        if not force and (timed := alone_gain(forms[0], like.dtype, like.device, backend)) is not None:
+            gain, smallest = timed
+            if gain is None:
+                raise Refused("an operator is not expected to run faster; force=True swaps it all the same")
+            watched = watched._replace(smallest=smallest)
+        reason = f"{len(forms)} calls in a forward" if len(forms) > 1 else ""
+    except Refused as refusal:
+        watched, reason = None, str(refusal)
+    return entry_of(Candidate(conv, places, {"": conv}), forms, watched, reason, gain, "strips"), conv, watched
 
 
 def _decide(
     candidate: Candidate,
-    tried: list[Fused] | Refused | None,
+    tried: Trial | Refused | None,
     channels: list[int],
     families: tuple[str, ...],
     backend: str,
@@ -72,16 +126,16 @@ def _decide(
         watched = watch(module, convs, backend, families)
         if isinstance(tried, Refused):
             raise tried
-        if tried == []:
+        blocks = [] if tried is None else tried.fused
+        if tried is not None and not blocks:
             raise Refused("its forward computes no depthwise convolution of them")
-        forms = [StripsForm.of(block) for block in tried or ()]
-        watched = watched._replace(alone=bool(forms) and all(form.alone for form in forms))
+        forms = [StripsForm.of(block) for block in blocks]
         like = next(iter(next(iter(convs.values())).parameters()))
         refuse_without_kernels("strips", KERNELS, UNASKED, like, backend, force)
         gain = strips_gain(tuple(forms), like.dtype, like.device, backend) if forms else None
         refuse_slower(gain, TIMED_SLOWER, force)
         calls = f"{len(forms)} calls in its forward" if len(forms) > 1 else ""
-        norms = about_batchnorm(module, channels, families, tried) if tried else ""
+        norms = about_batchnorm(module, channels, families, blocks) if blocks else ""
         reason = "; ".join(filter(None, (calls, norms, *reasons)))
     except Refused as refusal:
         watched, reason = None, str(refusal)

@@ -11,14 +11,15 @@ import inspect
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gcn_kernels.swap.expression import Fused
 from gcn_kernels.swap.find import CALL_HOOKS, CONVOLUTIONS
+from gcn_kernels.swap.pending import Pending
 from gcn_kernels.swap.scope import Scope
 
 #: (H, W) of the maps that are tried: large enough for networks that halve them five times.
@@ -30,11 +31,30 @@ class Refused(Exception):
     """The module is not swapped; the message says why."""
 
 
+class Trial(NamedTuple):
+    """What one call of a module would do; tensors in it have no data.
+
+    Attributes:
+        fused: its calls of fused operators.
+        alone: those of them that are one convolution, which was called as a module, by the path of that.
+        normalised: paths of the convolutions whose normalisation is folded.
+    """
+
+    fused: list[Fused]
+    alone: dict[str, list[Fused]]
+    normalised: frozenset[str]
+
+
 def fused_in(module: nn.Module, channels: Sequence[int], families: Iterable[str] = ("gcn",)) -> list[Fused]:
-    """The calls of fused operators that one call of ``module`` would make; their tensors have no data.
+    """The calls of fused operators that one call of ``module`` would make; see :func:`trial_of`."""
+    return trial_of(module, channels, families).fused
+
+
+def trial_of(module: nn.Module, channels: Sequence[int], families: Iterable[str] = ("gcn",)) -> Trial:
+    """Run the forward of a copy.
 
     Args:
-        module: what is tried, on a copy.
+        module: what is tried.
         channels: what its inputs may have, in the order to try.
         families: of operators.
 
@@ -42,7 +62,7 @@ def fused_in(module: nn.Module, channels: Sequence[int], families: Iterable[str]
         Refused: it cannot be copied, or its forward runs on none of the inputs.
     """
     errors: list[Exception] = []
-    best: list[Fused] | None = None
+    best: Trial | None = None
     with _undisturbed():
         for device, size in (("meta", MAP), ("cpu", SMALL_MAP)):
             for count in dict.fromkeys(channels):
@@ -54,7 +74,7 @@ def fused_in(module: nn.Module, channels: Sequence[int], families: Iterable[str]
                     best = _run(twin, device, (count, *size), families)
                 except Exception as error:
                     errors.append(error)
-                if best:
+                if best and best.fused:
                     return best
             if best is not None:
                 return best
@@ -62,15 +82,34 @@ def fused_in(module: nn.Module, channels: Sequence[int], families: Iterable[str]
     raise Refused(f"its forward does not run on a map of {channels[0]} channels: {first}{suspects(module)}")
 
 
-def _run(twin: nn.Module, device: str, size: tuple[int, ...], families: Iterable[str]) -> list[Fused]:
+def _run(twin: nn.Module, device: str, size: tuple[int, ...], families: Iterable[str]) -> Trial:
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
     inputs = [torch.zeros((1, *size), dtype=dtype, device=device) for _ in range(_needed(twin))]
     scope = Scope("auto", families, trial=True)
+    path_of: dict[Any, str] = {}
+
+    def noting(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*inputs: Any, **named: Any) -> Any:
+            result = forward(*inputs, **named)
+            if type(result) is Pending:
+                path_of[result.__dict__["node"]] = path
+            return result
+
+        return called
+
+    for path, m in twin.named_modules():
+        if isinstance(m, nn.Conv2d):
+            m.forward = noting(path, m.forward)  # type: ignore[method-assign]
     with torch.no_grad():
         with scope:
             result = twin.forward(*inputs)
         scope.release(result)
-    return [block for block, _ in scope.fused]
+    alone: dict[str, list[Fused]] = {}
+    for block, end in scope.fused:
+        if end in path_of and len(block.steps) == 1 and not block.steps[0].normalises:
+            alone.setdefault(path_of[end], []).append(block)
+    normalised = [step.source for block, _ in scope.fused for step in block.steps if step.normalises]
+    return Trial([block for block, _ in scope.fused], alone, frozenset(path_of[node] for node in normalised if node in path_of))
 
 
 def _needed(twin: nn.Module) -> int:
