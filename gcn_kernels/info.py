@@ -26,6 +26,7 @@ NOT_ON_GPUS = (
     "Triton kernels of fused_strips",
     "sm_90a kernel of the gradient of x, whose copies, and into NCHW its products, are others than an H200 ran",
     "sm_90a second stage with turned windows (GCN_KERNELS_PLAN=second_stage_turned=1)",
+    "CUDA kernels of a forward pass in two launches (GCN_KERNELS_PLAN=unpacked_weights=1)",
 )
 
 #: Multiprocessors, and bytes of shared memory of a block and of a multiprocessor.
@@ -123,7 +124,8 @@ def plan(
         ``launches``, each with its kernel, blocks, waves, GFLOP, megabytes and predicted time; their sum ``predicted_us``
         beside ``floor_us``, the time that no direct method can beat; ``workspace_bytes``; the tiles and splits of every
         kernel; and where the tensor cores are not used, ``why_direct``, and ``why_portable`` where kernels of sm_90a were
-        asked for and some of the portable ones stay, and ``measured_sources`` where a measurement has chosen them: the state
+        asked for and some of the portable ones stay, and ``why_packed`` where ``GCN_KERNELS_PLAN`` asks for unpacked weights and
+        they are packed all the same, and ``measured_sources`` where a measurement has chosen them: the state
         of the sources it was made on. Times are predictions of a cost model.
 
     Raises:

@@ -36,7 +36,7 @@ GPU_TESTS = (
     "test_upsample.py",
 )
 #: How the names of the kernels begin.
-OURS = "prepare|first_stage|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips|refine"
+OURS = "prepare|first_stage|unpacked|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips|refine"
 #: Whose kernels: those of every GPU, and those of sm_90a wherever they take a problem.
 GENERATIONS = ("hopper", "portable")
 
@@ -125,6 +125,15 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("correctness", "--out", file, "--seconds", 0.85 * limit, "--backends", backend, *more)
         return of(generation, name, "results against float64, twice", limit, command)
 
+    def unpacked(name: str, what: str, limit: float, command: list[str]) -> Step:
+        asked_for = ["env", "GCN_KERNELS_GENERATION=portable", "GCN_KERNELS_PLAN=unpacked_weights=1", *command]
+        return step(f"{name}-unpacked", f"{what}, kernels that read weights as they are given", limit, asked_for)
+
+    def unpacked_correctness(limit: float) -> Step:
+        options = ["--out", out / "correctness-unpacked.jsonl", "--seconds", 0.85 * limit, "--backends", "cuda"]
+        command = module("correctness", *options, "--sets", "paper", "--math", "bfloat16", "float16")
+        return unpacked("correctness", "results against float64, twice", limit, command)
+
     def benchmark(dtype: str, limit: float, *more: object) -> Step:
         options = ["--out", out / f"benchmark-{dtype}.json", "--seconds", 0.8 * limit, "--dtype", dtype, "--graphs", "on"]
         options += ["--generations", *(g for g in GENERATIONS if g == "portable" or _no_hopper() is None)]
@@ -178,6 +187,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             strips("check", 25),
             Step("calibration", "wrappers of the device layer with fixed inputs", calibration, 30, _no_calibration(), least=8),
             *(correctness(generation, 30, "tests-correctness", *rest) for generation in GENERATIONS),
+            unpacked_correctness(25),
             correctness("portable", 20, "triton-correctness", *first, backend="triton"),
             upsample("check", 40),
             refine("check", 40),
@@ -190,6 +200,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
                 of(g, "kernels", "every kernel against its floor", 35, module("kernels", "--out", out / f"kernels-{g}.json"))
                 for g in GENERATIONS
             ),
+            unpacked("kernels", "every kernel against its floor", 35, module("kernels", "--out", out / "kernels-unpacked.json")),
             strips("time", 45),
             benchmark("float32", 40),
             upsample("time", 40),

@@ -23,6 +23,9 @@
 //                                          branches on it are warp-uniform
 //   ballot(condition)                      bit i: whether it holds in lane i
 //   kept(value)                            the 32-bit value, which the compiler keeps in a register instead of computing it again
+//   take_ticket(counter, last)             by one thread: how many have been taken before, 0 ... last; after the last one the
+//                                          counter is 0 again. What the block had written before a barrier in front of it, the
+//                                          block that takes a later ticket reads behind a barrier after it.
 //   wait_for_dependencies(), launch_dependents()  programmatic dependent launch, sm_90 and newer; nothing before
 //   launch(kernel, Launch, arguments...)   host side
 #pragma once

@@ -147,6 +147,13 @@ GCN_DEVICE T kept(T value) {
 
 GCN_DEVICE uint32_t ballot(bool of_lane) { return __ballot_sync(kFullWarp, of_lane); }
 
+GCN_DEVICE uint32_t take_ticket(uint32_t* counter, uint32_t last) {
+  __threadfence();
+  const uint32_t before = atomicInc(counter, last);
+  __threadfence();
+  return before;
+}
+
 GCN_DEVICE void wait_for_dependencies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

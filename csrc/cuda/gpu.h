@@ -12,13 +12,14 @@ enum class Generation { kMeasured, kPortable, kHopper };
 
 // What stands in for the plan's own choices, so that runs can be compared without building again; 0 leaves a choice to the plan.
 struct Overrides {
-  int first_stage_sharing = 0, first_stage_splits = 0;  // hopper: blocks of a cluster; splits of the channels
+  int first_stage_sharing = 0, first_stage_splits = 0;  // hopper: blocks of a cluster; also unpacked: splits of the channels
   int first_stage_ahead = 0;                            // hopper: stages of weights that one warpgroup is before the other
   int input_grad_cluster = 0, input_grad_channels = 0;  // hopper: blocks of a cluster; channels of a block, 128 or 256
   int input_grad_rows = 0, input_grad_columns = 0;      // hopper, NCHW: of a block's patch, 4 x 64, 8 x 32, 16 x 16 or 8 x 16
   int input_grad_together = 0;                          // hopper: tiles of channels with the same windows, 1 or 2
   int input_grad_portable = 0;                          // 1: the gradient of x by the portable kernel all the same
   int x_by_elements = 0;                                // 1: planes are copied as any other map
+  int unpacked_weights = 0;                             // 1: forward without a launch that packs weights; 2: with it
   int weight_grad_splits = 0;                           // hopper: of the pixels
   // 1: the second stage by the portable kernels; 128 or 512: by those of sm_90a, a patch of so many pixels at a time.
   int second_stage = 0;

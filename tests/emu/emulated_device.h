@@ -166,6 +166,14 @@ inline uint32_t ballot(bool of_lane) {
   return mine.result;
 }
 
+// Blocks run one after the other.
+inline uint32_t take_ticket(uint32_t* counter, uint32_t last) {
+  if (*counter > last) ::simt::report("take_ticket: a counter that says more than there are tickets");
+  const uint32_t before = *counter;
+  *counter = before == last ? 0 : before + 1;
+  return before;
+}
+
 inline void wait_for_dependencies() { ::simt::wait_for_dependencies(); }
 inline void launch_dependents() {}
 

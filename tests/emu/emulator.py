@@ -148,7 +148,11 @@ MATHS = ("half", "bfloat16", "tf32", "float")
 KERNELS = ("first_stage", "line_conv", "weight_grad", "second_stage_grad")
 HOPPER_KERNELS = ("first_stage", "weight_grad", "input_grad", "second_stage")
 PLANS = (
-    *("gcn/plan.cpp", "gcn/plan_first_stage.cpp", "gcn/plan_line_conv.cpp", "gcn/plan_weight_grad.cpp", "gcn/cost.cpp"),
+    *(
+        "gcn/plan.cpp",
+        *(f"gcn/plan_{part}.cpp" for part in ("first_stage", "line_conv", "unpacked", "weight_grad")),
+        "gcn/cost.cpp",
+    ),
     *("gcn/hopper/hopper_plan.cpp", *(f"gcn/hopper/hopper_plan_{kernel}.cpp" for kernel in HOPPER_KERNELS)),
 )
 HOST = (

@@ -11,6 +11,10 @@ int launch_first_stage(int, bool, const FirstStageParams&, int, Stream);
 template <class M>
 int launch_line_conv(LineTile, const LineConvParams&, int, int, Stream);
 template <class M>
+int launch_unpacked_first_stage(int, const UnpackedFirstStage&, int, Stream);
+template <class M>
+int launch_unpacked_second_stage(const UnpackedSecondStage&, int, Stream);
+template <class M>
 int launch_weight_grad(bool, int, const WeightGradParams&, int, Stream);
 template <class M>
 int launch_second_stage_grad(LineTile, const SecondStageGradParams&, int, Stream);
@@ -31,6 +35,14 @@ int launch_first_stage<BFloat16>(int, bool, const FirstStageParams&, int, Stream
 }
 template <>
 int launch_line_conv<BFloat16>(LineTile, const LineConvParams&, int, int, Stream) {
+  return cudaErrorInvalidValue;
+}
+template <>
+int launch_unpacked_first_stage<BFloat16>(int, const UnpackedFirstStage&, int, Stream) {
+  return cudaErrorInvalidValue;
+}
+template <>
+int launch_unpacked_second_stage<BFloat16>(const UnpackedSecondStage&, int, Stream) {
   return cudaErrorInvalidValue;
 }
 template <>

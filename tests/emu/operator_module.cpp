@@ -15,6 +15,7 @@
 #include "gcn/execute.h"
 #include "gcn/hopper/hopper_tiles.h"
 #include "gcn/plan.h"
+#include "gcn/tickets.h"
 #include "gcn/tiles.h"
 #include "python_emulator.h"
 
@@ -61,6 +62,10 @@ Gpu to_gpu(const py::dict& changes) {
       gpu.overrides.first_stage_ahead = value.cast<int>();
     } else if (name == "input_grad_columns") {
       gpu.overrides.input_grad_columns = value.cast<int>();
+    } else if (name == "first_stage_splits") {
+      gpu.overrides.first_stage_splits = value.cast<int>();
+    } else if (name == "unpacked_weights") {
+      gpu.overrides.unpacked_weights = value.cast<int>();
     } else if (name == "second_stage_turned") {
       gpu.overrides.second_stage_turned = value.cast<int>();
     } else if (name == "hopper") {
@@ -237,16 +242,26 @@ class Facts {
   py::list facts_;
 };
 
-ForwardPlan forward_plan(const std::vector<int64_t>& sizes, const std::string& math, const py::array& x, const py::array& y,
-                         const py::dict& gpu) {
-  return plan_forward(to_sizes(sizes), to_math(math), {strides_of(x), aligned(x)}, strides_of(y), aligned(y), to_gpu(gpu));
+// `weights`: the first ones, w_l1 and w_r1.
+ForwardPlan forward_plan(const std::vector<int64_t>& sizes, const std::string& math_name, const py::array& x, const py::array& y,
+                         const py::array (&weights)[2], const py::dict& gpu) {
+  const Math math = to_math(math_name);
+  const Sizes s = to_sizes(sizes);
+  const bool whole = in_whole_pieces(weights_of(weights[0], 2), s.m_l, s.k1, math) &&
+                     in_whole_pieces(weights_of(weights[1], 3), s.m_r, s.k3, math);
+  return plan_forward(s, math, {strides_of(x), aligned(x)}, strides_of(y), aligned(y), whole, to_gpu(gpu));
 }
 
 py::list forward_facts(const std::vector<int64_t>& sizes, const std::string& math, const py::array& x, const py::array& y,
-                       const py::dict& gpu) {
-  const ForwardPlan plan = forward_plan(sizes, math, x, y, gpu);
+                       const std::vector<py::array>& weights, const py::dict& gpu) {
+  const ForwardPlan plan = forward_plan(sizes, math, x, y, {weights[0], weights[2]}, gpu);
   Facts facts;
-  if (plan.tensor_cores) {
+  if (plan.unpacked) {
+    facts.add("unpacked weights, first_stage of " + std::to_string(plan.first.column_blocks) + " column blocks");
+    facts.add(plan.tickets ? "unpacked weights, tickets" : "unpacked weights, whole sums");
+    for (const auto& b : plan.first.branch) facts.add_if(b.taps.skipped > 0, "unpacked weights, taps skipped");
+  } else if (plan.tensor_cores) {
+    facts.add_if(!plan.why_packed.empty(), "packed: " + plan.why_packed);
     facts.add(plan.source), facts.add(plan.first), facts.add(plan.second);
     facts.add(plan.hopper, plan.first, plan.sizes);
   } else {
@@ -258,7 +273,7 @@ py::list forward_facts(const std::vector<int64_t>& sizes, const std::string& mat
 void forward(const std::vector<int64_t>& sizes, const std::string& math, const py::array& x,
              const std::vector<py::array>& weights, const std::vector<MaybeArray>& biases, py::array y, py::array u_l,
              py::array u_r, const py::dict& gpu) {
-  const ForwardPlan plan = forward_plan(sizes, math, x, y, gpu);
+  const ForwardPlan plan = forward_plan(sizes, math, x, y, {weights[0], weights[2]}, gpu);
   Workspace workspace(plan.workspace_bytes);
   DeclaredMemory written({{workspace.data.get(), workspace.size}});
   for (py::array* a : {&y, &u_l, &u_r}) declare(written, *a);
@@ -340,11 +355,18 @@ void backward(const std::vector<int64_t>& sizes, const std::string& math, const 
   check(run_backward(plan, tensors, workspace.data.get(), nullptr));
 }
 
+// As if so many other workspaces had been used that no counters are left.
+void use_up_tickets() {
+  static char others[kTicketSlots];
+  for (const char& workspace : others) TicketCounters::of(&workspace);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(emu_operator, m) {
   bind_emulator(m);
   m.def("padded", &padded, "Channels of a padded map.");
+  m.def("use_up_tickets", &use_up_tickets);
   m.def("forward_facts", &forward_facts);
   m.def("backward_facts", &backward_facts);
   m.def("forward", &forward);

@@ -171,7 +171,7 @@ def facts(module: ModuleType, p: Problem) -> set[str]:
     """What is special about the plans of a problem."""
     a = arguments(module, p)
     wanted = [name in a.gradients for name in INPUTS]
-    forward = module.forward_facts(p.sizes, p.math, a.x, a.y, dict(p.gpu))
+    forward = module.forward_facts(p.sizes, p.math, a.x, a.y, a.weights, dict(p.gpu))
     backward = module.backward_facts(p.sizes, p.math, a.dy, a.x, a.gradients.get("x"), wanted, dict(p.gpu))
     return {*forward, *backward}
 
@@ -185,6 +185,20 @@ def run(module: ModuleType, p: Problem) -> dict[str, Array]:
         if np.any(decoded(u[..., channels:], p.math)):
             raise AssertionError(f"{name}: the padding is not zero")
     return {name: decoded(t, p.math) for name, t in {"y": a.y, **a.gradients}.items()}
+
+
+def launched(module: ModuleType) -> set[str]:
+    """The kernels launched since the last call, without arguments."""
+    return {name.split("<")[0].split("::")[-1] for name in module.take_launched()}
+
+
+def forward_without_counters(library: str, p: Problem) -> tuple[set[str], Array]:
+    """What a forward pass launches, and y, where other calls have all counters of finished splits."""
+    module = load(library, "emu_operator")
+    module.use_up_tickets()
+    a = arguments(module, p)
+    module.forward(*a.forward)
+    return launched(module), decoded(a.y, p.math)
 
 
 def failures(results: Mapping[str, Array], values: Mapping[str, Array], allowed: Mapping[str, float]) -> str:

@@ -18,7 +18,8 @@ from faults import Fault, without_comments
 
 #: What a fault in a header reaches: the headers that are compiled with it, in their order, and those whose kernels use it.
 REACHES = {
-    "gcn/line_conv.cuh": ("gcn/line_conv.cuh", "gcn/second_stage_grad.cuh"),
+    "gcn/line_conv.cuh": ("gcn/line_conv.cuh", "gcn/second_stage_grad.cuh", "gcn/second_stage_unpacked.cuh"),
+    "gcn/prepare.cuh": ("gcn/prepare.cuh", "gcn/second_stage_unpacked.cuh"),
     "gcn/weight_grad.cuh": ("gcn/weight_grad.cuh", "gcn/second_stage_grad.cuh"),
     "block_sum.cuh": ("block_sum.cuh", "gcn/direct.cuh", "gcn/finish.cuh"),
     "strips/strips_geometry.cuh": ("strips/strips_geometry.cuh", "strips/strips_tile.cuh"),

@@ -47,6 +47,9 @@ GPUS = {
     "hopper-ahead": {"hopper": 1, "second_stage": 128, "multiprocessors": 1, "first_stage_ahead": 9},
     "hopper-64": {"hopper": 1, "second_stage": 128, "multiprocessors": 2, "l2_gigabytes": 10, "input_grad_columns": 64},
     "hopper-32": {"hopper": 1, "second_stage": 128, "multiprocessors": 1, "input_grad_columns": 32},
+    # Weights are read as they are given, by blocks that have whole sums, or not.
+    "unpacked": {"unpacked_weights": 1, "first_stage_splits": 1},
+    "unpacked-splits": {"unpacked_weights": 1, "first_stage_splits": 3},
     "hopper-fast-launch": {"hopper": 1, "dependent_launch_us": 0},
 }
 
@@ -176,6 +179,9 @@ WIDE_BLOCK = Case("wide-block", n=1, c=80, h=10, w=16, mid_l=130, mid_r=70, out=
 MANY_OUTPUTS = Case("many-outputs", n=1, c=16, h=9, w=16, mid_l=12, mid_r=27, out=43, k=(3, 5, 3, 7))
 MANY_MIDDLE = Case("many-middle", n=1, c=16, h=9, w=16, mid_l=33, mid_r=5, out=7, k=(3, 5, 3, 7))
 MANY_INPUTS = Case("many-inputs", n=1, c=520, h=8, w=8, mid_l=5, mid_r=4, out=6, k=square(3))
+#: Whole lines in a tile; two of them, and the second not full, and taps that lead nowhere.
+SINGLE = Case("single", n=1, c=104, h=8, w=16, mid_l=5, mid_r=6, out=7, k=(5, 7, 9, 3))
+SINGLE_SKIPS = Case("single-skips", n=3, c=72, h=8, w=8, mid_l=3, mid_r=4, out=24, k=(31, 3, 5, 17))
 MANY_PIXELS = Case("many-pixels", n=2, c=16, h=40, w=48, mid_l=5, mid_r=4, out=6, k=square(7))
 
 
@@ -238,6 +244,19 @@ WIDE_BLOCK_RUNS = (
 )
 
 
+def _unpacked() -> list[EmulatedCase]:
+    """Forward from weights as they are given, and what it does not take."""
+    return [
+        EmulatedCase(SINGLE, "bfloat16", "channels_last", "unpacked"),
+        EmulatedCase(SINGLE, "half", "channels_last", "unpacked-splits"),
+        EmulatedCase(SINGLE_SKIPS, "half", "channels_last", "unpacked"),
+        EmulatedCase(SINGLE_SKIPS, "bfloat16", "channels_last", "unpacked-splits"),
+        EmulatedCase(ONE_TILE, "bfloat16", "channels_last", "unpacked-splits"),
+        EmulatedCase(SINGLE, "half", "nchw", "unpacked"),
+        EmulatedCase(SINGLE, "tf32", "channels_last", "unpacked"),
+    ]
+
+
 def _far_apart() -> list[EmulatedCase]:
     """Offsets of more than 32 bits, in every kernel that reads x or dy, or writes y or dx."""
     return [
@@ -266,6 +285,7 @@ PROBLEMS = (
     *_small_cases(),
     *_everything_about_one(),
     *_plan_branches(),
+    *_unpacked(),
     *_far_apart(),
     *_single_gradients(),
     *wild("h100", "half", EIGHTS),

@@ -27,6 +27,7 @@ def module() -> ModuleType:
 #: Every arithmetic and layout, offsets of more than 32 bits, and one gradient alone; and the narrowest and the widest tiles.
 EVERY_DAY = [case for case in PROBLEMS if case.case == EIGHTS and case.gpu == "h100"]
 EVERY_DAY += [case for case in PROBLEMS if str(case) in ("small-half-nchw-w_r1", "many-middle-half-nchw", "crop-half-nchw-tiny")]
+EVERY_DAY += [case for case in PROBLEMS if case.gpu == "unpacked-splits"]
 
 
 @pytest.mark.parametrize("case", in_suites(PROBLEMS, everyday=lambda case: case in EVERY_DAY), ids=str)
@@ -71,6 +72,10 @@ BRANCHES = {
     *(f"weight_grad of {n} column blocks" for n in (15, 21, 48)),
     *(f"weight_grad narrow {fact}" for fact in ("tiles of channels", "groups", "with all octets")),
     *(f"second_stage_grad {fact} du" for fact in ("with", "without")),
+    *(f"unpacked weights, {fact}" for fact in ("tickets", "whole sums", "taps skipped")),
+    *(f"unpacked weights, first_stage of {n} column blocks" for n in (8, 21)),
+    "packed: the first weights are not whole pieces of channels, as they are in channels_last",
+    "packed: unpacked weights are read in bfloat16 and float16",
     "direct: float64 has no tensor core kernels",
 }
 

@@ -100,10 +100,11 @@ std::string describe(const ForwardPlan& plan) {
     common(object, plan);
     if (plan.tensor_cores) {
       const FirstStagePlan& f = plan.first;
+      if (!plan.why_packed.empty()) object("why_packed", plan.why_packed);
       source(object, plan.source);
       Object{object.key("first_stage")}("columns", 8 * f.column_blocks)("tiles", f.tiles)("splits", f.splits)(
           "groups", f.branch[0].groups + f.branch[1].groups)("overhang_l", f.branch[0].overhang)(
-          "overhang_r", f.branch[1].overhang)("combine", !(f.branch[0].complete && f.branch[1].complete));
+          "overhang_r", f.branch[1].overhang)("combine", !plan.tickets && !(f.branch[0].complete && f.branch[1].complete));
       line_conv(object.key("second_stage"), plan.second);
     }
   }

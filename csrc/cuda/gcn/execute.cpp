@@ -4,6 +4,7 @@
 
 #include "../chain.h"
 #include "hopper/hopper_execute.h"
+#include "tickets.h"
 #include "tiles.h"
 
 namespace gcn::cuda {
@@ -169,6 +170,72 @@ void direct_weight_grads(const BackwardPlan& plan, const BackwardTensors& t, con
   }
 }
 
+// --- forward
+
+FirstStageParams first_stage_params(const ForwardPlan& plan, const ForwardTensors& t, void* workspace) {
+  const Sizes& s = plan.sizes;
+  const FirstStagePlan& f = plan.first;
+  const void* const bias[2] = {t.b_l1, t.b_r1};
+  void* const u[2] = {t.u_l, t.u_r};
+  FirstStageParams p{};
+  p.x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
+  p.x_given = !plan.source.packed;
+  const Strides& pieces = plan.source.pieces;
+  p.stride_n = uint32_t(pieces.n), p.stride_c = uint32_t(pieces.c), p.stride_h = uint32_t(pieces.h),
+  p.stride_w = uint32_t(pieces.w);
+  p.n = int(s.n), p.c = int(s.c), p.h = int(s.h), p.w = int(s.w);
+  p.tiles = f.tiles, p.splits = f.splits, p.k_blocks = f.k_blocks;
+  for (int i = 0; i < 2; ++i) {
+    const auto& b = f.branch[i];
+    FirstStageBranch& to = p.branch[i];
+    to.weights = at(workspace, plan.first_at[i]);
+    to.bias = bias[i];
+    to.u = b.complete || plan.tickets ? u[i] : nullptr;
+    to.partial = reinterpret_cast<float*>(at(workspace, plan.partial_at[i]));
+    to.mid = b.mid, to.mid_padded = padded(b.mid);
+    to.taps = b.taps.taps, to.radius = b.taps.radius;
+    to.length = b.length, to.interleave = b.interleave, to.overhang = b.overhang;
+    to.group_mid = b.group_mid, to.group_taps = b.group_taps, to.tap_groups = b.tap_groups, to.groups = b.groups;
+  }
+  return p;
+}
+
+CombineParams combine_params(const ForwardPlan& plan, const ForwardTensors& t, const FirstStageParams& p) {
+  void* const u[2] = {t.u_l, t.u_r};
+  CombineParams c{};
+  c.bias[0] = t.b_l1, c.bias[1] = t.b_r1;
+  c.n = p.n, c.h = p.h, c.w = p.w, c.tiles = p.tiles;
+  for (int i = 0; i < 2; ++i) {
+    c.branch[i] = p.branch[i];
+    c.u[i] = plan.first.branch[i].complete ? nullptr : u[i];
+    c.slots[i] = plan.first.branch[i].slots;
+  }
+  return c;
+}
+
+void unpacked_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspace, Chain& chain) {
+  const Sizes& s = plan.sizes;
+  UnpackedFirstStage u{};
+  u.stage = first_stage_params(plan, t, workspace);
+  u.weights[0] = t.w_l1, u.weights[1] = t.w_r1;
+  for (int i = 0; i < 2; ++i) u.skipped[i] = plan.first.branch[i].taps.skipped;
+  u.tickets = plan.tickets ? TicketCounters::of(workspace) : -1;
+  chain.then("unpacked_first_stage",
+             [&](Stream q) { return unpacked_first_stage(plan.math, plan.first.column_blocks, u, plan.first.shared_bytes, q); });
+  if (plan.tickets && u.tickets < 0) {
+    const CombineParams c = combine_params(plan, t, u.stage);
+    chain.then("combine", [&](Stream q) { return combine(plan.math, c, q); });
+  }
+
+  const void* const maps[2] = {t.u_l, t.u_r};
+  const LineWeights second[2] = {{t.w_l2, s.m_l, false}, {t.w_r2, s.m_r, false}};
+  UnpackedSecondStage y{};
+  y.job = line_conv_job(s, plan.second, maps, nullptr, t.y);
+  y.job.bias[0] = t.b_l2, y.job.bias[1] = t.b_r2;
+  y.weights = pack_line_weights(plan.second, second, nullptr);
+  chain.then("unpacked_second_stage", [&](Stream q) { return unpacked_second_stage(plan.math, y, plan.second.shared_bytes, q); });
+}
+
 }  // namespace
 
 int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspace, CUstream_st* stream) {
@@ -177,11 +244,13 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
     direct_forward(plan, t, chain);
     return chain.error();
   }
+  if (plan.unpacked) {
+    unpacked_forward(plan, t, workspace, chain);
+    return chain.error();
+  }
   const Sizes& s = plan.sizes;
   const FirstStagePlan& f = plan.first;
   const StridedWeights first_weights[2] = {t.w_l1, t.w_r1};
-  const void* const first_bias[2] = {t.b_l1, t.b_r1};
-  void* const u[2] = {t.u_l, t.u_r};
 
   PrepareParams packs{};
   if (plan.source.packed) packs.map[packs.maps++] = pack_x(plan, t.x, at(workspace, plan.x_at));
@@ -210,38 +279,8 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   if (!of_y.used) packs.line[packs.lines++] = both;
   chain.then("prepare", [&](Stream q) { return prepare(plan.math, packs, q); });
 
-  FirstStageParams p{};
-  p.x = plan.source.packed ? at(workspace, plan.x_at) : t.x;
-  p.x_given = !plan.source.packed;
-  const Strides& pieces = plan.source.pieces;
-  p.stride_n = uint32_t(pieces.n), p.stride_c = uint32_t(pieces.c), p.stride_h = uint32_t(pieces.h),
-  p.stride_w = uint32_t(pieces.w);
-  p.n = int(s.n), p.c = int(s.c), p.h = int(s.h), p.w = int(s.w);
-  p.tiles = f.tiles, p.splits = f.splits, p.k_blocks = f.k_blocks;
-  CombineParams c{};
-  c.n = p.n, c.h = p.h, c.w = p.w, c.tiles = f.tiles;
-  for (int i = 0; i < 2; ++i) {
-    const auto& b = f.branch[i];
-    p.branch[i] = {at(workspace, plan.first_at[i]),
-                   first_bias[i],
-                   b.complete ? u[i] : nullptr,
-                   reinterpret_cast<float*>(at(workspace, plan.partial_at[i])),
-                   b.mid,
-                   padded(b.mid),
-                   b.taps.taps,
-                   b.taps.radius,
-                   b.length,
-                   b.interleave,
-                   b.overhang,
-                   b.group_mid,
-                   b.group_taps,
-                   b.tap_groups,
-                   b.groups};
-    c.branch[i] = p.branch[i];
-    c.bias[i] = first_bias[i];
-    c.u[i] = b.complete ? nullptr : u[i];
-    c.slots[i] = b.slots;
-  }
+  const FirstStageParams p = first_stage_params(plan, t, workspace);
+  const CombineParams c = combine_params(plan, t, p);
   chain.then(plan.hopper.first.used ? "hopper_first_stage" : "first_stage", [&](Stream q) {
     const HopperPlan& h = plan.hopper;
     if (h.first.used) {

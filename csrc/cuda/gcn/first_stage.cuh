@@ -56,7 +56,8 @@ GCN_DEVICE int position_in_line(int q, const FirstStageBranch& b) { return q / b
 
 GCN_DEVICE int floor_div(int a, int b) { return (a >= 0 ? a : a - b + 1) / b; }
 
-template <class M, int kColumnBlocks, bool kChannelsLast>
+// kPacked: weights come from prepare.cuh; else as they are given, see UnpackedFirstStage.
+template <class M, int kColumnBlocks, bool kChannelsLast, bool kPacked = true>
 struct FirstStage {
   using E = Element<M>;
   static constexpr int kStageBytes = first_stage_stage_bytes(kColumnBlocks);
@@ -74,6 +75,7 @@ struct FirstStage {
   const FirstStageBranch& b;
   const int axis, group, tile, split, lane, warp;
   unsigned char* shared;
+  const UnpackedFirstStage* const given = nullptr;
   // Of the block's group, see run(); the logarithm of `interleave`.
   int mids = 0, first_tap = 0, taps = 0, shift = 0;
   static constexpr uint32_t kOutside = 0xffffffffu;
@@ -87,6 +89,19 @@ struct FirstStage {
   GCN_DEVICE Pixel* pixels() const { return reinterpret_cast<Pixel*>(shared); }
   GCN_DEVICE uint32_t* masks() const { return reinterpret_cast<uint32_t*>(pixels() + kTilePixels); }
   GCN_DEVICE unsigned char* stages() const { return shared + kFirstStageTableBytes; }
+
+  // Unpacked: of each column, where its weights begin, in pieces, or kOutside.
+  GCN_DEVICE uint32_t* columns() const { return reinterpret_cast<uint32_t*>(stages() + kFirstStageStages * kStageBytes); }
+
+  GCN_DEVICE void find_columns(int first_mid) const {
+    const StridedWeights& w = given->weights[axis];
+    const uint32_t next_mid = uint32_t(w.output_stride / kPiece<E>), next_tap = uint32_t(w.tap_stride / kPiece<E>);
+    for (int column = threadIdx.x; column < 8 * kColumnBlocks; column += kThreads) {
+      const int tap = column / mids, m = column - tap * mids;
+      const uint32_t at = uint32_t(first_mid + m) * next_mid + uint32_t(given->skipped[axis] + tap) * next_tap;
+      store_shared(columns() + column, tap < taps ? at : kOutside);
+    }
+  }
 
   // Each thread finds out about one pixel, and with the 15 others of its fragment which taps lead from one of them to another
   // place in its line.
@@ -131,7 +146,11 @@ struct FirstStage {
     const int tid = threadIdx.x;
     Copies c{
         static_cast<const unsigned char*>(p.x), static_cast<const unsigned char*>(b.weights), {}, 0, 0, (mids * taps + 7) / 8};
-    c.weights += (int64_t(group) * p.k_blocks + first) * (kWeightPieces * kPieceBytes) + tid * kPieceBytes;
+    if constexpr (kPacked) {
+      c.weights += (int64_t(group) * p.k_blocks + first) * (kWeightPieces * kPieceBytes) + tid * kPieceBytes;
+    } else {
+      c.weights = static_cast<const unsigned char*>(given->weights[axis].data) + int64_t(first) * kBlockBytes;
+    }
     if (kChannelsLast) c.x += int64_t(first) * kBlockBytes;
 #pragma unroll
     for (int i = 0; i < (kChannelsLast ? 4 : 1); ++i) {
@@ -192,6 +211,22 @@ struct FirstStage {
     }
     if (kRest > 0 && 4 * kWhole < c.used && tid < kRest) copy(kWhole);
     c.weights += kWeightPieces * kPieceBytes;
+  }
+
+  // The same from where they are given: a thread has the same piece of every 32nd column.
+  GCN_DEVICE void load_given_weights(unsigned char* to, int k_block, Copies& c) const {
+    constexpr int kStep = kThreads / 4, kColumns = 8 * kColumnBlocks;
+    const int first = int(threadIdx.x) / 4, piece = int(threadIdx.x) % 4 ^ (swizzle_rows(first, 0) & 3);
+    const bool within = k_block * kBlockDepth + piece * kPiece<E> < p.c;
+    to += int(threadIdx.x) * kPieceBytes;
+#pragma unroll
+    for (int i = 0; i < (kColumns + kStep - 1) / kStep; ++i) {
+      if (first + i * kStep >= kColumns) continue;
+      const uint32_t at = load_shared(columns() + first + i * kStep);
+      const bool valid = within && at != kOutside;
+      copy_async<16>(to + i * kCopyBytes, c.weights + (valid ? uint64_t(at) + piece : 0) * kPieceBytes, valid);
+    }
+    c.weights += kBlockBytes;
   }
 
   // Where a lane finds its numbers in a stage: of either fragment, and of the weights. The second step's are at the same places
@@ -385,12 +420,53 @@ struct FirstStage {
     }
   }
 
+  // --- unpacked: what is split is completed by the last of its blocks
+
+  // Whether all other splits of this block's sums have been written.
+  GCN_DEVICE bool takes_last_ticket() const {
+    static uint32_t counters[kTicketSlots * kTicketsOfACall];  // zero between calls
+    uint32_t* const taken = reinterpret_cast<uint32_t*>(stages());
+    const int groups = p.branch[0].groups + p.branch[1].groups, own = tile * groups + axis * p.branch[0].groups + group;
+    const uint32_t last = uint32_t(p.splits) - 1;
+    __syncthreads();  // all threads have written theirs
+    if (threadIdx.x == 0) store_shared(taken, take_ticket(counters + given->tickets + own, last));
+    __syncthreads();
+    return load_shared(taken) == last;
+  }
+
+  // A lane has four pixels, a warp every fourth middle channel; splits are added in their order.
+  GCN_DEVICE void add_splits(float* sums, int first_mid) const {
+    constexpr int kTogether = 8;  // splits whose sums are on their way
+    const int row = first_stage_sums_row(kTilePixels);
+    const int64_t next_split = int64_t(p.tiles) * b.mid * kTilePixels;
+    for (int m = warp; m < mids; m += kThreads / 32) {
+      const float* from = b.partial + (int64_t(tile) * b.mid + first_mid + m) * kTilePixels + lane * 4;
+      float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+      for (int first = 0; first < p.splits; first += kTogether, from += kTogether * next_split) {
+        float4 part[kTogether];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          part[i] = first + i < p.splits ? load_global(reinterpret_cast<const float4*>(from + i * next_split))
+                                         : make_float4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          sum.x += part[i].x, sum.y += part[i].y, sum.z += part[i].z, sum.w += part[i].w;
+        }
+      }
+      float* const to = sums + m * row + lane * 4;
+      store_shared(to, sum.x), store_shared(to + 1, sum.y), store_shared(to + 2, sum.z), store_shared(to + 3, sum.w);
+    }
+  }
+
   GCN_DEVICE void run() {
     const int mid_group = group / b.tap_groups, tap_group = group % b.tap_groups;
     const int first_mid = mid_group * b.group_mid;
     mids = min(b.group_mid, b.mid - first_mid);
     first_tap = tap_group * b.group_taps, taps = min(b.group_taps, b.taps - first_tap);
     while (1 << shift < b.interleave) ++shift;
+    if constexpr (!kPacked) find_columns(first_mid);
     find_pixels();
     int first = 0, last = p.k_blocks;
     if (p.splits > 1) {
@@ -409,7 +485,11 @@ struct FirstStage {
       if (k_block < last) {
         unsigned char* const to = stages() + free_stage * kStageBytes;
         if (with_x) load_x(to, k_block, copies);
-        load_weights(to + kXBytes, copies);
+        if constexpr (kPacked) {
+          load_weights(to + kXBytes, copies);
+        } else {
+          load_given_weights(to + kXBytes, k_block, copies);
+        }
         free_stage = next_stage(free_stage);
       }
       copy_commit();
@@ -434,7 +514,8 @@ struct FirstStage {
     __syncthreads();
 
     const int extent = kTilePixels + 2 * b.overhang, slot = split * b.tap_groups + tap_group;
-    float* const partial = b.u ? nullptr : b.partial + ((int64_t(slot) * p.tiles + tile) * b.mid + first_mid) * extent;
+    const bool in_parts = kPacked ? !b.u : p.splits > 1;
+    float* const partial = !in_parts ? nullptr : b.partial + ((int64_t(slot) * p.tiles + tile) * b.mid + first_mid) * extent;
     float* scratch = reinterpret_cast<float*>(stages());
     float* sums = scratch + kScratchColumns * kScratchRow;
     store_half<0>(acc, scratch);
@@ -444,7 +525,11 @@ struct FirstStage {
     store_half<1>(acc, scratch);
     __syncthreads();
     add_taps<1>(scratch, sums, partial);
-    if (partial) return;
+    if (partial) {
+      if constexpr (kPacked) return;
+      if (given->tickets < 0 || !takes_last_ticket()) return;
+      add_splits(sums, first_mid);
+    }
     __syncthreads();
     write_u(sums, first_mid);
   }
@@ -461,6 +546,40 @@ __global__ void __launch_bounds__(kThreads, 2) first_stage_kernel(GCN_PARAMS Fir
       p,     p.branch[axis], axis, group, int(blockIdx.x) / items, int(blockIdx.y), int(threadIdx.x) % 32, int(threadIdx.x) / 32,
       shared}
       .run();
+}
+
+template <class M, int kColumnBlocks>
+__global__ void __launch_bounds__(kThreads, 2) unpacked_first_stage_kernel(GCN_PARAMS UnpackedFirstStage p) {
+  GCN_DYNAMIC_SHARED(shared);
+  launch_dependents();
+  const FirstStageBranch(&branch)[2] = p.stage.branch;
+  const int items = branch[0].groups + branch[1].groups, item = int(blockIdx.x) % items;
+  const int axis = item >= branch[0].groups, group = axis ? item - branch[0].groups : item;
+  FirstStage<M, kColumnBlocks, true, false>{p.stage,
+                                            branch[axis],
+                                            axis,
+                                            group,
+                                            int(blockIdx.x) / items,
+                                            int(blockIdx.y),
+                                            int(threadIdx.x) % 32,
+                                            int(threadIdx.x) / 32,
+                                            shared,
+                                            &p}
+      .run();
+}
+
+template <class M, int kColumnBlocks>
+int launch_unpacked_first_stage(const UnpackedFirstStage& p, int shared_bytes, Stream s) {
+  const int items = p.stage.branch[0].groups + p.stage.branch[1].groups;
+  const Launch how{dim3(unsigned(p.stage.tiles) * items, p.stage.splits), kThreads, size_t(shared_bytes), s.stream, s.dependent};
+  return launch(unpacked_first_stage_kernel<M, kColumnBlocks>, how, p);
+}
+
+template <class M>
+int launch_unpacked_first_stage(int column_blocks, const UnpackedFirstStage& p, int shared_bytes, Stream s) {
+  if (column_blocks == 8) return launch_unpacked_first_stage<M, 8>(p, shared_bytes, s);
+  if (column_blocks == 21) return launch_unpacked_first_stage<M, 21>(p, shared_bytes, s);
+  return cudaErrorInvalidValue;
 }
 
 template <class M, int kColumnBlocks>

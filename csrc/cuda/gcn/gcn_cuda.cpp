@@ -141,10 +141,13 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   if (p.n == 0) return {y, u_l, u_r};
 
   const MapLayout x_layout = layout_of(x), y_layout = layout_of(y);
+  const bool whole_weights =
+      in_whole_pieces(weights_of(w_l1, 2), p.m_l, p.k1, math) && in_whole_pieces(weights_of(w_r1, 3), p.m_r, p.k3, math);
   static PlanCache<ForwardPlan> plans;
-  const PlanKey key = key_of(sizes).add({int64_t(math), place.device(), place.asked()}).add(x_layout).add(y_layout);
-  const std::shared_ptr<const ForwardPlan> plan =
-      plans.get(key, [&] { return plan_forward(sizes, math, x_layout, y_layout.strides, y_layout.aligned, place.gpu()); });
+  const PlanKey key =
+      key_of(sizes).add({int64_t(math), place.device(), place.asked(), whole_weights}).add(x_layout).add(y_layout);
+  const std::shared_ptr<const ForwardPlan> plan = plans.get(
+      key, [&] { return plan_forward(sizes, math, x_layout, y_layout.strides, y_layout.aligned, whole_weights, place.gpu()); });
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
   const std::optional<Tensor> bias_l1 = dense(b_l1), bias_l2 = dense(b_l2), bias_r1 = dense(b_r1), bias_r2 = dense(b_r2);
   ForwardTensors t = {};

@@ -47,7 +47,7 @@ std::string plan(const std::vector<int64_t> s, const std::string math_name, bool
   const Math math = math_named(math_name);
   const MapLayout x{dense(sizes.c, sizes.h, sizes.w, channels_last), true};
   const MapLayout y{dense(sizes.o, sizes.h, sizes.w, channels_last), true};
-  if (!backward) return describe(plan_forward(sizes, math, x, y.strides, y.aligned, gpu));
+  if (!backward) return describe(plan_forward(sizes, math, x, y.strides, y.aligned, channels_last && sizes.c % kOctet == 0, gpu));
   constexpr Wanted kEverything{true, true, true, true, true, true, true, true, true};
   return describe(plan_backward(sizes, math, x, y.strides, x.strides, kEverything, gpu));
 }

@@ -6,6 +6,7 @@
 #include "line_conv.cuh"
 #include "prepare.cuh"
 #include "second_stage_grad.cuh"
+#include "second_stage_unpacked.cuh"
 #include "weight_grad.cuh"
 
 namespace gcn::cuda {
@@ -19,6 +20,12 @@ GCN_DECLARE_INSTANCES(Half)
 GCN_DECLARE_INSTANCES(BFloat16)
 GCN_DECLARE_INSTANCES(Tf32)
 GCN_DECLARE_INSTANCES(Fp32)
+#undef GCN_DECLARE_INSTANCES
+#define GCN_DECLARE_INSTANCES(M)                                                                   \
+  extern template int launch_unpacked_first_stage<M>(int, const UnpackedFirstStage&, int, Stream); \
+  extern template int launch_unpacked_second_stage<M>(const UnpackedSecondStage&, int, Stream);
+GCN_DECLARE_INSTANCES(Half)
+GCN_DECLARE_INSTANCES(BFloat16)
 #undef GCN_DECLARE_INSTANCES
 
 namespace {
@@ -57,6 +64,18 @@ int prepare(Math math, const PrepareParams& p, Stream s) {
 int first_stage(Math math, int column_blocks, bool channels_last, const FirstStageParams& p, int shared_bytes, Stream s) {
   return with_math(math,
                    [&](auto m) { return launch_first_stage<decltype(m)>(column_blocks, channels_last, p, shared_bytes, s); });
+}
+
+int unpacked_first_stage(Math math, int column_blocks, const UnpackedFirstStage& p, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_unpacked_first_stage<Half>(column_blocks, p, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_unpacked_first_stage<BFloat16>(column_blocks, p, shared_bytes, s);
+  return cudaErrorInvalidValue;
+}
+
+int unpacked_second_stage(Math math, const UnpackedSecondStage& p, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_unpacked_second_stage<Half>(p, shared_bytes, s);
+  if (math == Math::kBFloat16) return launch_unpacked_second_stage<BFloat16>(p, shared_bytes, s);
+  return cudaErrorInvalidValue;
 }
 
 int combine(Math math, const CombineParams& p, Stream s) {

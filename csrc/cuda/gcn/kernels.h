@@ -97,6 +97,15 @@ struct CombineParams {
   int n, h, w, tiles, slots[2];
 };
 
+// The same from weights as they are given, in 16 bits, without a launch that packs them: of every middle channel and tap the
+// channels of x are whole pieces. What is split over the channels is completed by the block that takes a tile's last ticket.
+struct UnpackedFirstStage {
+  FirstStageParams stage;  // overhang 0, one group of taps; with splits, `u` and `partial` are both given
+  StridedWeights weights[2];
+  int skipped[2];  // taps left out in front
+  int tickets;     // the first of the call's counters, see tickets.h; or none, -1, and sums are left in `partial`
+};
+
 // --- line convolution: y, du_l and du_r, dx ------------------------------------------------------------------------------
 
 struct LineTerm {
@@ -128,6 +137,13 @@ struct LineConv {
 
 struct LineConvParams {
   LineConv job[2];
+};
+
+// The second stage from weights as they are given, in 16 bits: each block packs them for itself, into shared memory, while the
+// launch before is still running.
+struct UnpackedSecondStage {
+  LineConv job;             // of LineTile::kNarrowSmall, in one phase
+  PackLineWeights weights;  // where they go to is not used
 };
 
 enum class LineTile : int { kNarrow, kNarrowSmall, kMedium, kWide, kWideSmall };
@@ -216,6 +232,8 @@ struct DirectWeightGrad {
 
 int prepare(Math, const PrepareParams&, Stream);
 int first_stage(Math, int column_blocks, bool channels_last, const FirstStageParams&, int shared_bytes, Stream);
+int unpacked_first_stage(Math, int column_blocks, const UnpackedFirstStage&, int shared_bytes, Stream);
+int unpacked_second_stage(Math, const UnpackedSecondStage&, int shared_bytes, Stream);
 int combine(Math, const CombineParams&, Stream);
 int line_conv(Math, LineTile, const LineConvParams&, int jobs, int shared_bytes, Stream);
 int weight_grad(Math, bool channels_last, int column_blocks, const WeightGradParams&, int shared_bytes, Stream);

@@ -22,7 +22,7 @@ Overrides read_overrides(const std::string& text) {
       {"input_grad_columns", &o.input_grad_columns},   {"input_grad_together", &o.input_grad_together},
       {"input_grad_portable", &o.input_grad_portable}, {"x_by_elements", &o.x_by_elements},
       {"weight_grad_splits", &o.weight_grad_splits},   {"second_stage", &o.second_stage},
-      {"second_stage_turned", &o.second_stage_turned}};
+      {"second_stage_turned", &o.second_stage_turned}, {"unpacked_weights", &o.unpacked_weights}};
   std::string names;
   for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);
   std::istringstream parts(text);
@@ -156,6 +156,26 @@ double seconds_of(const Sizes& s, const Notes& notes) {
   return trial.predicted();
 }
 
+// Whether a run has shown forward faster without a launch that packs weights; then it is used where it should take less time.
+constexpr bool kMeasuredUnpacked = false;
+
+// Changes a plan so far to one in two launches; or returns why that is not possible.
+std::string make_unpacked(ForwardPlan& plan, bool whole_weights, const Gpu& gpu) {
+  if (!whole_weights) return "the first weights are not whole pieces of channels, as they are in channels_last";
+  UnpackedPlan unpacked;
+  try {
+    const std::string why = plan_unpacked(plan.sizes, plan.math, plan.source, plan.second, gpu, unpacked);
+    if (!unpacked.used) return why;
+  } catch (const TooLarge& reason) {
+    return reason.what();
+  }
+  plan.first = unpacked.first, plan.second = unpacked.second;
+  plan.unpacked = true, plan.tickets = unpacked.tickets;
+  for (int i = 0; i < 2; ++i) plan.partial_at[i] = take(plan.workspace_bytes, plan.first.branch[i].partial_bytes);
+  note_unpacked(plan, unpacked, plan.math, gpu);
+  return "";
+}
+
 // The GPU's whole matrix rate, which mma.sync does not reach on Hopper: floors are the hardware's, not the method's.
 double matrix_floor(double multiplications, Math math, const Gpu& gpu) {
   constexpr double kMmaSyncShare = 0.6;
@@ -175,7 +195,14 @@ double Plan::predicted() const {
   return seconds;
 }
 
-ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides y, bool y_aligned, const Gpu& gpu) {
+bool in_whole_pieces(const StridedWeights& w, int64_t outputs, int64_t kernel, Math math) {
+  const int64_t piece = piece_elements(math), reach = (outputs - 1) * w.output_stride + (kernel - 1) * w.tap_stride;
+  return w.input_stride == 1 && w.output_stride % piece == 0 && w.tap_stride % piece == 0 &&
+         reach / piece < std::numeric_limits<uint32_t>::max() && reinterpret_cast<uintptr_t>(w.data) % kPieceBytes == 0;
+}
+
+ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides y, bool y_aligned, bool whole_weights,
+                         const Gpu& gpu) {
   ForwardPlan plan{};
   plan.sizes = s;
   plan.math = math;
@@ -197,6 +224,13 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     return plan;
   }
   plan.tensor_cores = true;
+  ForwardPlan unpacked = plan;
+  if (gpu.overrides.unpacked_weights == 1) {
+    plan.why_packed = make_unpacked(unpacked, whole_weights, gpu);
+    if (unpacked.unpacked) return unpacked;
+  } else if (gpu.overrides.unpacked_weights == 0 && kMeasuredUnpacked) {
+    make_unpacked(unpacked, whole_weights, gpu);
+  }
   HopperPlan& h = plan.hopper;
   const WantsHopper wants = wants_hopper(s, math, false, gpu, h);
   if (wants.any) {
@@ -256,7 +290,7 @@ ForwardPlan plan_forward(const Sizes& s, Math math, const MapLayout& x, Strides 
     const LineConvPlan* second = &plan.second;
     note_line_conv(plan, "line_conv y", &second, 1, math, gpu);
   }
-  return plan;
+  return unpacked.unpacked && unpacked.predicted() < plan.predicted() ? unpacked : plan;
 }
 
 BackwardPlan plan_backward(const Sizes& s, Math math, const MapLayout& x, Strides dy, Strides dx, const Wanted& wanted,

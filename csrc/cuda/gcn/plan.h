@@ -56,6 +56,14 @@ struct LineConvPlan {
   size_t packed_bytes;
 };
 
+// Forward in two launches, whose kernels read the weights as they are given.
+struct UnpackedPlan {
+  bool used = false;
+  bool tickets = false;  // what is split is completed by a tile's last block
+  FirstStagePlan first;
+  LineConvPlan second;
+};
+
 struct WeightGradPlan {
   bool narrow;
   int column_blocks, channels, patch_h, patch_w, patches_h, patches_w, splits, blocks_per_row, shared_bytes;
@@ -93,6 +101,8 @@ struct ForwardPlan : Plan {
   SourcePlan source;
   FirstStagePlan first;
   LineConvPlan second;
+  bool unpacked = false, tickets = false;  // as UnpackedPlan has them
+  std::string why_packed;                  // where unpacked weights were asked for and are packed all the same
   // Places in the workspace.
   size_t x_at = 0, first_at[2] = {}, second_at = 0, partial_at[2] = {};
 };
@@ -123,7 +133,11 @@ struct BackwardPlan : Plan {
 
 inline int padded(int64_t channels) { return int((channels + kOctet - 1) / kOctet * kOctet); }
 
-ForwardPlan plan_forward(const Sizes&, Math, const MapLayout& x, Strides y, bool y_aligned, const Gpu&);
+// Whether kernels can read the channels of these weights 16 bytes at a time, at offsets of 32 bits.
+bool in_whole_pieces(const StridedWeights&, int64_t outputs, int64_t kernel, Math);
+
+// `whole_weights`: of both branches' first weights.
+ForwardPlan plan_forward(const Sizes&, Math, const MapLayout& x, Strides y, bool y_aligned, bool whole_weights, const Gpu&);
 BackwardPlan plan_backward(const Sizes&, Math, const MapLayout& x, Strides dy, Strides dx, const Wanted&, const Gpu&);
 
 // As JSON.

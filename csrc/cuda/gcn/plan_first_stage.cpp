@@ -159,12 +159,19 @@ FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& sou
   return f;
 }
 
-void note_first_stage(Plan& plan, const FirstStagePlan& f, const Traffic& traffic, Math math, const Gpu& gpu) {
+double first_stage_seconds(const FirstStagePlan& f, int splits, Math math, const Gpu& gpu) {
+  return first_stage_clocks(f, k_block_cost(f, math, gpu), splits, gpu) / gpu.clock;
+}
+
+double first_stage_flops(const FirstStagePlan& f, Math math) {
   const double wanted = wanted_column_blocks(f.branch[0], f.column_blocks) + wanted_column_blocks(f.branch[1], f.column_blocks);
-  const double depth = double(f.k_blocks) * kBlockBytes / element_bytes(math);
+  return 2 * wanted * 8 * double(f.tiles) * kTilePixels * double(f.k_blocks) * kBlockBytes / element_bytes(math);
+}
+
+void note_first_stage(Plan& plan, const FirstStagePlan& f, const Traffic& traffic, Math math, const Gpu& gpu) {
   note(plan,
        {"first_stage", first_stage_blocks(f, f.splits), kThreads, f.shared_bytes,
-        blocks_per_multiprocessor(f.shared_bytes, 2, gpu), 2 * wanted * 8 * double(f.tiles) * kTilePixels * depth},
+        blocks_per_multiprocessor(f.shared_bytes, 2, gpu), first_stage_flops(f, math)},
        first_stage_clocks(f, k_block_cost(f, math, gpu), f.splits, gpu), traffic, gpu);
 }
 

@@ -33,6 +33,14 @@ inline void require_shared(const char* kernel, int64_t bytes, const Gpu& gpu) {
 FirstStagePlan plan_first_stage(const Sizes& s, Math math, const SourcePlan& source, const Gpu& gpu);
 void note_first_stage(Plan& plan, const FirstStagePlan& f, const Traffic& traffic, Math math, const Gpu& gpu);
 
+// What a launch's blocks cost, of so many splits of the channels.
+double first_stage_seconds(const FirstStagePlan& f, int splits, Math math, const Gpu& gpu);
+double first_stage_flops(const FirstStagePlan& f, Math math);
+
+// Forward without a launch that packs weights; or why not.
+std::string plan_unpacked(const Sizes&, Math, const SourcePlan&, const LineConvPlan& second, const Gpu&, UnpackedPlan&);
+void note_unpacked(Plan&, const UnpackedPlan&, Math, const Gpu&);
+
 // Line convolutions. Jobs of one launch have the same tile.
 LineTile choose_line_tile(const Sizes& s, Math math, const std::vector<LineConvPlan::Term>& terms, int64_t outputs,
                           const Strides& out, int jobs, const Gpu& gpu);

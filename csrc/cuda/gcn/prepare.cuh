@@ -228,12 +228,10 @@ GCN_HOST_DEVICE int64_t line_weights_pieces(const PackLineWeights& j) {
   return int64_t(j.n_tiles) * j.phases * j.tile_outputs * j.k_blocks * 4;
 }
 
-// Neighbouring threads have neighbouring taps, which are neighbours in memory; what they write is half a sector each.
-template <class M>
-GCN_DEVICE void pack_line_weights(const PackLineWeights& j, unsigned block) {
+// Piece i of them, which `store(at, values)` puts into its place. Neighbouring pieces are neighbouring taps.
+template <class M, class Store>
+GCN_DEVICE void pack_line_piece(const PackLineWeights& j, int64_t i, const Store& store) {
   using E = Element<M>;
-  const int64_t i = int64_t(block) * kPrepareThreads + threadIdx.x;
-  if (i >= line_weights_pieces(j)) return;
   const int depth = j.k_blocks * 4;  // pieces of a phase
   const unsigned output_of_all = unsigned(i / depth), tile_outputs = unsigned(j.tile_outputs), phases = unsigned(j.phases);
   const unsigned tile_phase = output_of_all / tile_outputs;
@@ -257,7 +255,15 @@ GCN_DEVICE void pack_line_weights(const PackLineWeights& j, unsigned block) {
     at = first + packed_tap * of_taps + piece;
   }
   const int64_t k_block = int64_t(tile_phase) * j.k_blocks + at / 4;
-  store_piece<M>(j.to, k_block * j.tile_outputs * 4 + swizzle_rows(row, at % 4), values);
+  store(k_block * j.tile_outputs * 4 + swizzle_rows(row, at % 4), values);
+}
+
+// Neighbouring threads have neighbouring taps, which are neighbours in memory; what they write is half a sector each.
+template <class M>
+GCN_DEVICE void pack_line_weights(const PackLineWeights& j, unsigned block) {
+  const int64_t i = int64_t(block) * kPrepareThreads + threadIdx.x;
+  if (i >= line_weights_pieces(j)) return;
+  pack_line_piece<M>(j, i, [&](int64_t at, const auto& values) { store_piece<M>(j.to, at, values); });
 }
 
 constexpr int kPrepareJobs = 8;

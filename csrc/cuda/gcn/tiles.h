@@ -61,6 +61,18 @@ constexpr int first_stage_shared_bytes(int column_blocks, int sums) {
   return kFirstStageTableBytes + (loop > epilogue ? loop : epilogue);
 }
 
+// From weights as they are given: behind the stages, where each column's weights are. Compiled for these column blocks.
+constexpr bool unpacked_first_stage_compiled(Math math, int column_blocks) {
+  return element_bytes(math) == 2 && (column_blocks == 8 || column_blocks == 21);
+}
+constexpr int unpacked_first_stage_shared_bytes(int column_blocks, int sums) {
+  const int loop = kFirstStageTableBytes + kFirstStageStages * first_stage_stage_bytes(column_blocks) + 8 * column_blocks * 4;
+  const int packed = first_stage_shared_bytes(column_blocks, sums);
+  return loop > packed ? loop : packed;
+}
+// Counters of finished splits: of how many workspaces, and how many tiles of a call may be split.
+constexpr int kTicketSlots = 128, kTicketsOfACall = 256;
+
 // --- line convolution: warps along pixels, output channels and depth; 16-pixel and 8-channel blocks of each warp, and k-blocks
 // that it multiplies between two barriers
 struct LineTileShape {

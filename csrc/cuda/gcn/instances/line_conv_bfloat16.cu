@@ -1,5 +1,7 @@
 #include "../line_conv.cuh"
+#include "../second_stage_unpacked.cuh"
 
 namespace gcn::cuda {
 template int launch_line_conv<BFloat16>(LineTile, const LineConvParams&, int, int, Stream);
-}
+template int launch_unpacked_second_stage<BFloat16>(const UnpackedSecondStage&, int, Stream);
+}  // namespace gcn::cuda
