@@ -95,6 +95,16 @@ def test_the_second_stage_takes_the_patches_that_were_faster(name: str, monkeypa
         assert chosen == second_stage(name, batch, False), batch
 
 
+def test_an_h200_ran_as_many_blocks_side_by_side_as_a_multiprocessor_has_room_for() -> None:
+    """How its memory is divided into L1 and shared memory is left to the driver, which gave three blocks what they need."""
+    with (RESULTS / "h200" / "profile.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if row["kernel"].startswith("second_stage_grad") and "res-2" in row["call"]]
+    assert found
+    for row in found:
+        warps, blocks = 64 * float(row["Achieved Occupancy"]) / 100, 65536 // (int(row["Registers Per Thread"]) * 128)
+        assert blocks == 3 and 0.9 * 4 * blocks < warps
+
+
 def second_stage(name: str, batch: int, backward: bool) -> dict:
     (own,) = (launch for launch in plan("hopper", name, batch, backward)["launches"] if "hopper_second_stage" in launch["kernel"])
     return dict(own)

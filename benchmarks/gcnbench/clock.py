@@ -57,13 +57,18 @@ class CpuClock:
         return dict(calls), {}
 
 
+def cold_l2(device: torch.device) -> Callable[[], object]:
+    """Makes what is in L2 something else, by reading: what is written there would be written back while something is timed."""
+    cache = int(_cuda.get_device_properties(device).L2_cache_size)
+    lines, total = torch.zeros(max(4 * cache, 1 << 26) // 4, device=device), torch.zeros((), device=device)
+    return lambda: torch.sum(lines, 0, out=total)
+
+
 class CudaClock:
     """CUDA events, cold L2, and CUDA graphs: ``graphs`` is ``"on"``, ``"off"`` or ``"auto"`` (for short calls)."""
 
     def __init__(self, device: torch.device, graphs: str = "auto") -> None:
-        cache = int(_cuda.get_device_properties(device).L2_cache_size)
-        lines, total = torch.zeros(max(4 * cache, 1 << 26) // 4, device=device), torch.zeros((), device=device)
-        self._flush: Callable[[], object] = lambda: torch.sum(lines, 0, out=total)
+        self._flush = cold_l2(device)
         self._graphs = graphs
 
     def measure(self, call: Call) -> float:

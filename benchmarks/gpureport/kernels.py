@@ -14,14 +14,14 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from gcnbench import environment
-from gcnbench.clock import CudaClock
+from gcnbench.clock import CudaClock, cold_l2
 from gcnbench.problems import LAYOUTS, PRESETS, Inputs, Problem, make_inputs
 
 import gcn_kernels
@@ -60,7 +60,7 @@ class Found:
             self.whole.append(latest - ordered[0][1])
 
 
-def measure(inputs: Inputs, flush: torch.Tensor, *, backward: bool) -> Found:
+def measure(inputs: Inputs, flush: Callable[[], object], *, backward: bool) -> Found:
     """Run and profile the calls."""
     leaves = inputs.leaves()
     y = gcn_kernels.fused_gcn(*leaves, backend="cuda")
@@ -74,7 +74,7 @@ def measure(inputs: Inputs, flush: torch.Tensor, *, backward: bool) -> Found:
     call()
     found = Found()
     for _ in range(REPEATS):
-        flush.zero_()
+        flush()
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             call()
@@ -132,7 +132,7 @@ def main() -> int:
     sizes = [gpu.multi_processor_count, shared.shared_memory_per_block_optin, shared.shared_memory_per_multiprocessor]
     unasked = "auto" if (gpu.major, gpu.minor) == (9, 0) else "portable"
     generation = os.environ.get("GCN_KERNELS_GENERATION") or unasked
-    flush = torch.empty(max(4 * shared.L2_cache_size, 1 << 26), dtype=torch.uint8, device=device)
+    flush = cold_l2(device)
     copy_rate = rates.copy or float("inf")
     rows: list[dict[str, object]] = []
     for batch in (16, 1):
