@@ -24,8 +24,9 @@ STABLE_TORCH_LIBRARY(gcn_kernels, m) {
   // Bytes of weight spectra kept for later calls, after clearing them if asked to.
   m.def("cpu_spectra_cache(bool clear) -> int");
   // What the CUDA kernels would do, as JSON; sizes as above, math is a dtype or "tf32". gpu: multiprocessors, bytes of shared
-  // memory that a block and a multiprocessor can have, and 1 for the kernels of sm_90a or 2 for those that are
-  // faster; empty for an H100 and the portable ones.
+  // memory that a block and a multiprocessor can have; then 0 for the portable kernels, 1 for those of sm_90a or 2 for those that
+  // are faster; then kHz of the clock and of the memory's, bits of the memory's bus and bytes of L2. Empty for an H100 and the
+  // portable kernels.
   // Needs no GPU.
   m.def("gpu_plan(int[] sizes, str math, bool channels_last, bool backward, int[] gpu) -> str");
 }

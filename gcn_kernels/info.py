@@ -31,6 +31,9 @@ NOT_ON_GPUS = (
 
 #: Multiprocessors, and bytes of shared memory of a block and of a multiprocessor.
 H100 = (132, 227 << 10, 228 << 10)
+#: The same of GPUs that plans are made for by name; and what their devices say: kHz of the clock and of the memory's, bits of the
+#: memory's bus, bytes of L2.
+NAMED = {"H100": (H100, (1980000, 2619000, 5120, 50 << 20)), "H200": (H100, (1980000, 3201000, 6144, 60 << 20))}
 
 #: As the operator ``gpu_plan`` numbers them.
 GENERATIONS = {"portable": 0, "hopper": 1, "auto": 2}
@@ -95,7 +98,7 @@ def plan(
     channels_last: bool = False,
     backward: bool = False,
     allow_tf32: bool = True,
-    gpu: Sequence[int] | None = None,
+    gpu: Sequence[int] | str | None = None,
     generation: str = "portable",
 ) -> dict[str, Any]:
     """What the CUDA kernels would do with a block on a map: launches, tiles, splits, workspace and predicted times.
@@ -115,7 +118,8 @@ def plan(
         channels_last: the layout of the map and the result; dense and aligned.
         backward: the plan of the backward pass, for all gradients.
         allow_tf32: whether float32 products may be made of tf32 factors.
-        gpu: multiprocessors, and bytes of shared memory that a block and a multiprocessor can have.
+        gpu: "H100" or "H200"; or multiprocessors, and bytes of shared memory that a block and a multiprocessor can have, of a GPU
+            that is as fast as an H100 otherwise.
         generation: "portable"; "hopper" for the kernels of sm_90a wherever they take the problem; or "auto" for them where they
             were measured to be faster, which is what a Hopper GPU does unless the environment variable
             ``GCN_KERNELS_GENERATION`` asks for another.
@@ -155,9 +159,15 @@ def plan(
     sizes = [batch, c, *integers("size", size, 2, spread=True), *middles, o, *kernels]
     if generation not in GENERATIONS:
         raise ValueError(f"generation: expected {', '.join(GENERATIONS)}, got {generation!r}")
-    machine = [] if gpu is None else integers("gpu (multiprocessors, bytes of shared memory per block and in all)", gpu, 3)
-    if GENERATIONS[generation]:
-        machine = [*(machine or H100), GENERATIONS[generation]]
+    if isinstance(gpu, str):
+        if gpu not in NAMED:
+            raise ValueError(f"gpu: expected {', '.join(NAMED)} or three numbers, got {gpu!r}")
+        sizes_of, rates = NAMED[gpu]
+        machine = [*sizes_of, GENERATIONS[generation], *rates]
+    else:
+        machine = [] if gpu is None else integers("gpu (multiprocessors, bytes of shared memory per block and in all)", gpu, 3)
+        if GENERATIONS[generation]:
+            machine = [*(machine or H100), GENERATIONS[generation]]
     math = "tf32" if dtype == torch.float32 and allow_tf32 else str(dtype).removeprefix("torch.")
     described = torch.ops.gcn_kernels.gpu_plan(sizes, math, channels_last, backward, machine)
     found: dict[str, Any] = json.loads(described)

@@ -146,6 +146,12 @@ def test_plan_for_a_gpu_that_cannot_be(gpu: object) -> None:
         info.plan(8, 4, (5, 5), gpu=gpu)  # type: ignore[arg-type]
 
 
+def test_plan_for_a_gpu_by_name() -> None:
+    assert info.plan(8, 4, (5, 5), gpu="H100") == info.plan(8, 4, (5, 5))
+    with pytest.raises(ValueError, match="gpu: expected H100, H200 or three numbers, got 'A100'"):
+        info.plan(8, 4, (5, 5), gpu="A100")
+
+
 def run_drawn(first: int, count: int) -> None:
     command = [sys.executable, str(Path(__file__).with_name("drawn_calls.py")), str(first), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent, timeout=3600)

@@ -32,13 +32,15 @@ def test_predictions_are_no_worse_than_they_were(generation: str, name: str) -> 
         assert most - 0.1 < said["predicted_us"] / said["floor_us"] <= most
 
 
-def measured(gpu: str, run: str, generation: str, kernel: str, backward: bool) -> dict[tuple[str, int], float]:
-    """Microseconds in channels_last by map and batch."""
+def measured(
+    gpu: str, run: str, generation: str, kernel: str, backward: bool, layout: str = "channels_last"
+) -> dict[tuple[str, int], float]:
+    """Microseconds by map and batch."""
     with (RESULTS / gpu / "kernels.csv").open() as file:
         return {
             (row["map"].split()[0], int(row["batch"])): float(row["own_us" if "own_us" in row else "us"])
             for row in csv.DictReader(file)
-            if row["run"] == run and row["generation"] == generation and row["layout"] == "channels_last"
+            if row["run"] == run and row["generation"] == generation and row["layout"] == layout
             if row["kernel"].split()[0] == kernel and row["pass"] == ("backward" if backward else "forward")
         }
 
@@ -71,6 +73,17 @@ def test_predictions_are_near_what_an_h200_took(name: str, kernel: str, backward
         said = plan("hopper", name, batch, backward)
         (own,) = (launch["predicted_us"] for launch in said["launches"] if launch["kernel"].split()[0] == kernel)
         assert 1 / 1.5 < own / took[name, batch] < 1.5, batch
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_copies_are_predicted_by_what_the_device_says_of_its_memory(name: str) -> None:
+    """x from NCHW on an H200: out of sample, and by an H100's memory it would be up to 1.4 times as long."""
+    took = measured("h200", "second", "hopper", "prepare", False, layout="NCHW")[name, 16]
+    channels, side = CHANNELS[name]
+    said = [info.plan(channels, 21, (side, side), batch=16, generation="hopper", gpu=gpu)["launches"][0] for gpu in info.NAMED]
+    assert [launch["kernel"] for launch in said] == ["prepare", "prepare"]
+    of_h100, of_h200 = (launch["predicted_us"] for launch in said)
+    assert of_h200 == pytest.approx(took, rel=0.15) and of_h200 <= of_h100
 
 
 @pytest.mark.parametrize("backward", [False, True])

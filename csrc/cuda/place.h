@@ -16,6 +16,7 @@
 #include "../checks.h"
 #include "gcn/hopper/hopper_kernels.h"
 #include "gpu.h"
+#include "gpu_rates.h"
 
 namespace gcn::cuda {
 
@@ -91,6 +92,9 @@ inline const Gpu& properties(int device) {
   gpu.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   gpu.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   gpu.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  apply({attribute(cudaDevAttrClockRate, device), attribute(cudaDevAttrMemoryClockRate, device),
+         attribute(cudaDevAttrGlobalMemoryBusWidth, device), attribute(cudaDevAttrL2CacheSize, device)},
+        gpu);
   const bool is_9_0 =
       attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 && attribute(cudaDevAttrComputeCapabilityMinor, device) == 0;
   gpu.hopper = is_9_0 && hopper_built();

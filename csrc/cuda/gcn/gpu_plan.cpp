@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../../gcn/problem.h"
+#include "../gpu_rates.h"
 #include "plan.h"
 
 namespace gcn::cuda {
@@ -29,16 +30,16 @@ std::string plan(const std::vector<int64_t> s, const std::string math_name, bool
                  const std::vector<int64_t> given) {
   problem_of(s, ScalarType::Float);  // checks them
   for (const int64_t size : s) check(size > 0 && size < (int64_t{1} << 31), "sizes: expected 1 ... 2^31 - 1, got ", size);
-  check(given.empty() || given.size() == 3 || given.size() == 4,
-        "gpu: expected multiprocessors and bytes of shared memory per block and per multiprocessor, and 1 for the kernels of "
-        "sm_90a, "
-        "or 2 for them where they are faster");
+  check(given.empty() || given.size() == 3 || given.size() == 4 || given.size() == 8,
+        "gpu: expected multiprocessors and bytes of shared memory per block and per multiprocessor; then 1 for the kernels of "
+        "sm_90a, or 2 for them where they are faster; then kHz of the clock and of the memory's, bits of its bus, bytes of L2");
   Gpu gpu;
   if (!given.empty()) {
     gpu.multiprocessors = static_cast<int>(given[0]);
     gpu.shared_per_block = static_cast<int>(given[1]), gpu.shared_per_multiprocessor = static_cast<int>(given[2]);
   }
-  if (given.size() == 4 && given[3]) {
+  if (given.size() == 8) apply(DeviceFacts{given[4], given[5], given[6], given[7]}, gpu);
+  if (given.size() >= 4 && given[3]) {
     gpu.hopper = true;
     gpu.generation = given[3] == 1 ? Generation::kHopper : Generation::kMeasured;
   }

@@ -15,11 +15,19 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor,
   cudaDevAttrComputeCapabilityMajor,
   cudaDevAttrComputeCapabilityMinor,
+  cudaDevAttrClockRate,
+  cudaDevAttrMemoryClockRate,
+  cudaDevAttrGlobalMemoryBusWidth,
+  cudaDevAttrL2CacheSize,
 };
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   const char* const asked = std::getenv("GCN_EMULATED_GPU");
   const bool large_blocks = asked && std::string(asked) == "large-blocks";
+  if (which >= cudaDevAttrClockRate) {
+    *value = 0;  // not told
+    return cudaSuccess;
+  }
   *value = which == cudaDevAttrMultiProcessorCount            ? (large_blocks ? 1 : 6)
            : which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? (large_blocks ? 227 : 99) * 1024
            : which == cudaDevAttrComputeCapabilityMajor       ? 8
