@@ -33,7 +33,7 @@ def test_products_are_not_serialized_and_setmaxnreg_is_not_ignored() -> None:
 def test_the_roles_share_the_registers() -> None:
     kernels = compiled_hopper().kernels
     tiles = (SOURCES / "gcn" / "hopper" / "hopper_tiles.h").read_text()
-    assert f"kRegistersCopying = {COPYING}, kRegistersMultiplying = {MULTIPLYING};" in tiles
+    assert f"kProducerRegisters = {COPYING}, kConsumerRegisters = {MULTIPLYING};" in tiles
     assert 128 * (COPYING + 2 * MULTIPLYING) <= REGISTERS
     for kernel in kernels:  # what the launch takes is what the roles divide up; of the second stage it is enough for all
         if kernel.name == "hopper_second_stage_kernel":

@@ -155,7 +155,7 @@ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add, M) {
 }
 
 template <int N>
-void registers_give_up() {
+void registers_release() {
   static_assert(N >= 24 && N <= 256 && N % 8 == 0, "setmaxnreg takes 24, 32 ... 256");
 }
 template <int N>

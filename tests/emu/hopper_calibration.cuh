@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(2 * kGroupThreads, 1)
   }
   cluster_sync();
   if (threadIdx.x >= kReaders) {
-    registers_give_up<24>();
+    registers_release<24>();
     if (threadIdx.x == kReaders) {
       for (uint32_t phase = 0; phase < 2; ++phase) {
         barrier_wait(empty, phase ^ 1);

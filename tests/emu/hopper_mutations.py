@@ -95,8 +95,8 @@ FIRST_STAGE = _of(
     ("multicast-half", "half = rank * (kRowBlockBytes / 2)", "half = 0 * rank", "both blocks send the first rows", SHARED),
     (
         "tells-itself-only",
-        "if (c.told >= 0) barrier_arrive_at(weights.empty + slot, c.told);",
-        "weights.let_go(slot, c.lane);",
+        "if (c.releases >= 0) barrier_arrive_at(weights.empty + slot, c.releases);",
+        "weights.release(slot, c.lane);",
         "the other block's copies do not wait for this one",
         SHARED,
     ),
@@ -162,7 +162,7 @@ FIRST_STAGE = _of(
         "every item is the first of its line",
         LONG,
     ),
-    ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", ITEMS),
+    ("stagger-of-too-many", "stagger.make(kWarps)", "stagger.make(kWarps + 1)", "nobody else arrives", ITEMS),
     (
         "no-dependencies",
         "    wait_for_dependencies();\n    const bool in_cluster",
@@ -261,7 +261,7 @@ WEIGHT_GRAD = _of(
         "as if it were the last",
         GRADIENTS,
     ),
-    ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", GRADIENTS),
+    ("stagger-of-too-many", "stagger.make(kWarps)", "stagger.make(kWarps + 1)", "nobody else arrives", GRADIENTS),
     (
         "swizzle-phase",
         "kPatchSide * 128, Swizzle::k128",
@@ -332,7 +332,7 @@ INPUT_GRAD = _of(
         INPUT,
     ),
     ("weights-advance", "second, moved(of_w, 32)", "second, moved(of_w, 16)", "half a step of the depth", INPUT),
-    ("windows-not-let-go", "    windows.let_go(windows.slot, lane);\n", "", "the third unit's windows never come", INPUT),
+    ("windows-not-let-go", "    windows.release(windows.slot, lane);\n", "", "the third unit's windows never come", INPUT),
     ("windows-not-awaited", "      barrier_wait(windows_full(axis), windows.parity);\n", "", "nothing has come yet", INPUT),
     (
         "second-window-not-awaited",
@@ -364,8 +364,8 @@ INPUT_GRAD = _of(
     ),
     (
         "lets-go-too-early",
-        "wgmma_wait<1>();\n      weights.let_go",
-        "wgmma_wait<2>();\n      weights.let_go",
+        "wgmma_wait<1>();\n      weights.release",
+        "wgmma_wait<2>();\n      weights.release",
         "a stage is let go of while its products run",
         INPUT,
     ),
@@ -382,12 +382,12 @@ INPUT_GRAD = _of(
     ("multicast-half", "start = rank * part", "start = 0 * rank", "both blocks send the first half", PATCHES),
     (
         "tells-itself-only",
-        "weights.let_go_of_shared(flow.before, lane, flow.blocks);",
-        "weights.let_go_of_shared(flow.before, lane, min(1, flow.blocks));",
+        "weights.release_shared(flow.before, lane, flow.blocks);",
+        "weights.release_shared(flow.before, lane, min(1, flow.blocks));",
         "the second block's stages are never free",
         PATCHES,
     ),
-    ("lag-of-too-many", "lag.make(kWarps)", "lag.make(kWarps + 1)", "nobody else arrives", INPUT),
+    ("stagger-of-too-many", "stagger.make(kWarps)", "stagger.make(kWarps + 1)", "nobody else arrives", INPUT),
     (
         "ends-too-early",
         "multiply_all(warpgroup - 1);\n    }\n    cluster_sync();",
@@ -458,8 +458,8 @@ INPUT_GRAD = _of(
     (
         "nchw-lets-go-too-early",
         "      if constexpr (kSteps == 2) step<1>(acc, flow, second);\n"
-        "      weights.let_go_of_shared(weights.slot, lane, p().cluster);\n",
-        "      weights.let_go_of_shared(weights.slot, lane, p().cluster);\n"
+        "      weights.release_shared(weights.slot, lane, p().cluster);\n",
+        "      weights.release_shared(weights.slot, lane, p().cluster);\n"
         "      if constexpr (kSteps == 2) step<1>(acc, flow, second);\n",
         "the second step's weights are read when the next ones may come",
         PLANAR,
@@ -522,8 +522,8 @@ SECOND_STAGE = _of(
     ),
     (
         "told-too-early",
-        "        copy_wait<0>();\n        tell(slot, 1);",
-        "        tell(slot, 1);\n        copy_wait<0>();",
+        "        copy_wait<0>();\n        arrive(slot, 1);",
+        "        arrive(slot, 1);\n        copy_wait<0>();",
         "full before the second branch's window has come",
         SMALL,
     ),
@@ -566,14 +566,14 @@ SECOND_STAGE = _of(
     ("one-tap-a-step", "taps += 4 * tap", "taps += 2 * tap", "single octets take taps twice", SMALL),
     (
         "lets-go-too-early",
-        "if (branch == 1) windows.let_go",
-        "if (branch == 0) windows.let_go",
+        "if (branch == 1) windows.release",
+        "if (branch == 0) windows.release",
         "one branch is still to come",
         SMALL,
     ),
     (
         "windows-not-let-go",
-        "if (branch == 1) windows.let_go(windows.slot, lane);",
+        "if (branch == 1) windows.release(windows.slot, lane);",
         "",
         "the third unit's windows never come",
         SMALL,

@@ -15,9 +15,13 @@ unsigned char* at(void* workspace, size_t offset) { return static_cast<unsigned 
 Strides padded_strides(const Sizes& s, int channels) { return {s.h * s.w * channels, 1, s.w * channels, channels}; }
 
 PackMap pack_map(const Sizes& s, const void* from, const Strides& strides, int64_t channels, void* to, void* sums = nullptr) {
-  const int width = padded(channels), shares = pack_map_shares(s.n * s.h * s.w, width);
-  return {from,     to,       strides.n,     strides.c, strides.h, strides.w, int(s.n),
-          int(s.h), int(s.w), int(channels), width,     shares,    sums,      false};
+  PackMap map{};
+  map.from = from, map.to = to, map.sums = sums;
+  map.stride_n = strides.n, map.stride_c = strides.c, map.stride_h = strides.h, map.stride_w = strides.w;
+  map.n = int(s.n), map.h = int(s.h), map.w = int(s.w);
+  map.channels = int(channels), map.padded = padded(channels);
+  map.shares = pack_map_shares(s.n * s.h * s.w, map.padded);
+  return map;
 }
 
 template <class Plan>
@@ -86,8 +90,11 @@ WeightGradParams weight_grad_params(const Sizes& s, const WeightGradPlan& g, con
   p.partial = static_cast<float*>(partial);
   for (int i = 0; i < 2; ++i) {
     const auto& b = g.branch[i];
-    p.branch[i] = {maps[i],  b.channels,     b.taps.taps,   b.taps.radius, b.taps.axis,  b.blocks,
-                   b.groups, b.group_blocks, b.first_block, b.octets,      b.by_columns, b.inner_log2};
+    WeightGradBranch& to = p.branch[i];
+    to.map = maps[i], to.channels = b.channels;
+    to.taps = b.taps.taps, to.radius = b.taps.radius, to.axis = b.taps.axis;
+    to.blocks = b.blocks, to.groups = b.groups, to.group_blocks = b.group_blocks, to.first_block = b.first_block;
+    to.octets = b.octets, to.by_columns = b.by_columns, to.inner_log2 = b.inner_log2;
   }
   return p;
 }
@@ -256,20 +263,13 @@ int run_forward(const ForwardPlan& plan, const ForwardTensors& t, void* workspac
   if (plan.source.packed) packs.map[packs.maps++] = pack_x(plan, t.x, at(workspace, plan.x_at));
   for (int i = 0; i < 2; ++i) {
     const auto& b = f.branch[i];
-    packs.first[packs.firsts++] = {first_weights[i],
-                                   at(workspace, plan.first_at[i]),
-                                   b.mid,
-                                   int(s.c),
-                                   b.taps.kernel,
-                                   b.taps.skipped,
-                                   8 * f.column_blocks,
-                                   b.group_mid,
-                                   b.group_taps,
-                                   b.tap_groups,
-                                   b.groups,
-                                   b.taps.taps,
-                                   f.k_blocks,
-                                   plan.hopper.first.used};
+    PackFirstWeights& to = packs.first[packs.firsts++];
+    to.from = first_weights[i], to.to = at(workspace, plan.first_at[i]);
+    to.mid = b.mid, to.channels = int(s.c), to.kernel = b.taps.kernel, to.skipped = b.taps.skipped;
+    to.columns = 8 * f.column_blocks, to.k_blocks = f.k_blocks;
+    to.group_mid = b.group_mid, to.group_taps = b.group_taps, to.tap_groups = b.tap_groups, to.groups = b.groups;
+    to.taps = b.taps.taps;
+    to.overlap = plan.hopper.first.used;
   }
   const LineWeights second[2] = {{t.w_l2, s.m_l, false}, {t.w_r2, s.m_r, false}};
   const PackLineWeights both = pack_line_weights(plan.second, second, at(workspace, plan.second_at));

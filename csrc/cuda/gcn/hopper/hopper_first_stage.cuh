@@ -25,8 +25,8 @@
 //   ring of weights, each of one k-block and up to five groups of taps, [64 rows][64 B] each, 20480 bytes;
 //   for each item 13 positions of its products, [64 rows][13 positions][8 lines] in floats, 26624 bytes; barriers.
 //
-// Pipeline: a stage is full when all its bytes have come, and empty when every warp that multiplies has read it. When the first
-// products of a stage of weights have been issued, what came before is waited for and let go of. Warpgroup 2 starts half a ring
+// Pipeline: a stage is full when all its bytes have come, and empty when every consumer warp has released it. When the first
+// products of a stage of weights have been issued, what came before is waited for and released. Warpgroup 2 starts half a ring
 // of weights behind warpgroup 1: while one adds up its taps and writes, the other has the tensor cores.
 //
 // Clusters, where they save anything: two blocks with neighbouring items need the same weights at the same time; each loads 32
@@ -64,7 +64,7 @@ struct HopperFirstStageBlock {
   const int rank;
   Barrier* const barriers;
   Ring weights, windows{};  // the windows of the one item that this thread has to do with
-  const Lag lag;
+  const StaggeredStart stagger;
 
   GCN_DEVICE const HopperFirstStage& p() const { return arguments.p; }
   GCN_DEVICE const FirstStageBranch& branch(int axis) const { return p().stage.branch[axis]; }
@@ -122,7 +122,7 @@ struct HopperFirstStageBlock {
   // Where group `step` of the taps starts.
   GCN_DEVICE int base_of(const FirstStageBranch& b, int step) const { return min(step * b.group_taps, b.taps - b.group_taps); }
 
-  // --- the warpgroup that copies: a thread for each ring
+  // --- the producer warpgroup: a thread for each ring
 
   GCN_DEVICE void copy_windows(int side) {
     for_each_unit([&](const Unit& u) {
@@ -167,7 +167,7 @@ struct HopperFirstStageBlock {
     });
   }
 
-  // --- a warpgroup that multiplies
+  // --- a consumer warpgroup
 
   // D, four numbers a position. `early` is what groups of taps that start in front of the line add to its first positions.
   struct Sums {
@@ -176,18 +176,18 @@ struct HopperFirstStageBlock {
 
   struct Consumer {
     int side, thread, lane, warp;                 // of the two warpgroups; within the warpgroup
-    int told;                                     // the block that this lane tells of stages of weights that are free, or none
+    int releases;                                 // the block whose stages of weights this lane releases, or none
     int taken = 0;                                // stages of weights
     int window_before = -1, weights_before = -1;  // slots whose products are in flight
   };
 
   // A stage of weights is free when all warps have said so, in every block that shares it.
-  GCN_DEVICE int told_by(int lane) const {
+  GCN_DEVICE int released_block(int lane) const {
     if (lane >= p().sharing) return -1;
     return p().sharing == 1 ? rank : lane;
   }
-  GCN_DEVICE void let_go_of_weights(const Consumer& c, int slot) const {
-    if (c.told >= 0) barrier_arrive_at(weights.empty + slot, c.told);
+  GCN_DEVICE void release_weights(const Consumer& c, int slot) const {
+    if (c.releases >= 0) barrier_arrive_at(weights.empty + slot, c.releases);
   }
 
   // wgmma cuts tf32 off where mma.sync's operands are rounded in registers, which would cost half a bit and be a bias. So the
@@ -248,7 +248,7 @@ struct HopperFirstStageBlock {
     }
   }
 
-  // Until all products are done but those of the last step, and lets go of what the others have read.
+  // Until all products are done but those of the last step, and releases what the others have read.
   GCN_DEVICE void wait_for_all_but(uint32_t last, Consumer& c) {
     const bool low = last & (kLow | kEarly), high = last & (kHigh | kHighCut);
     if (last == 0) {
@@ -258,8 +258,8 @@ struct HopperFirstStageBlock {
     } else {
       wgmma_wait<1>();
     }
-    if (c.weights_before >= 0) let_go_of_weights(c, c.weights_before);
-    if (c.window_before >= 0) windows.let_go(c.window_before, c.lane);
+    if (c.weights_before >= 0) release_weights(c, c.weights_before);
+    if (c.window_before >= 0) windows.release(c.window_before, c.lane);
     c.weights_before = c.window_before = -1;
   }
 
@@ -309,7 +309,7 @@ struct HopperFirstStageBlock {
         }
         c.weights_before = weights.slot;
         weights.next();
-        lag.count(c.taken, c.side, c.lane);
+        stagger.count(c.taken, c.side, c.lane);
       }
       c.window_before = windows.slot;
       windows.next();
@@ -322,14 +322,14 @@ struct HopperFirstStageBlock {
     for (int i = 0; i < 4 * kEarlyPositions; ++i) d.low[4 * kEarlyFrom + i] += d.early[i];
   }
 
-  // Of a unit without an item for this warpgroup, the weights that come by are only let go of.
+  // Of a unit without an item for this warpgroup, the weights that come by are only released.
   GCN_DEVICE void pass_over(Consumer& c, const Unit& u) {
     const int stages = (u.last - u.first) * ((branch(u.axis).tap_groups + p().stage_steps - 1) / p().stage_steps);
     for (int i = 0; i < stages; ++i) {
       weights.wait_until_full();
-      let_go_of_weights(c, weights.slot);
+      release_weights(c, weights.slot);
       weights.next();
-      lag.count(c.taken, c.side, c.lane);
+      stagger.count(c.taken, c.side, c.lane);
     }
   }
 
@@ -481,9 +481,9 @@ struct HopperFirstStageBlock {
 
   GCN_DEVICE void multiply_all(int side) {
     const int thread = int(threadIdx.x) % kGroupSize;
-    Consumer c{side, thread, thread % 32, thread / 32, told_by(thread % 32)};
+    Consumer c{side, thread, thread % 32, thread / 32, released_block(thread % 32)};
     windows = windows_of(side);
-    lag.wait(side);
+    stagger.wait(side);
     for_each_unit([&](const Unit& u) {
       const Item item = item_of(u, side);
       if (item.valid) {
@@ -494,7 +494,7 @@ struct HopperFirstStageBlock {
         pass_over(c, u);
       }
     });
-    lag.end(c.taken, side, c.lane);
+    stagger.end(c.taken, side, c.lane);
   }
 
   GCN_DEVICE void run() {
@@ -502,7 +502,7 @@ struct HopperFirstStageBlock {
       for (int axis = 0; axis < 2; ++axis) prefetch(&arguments.x[axis]);
       weights.make(2 * kWarps * p().sharing);
       for (int side = 0; side < 2; ++side) windows_of(side).make(kWarps);
-      lag.make(kWarps);
+      stagger.make(kWarps);
       fence_barrier_init();
     }
     wait_for_dependencies();  // the packed weights, and maybe x
@@ -514,7 +514,7 @@ struct HopperFirstStageBlock {
     }
     const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
     if (warpgroup == 0) {
-      registers_give_up<kRegistersCopying>();
+      registers_release<kProducerRegisters>();
       const int warp = int(threadIdx.x) / 32;
       if (int(threadIdx.x) % 32 == 0) {
         if (warp < 2) {
@@ -526,7 +526,7 @@ struct HopperFirstStageBlock {
       }
       __syncwarp();
     } else {
-      registers_take<kRegistersMultiplying>();
+      registers_take<kConsumerRegisters>();
       multiply_all(warpgroup - 1);
     }
     if (in_cluster) cluster_sync();  // a block ends when nobody sends it anything any more
@@ -547,7 +547,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_first_stage_kernel(G
                            barriers,
                            Ring{barriers, barriers + kRowStagesMost, p.stages},
                            {},
-                           Lag{barriers + 2 * kRowStagesMost + 4 * kWindowsMost, p.ahead}}
+                           StaggeredStart{barriers + 2 * kRowStagesMost + 4 * kWindowsMost, p.ahead}}
       .run();
 }
 

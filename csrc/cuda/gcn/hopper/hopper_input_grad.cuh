@@ -70,7 +70,7 @@ struct HopperInputGradBlock {
   unsigned char* shared;
   const int rank;
   Ring weights, windows;
-  const Lag lag;
+  const StaggeredStart stagger;
 
   GCN_DEVICE const HopperInputGrad& p() const { return arguments.p; }
 
@@ -123,7 +123,7 @@ struct HopperInputGradBlock {
   // for two taps. In k-blocks of two steps, either's last one may be half full.
   GCN_DEVICE int k_blocks(int axis, bool pair) const { return pair ? p().radius[axis] + 1 : p().radius[axis] / 2 + 1; }
 
-  // --- the warpgroup that copies: one thread
+  // --- the producer warpgroup: one thread
 
   // The branch with the smaller windows comes first: where a block starts, products wait for no more than these.
   static constexpr int kFirstAxis = kShape.patch_w > kShape.patch_h;
@@ -198,12 +198,12 @@ struct HopperInputGradBlock {
     });
   }
 
-  // --- a warpgroup that multiplies
+  // --- a consumer warpgroup
 
   // What a warpgroup remembers between k-blocks.
   struct Flow {
     int before, blocks;  // channels_last: the slot whose products are in flight, and how many blocks to tell of it
-    int taken;           // stages of weights, as the lag counts them: of the thread that tells
+    int taken;           // stages of weights, as the staggered start counts them: of the thread that arrives
     uint64_t of_w;       // channels_last: the first stage
     // NCHW: what this lane names to ldmatrix for either step, in the first stage; the weights of either step; from a product's
     // pixels to those of the next one, in bytes.
@@ -218,7 +218,7 @@ struct HopperInputGradBlock {
     if constexpr (kShape.nchw) {
       step<0>(acc, flow, first);
       if constexpr (kSteps == 2) step<1>(acc, flow, second);
-      weights.let_go_of_shared(weights.slot, lane, p().cluster);  // all of it is in registers
+      weights.release_shared(weights.slot, lane, p().cluster);  // all of it is in registers
     } else {
       const uint64_t of_w = moved(flow.of_w, weights.slot * kStageBytes);
       wgmma_fence();
@@ -226,11 +226,11 @@ struct HopperInputGradBlock {
       if constexpr (kSteps == 2) wgmma<kColumns, false, false>(acc[0], second, moved(of_w, 32), true, M{});
       wgmma_commit();
       wgmma_wait<1>();
-      weights.let_go_of_shared(flow.before, lane, flow.blocks);
+      weights.release_shared(flow.before, lane, flow.blocks);
       flow.before = weights.slot, flow.blocks = p().cluster;
     }
     weights.next();
-    lag.count(flow.taken, 0, 0);
+    stagger.count(flow.taken, 0, 0);
   }
 
   // A step into NCHW. The one before it is still in flight when its weights are loaded; of the one before that, which had them
@@ -286,9 +286,9 @@ struct HopperInputGradBlock {
     wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < kProducts; ++i) wgmma_results(acc[i]);
-    if constexpr (!kShape.nchw) weights.let_go_of_shared(flow.before, lane, p().cluster);
+    if constexpr (!kShape.nchw) weights.release_shared(flow.before, lane, p().cluster);
     if (!u.last) return;
-    windows.let_go(windows.slot, lane);
+    windows.release(windows.slot, lane);
     windows.next();
   }
 
@@ -392,13 +392,13 @@ struct HopperInputGradBlock {
     const uint64_t of_w = operand(shared_address(shared), 0, 8 * kBlockBytes, Swizzle::k64);
     const auto own = [&](int step) { return shared + swizzle_rows(row, 2 * step + a_half(lane)) * kPieceBytes; };
     Flow flow{0, 0, side == 0 && lane == 0 ? 0 : kNever, of_w, {own(0), own(1)}, {}, 0};
-    lag.wait(side);
+    stagger.wait(side);
     for_each_unit([&](const Unit& u) {
       Sums acc = {};
       product(acc, flow, u, side, lane);
       write(acc, u, side, warp, lane);
     });
-    lag.end(flow.taken, side, lane);
+    stagger.end(flow.taken, side, lane);
   }
 
   GCN_DEVICE void run() {
@@ -412,18 +412,18 @@ struct HopperInputGradBlock {
         barrier_init(windows.empty + i, 2 * kWarps);
         for (int axis = 0; axis < 2; ++axis) barrier_init(windows.full + 2 * i + axis, 1);
       }
-      lag.make(kWarps);
+      stagger.make(kWarps);
       fence_barrier_init();
     }
     wait_for_dependencies();
     cluster_sync();
     const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
     if (warpgroup == 0) {
-      registers_give_up<kGradRegistersCopying>();
+      registers_release<kGradProducerRegisters>();
       if (threadIdx.x == 0) copy_all();
       __syncwarp();
     } else {
-      registers_take<kGradRegistersMultiplying>();
+      registers_take<kGradConsumerRegisters>();
       multiply_all(warpgroup - 1);
     }
     cluster_sync();  // a block ends when nobody sends it anything any more
@@ -443,7 +443,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_input_grad_kernel(GC
         cluster_rank(),
         Ring{barriers, barriers + p.stages, p.stages},
         Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + 4, 2},
-        Lag{barriers + 2 * p.stages + 6, min(p.stages / 2, kGradLagMost)}}
+        StaggeredStart{barriers + 2 * p.stages + 6, min(p.stages / 2, kGradStaggerMost)}}
       .run();
 }
 

@@ -146,7 +146,7 @@ GCN_DEVICE void wgmma_results(float (&d)[COUNT]) {
 }
 
 template <int N>
-GCN_DEVICE void registers_give_up() {
+GCN_DEVICE void registers_release() {
   static_assert(N >= 24 && N <= 256 && N % 8 == 0, "setmaxnreg takes 24, 32 ... 256");
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }

@@ -1,6 +1,5 @@
-// A ring of stages in shared memory between a warpgroup that copies and warpgroups that multiply: which stage is next, and in
-// which phase its barriers are. A stage is full when all its bytes have come, and empty when every warp that multiplies has let
-// go.
+// A ring of stages in shared memory between a producer warpgroup and consumer warpgroups: which stage is next, and in which phase
+// its barriers are. A stage is full when all its bytes have come, and empty when every consumer warp has released it.
 #pragma once
 
 #include "hopper_device.cuh"
@@ -24,23 +23,23 @@ struct Ring {
     if (++slot == stages) slot = 0, parity ^= 1;
   }
   // Blocks of a cluster that all copy into each other's stages.
-  GCN_DEVICE void let_go_of_shared(int of, int lane, int blocks) const {
+  GCN_DEVICE void release_shared(int of, int lane, int blocks) const {
     if (lane < blocks) barrier_arrive_at(empty + of, lane);
   }
-  // The one thread that copies: the slot is empty, and `bytes` will come into it.
+  // The producer thread: the slot is empty, and `bytes` will come into it.
   GCN_DEVICE void start_filling(uint32_t bytes) const {
     barrier_wait(empty + slot, parity ^ 1);
     barrier_expect(full + slot, bytes);
   }
   GCN_DEVICE void wait_until_full() const { barrier_wait(full + slot, parity); }
-  GCN_DEVICE void let_go(int of, int lane) const {
+  GCN_DEVICE void release(int of, int lane) const {
     if (lane == 0) barrier_arrive(empty + of);
   }
 };
 
 // Two warpgroups take the same stages, and the second starts some of them later: while one is at the end of its unit, the other
 // has the tensor cores.
-struct Lag {
+struct StaggeredStart {
   Barrier* barrier;
   int ahead;  // stages
 

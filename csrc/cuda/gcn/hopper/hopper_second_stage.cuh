@@ -45,7 +45,7 @@ struct HopperSecondStageBlock {
   using E = Element<M>;
   static constexpr int kTiles = kDown * kAcross, kOutputs = kSecondOutputs, kCount = kOutputs / 2;
   static constexpr int kHeight = 8 * kDown, kWidth = 8 * kAcross, kPixels = kHeight * kWidth;  // of a half
-  static constexpr int kWarps = kGroupSize / 32, kCopyingWarps = 2, kPixelBytes = 16;
+  static constexpr int kWarps = kGroupSize / 32, kProducerWarps = 2, kPixelBytes = 16;
   static constexpr int kBlockOfWeights = kOutputs * kBlockBytes, kPixelRow = second_stage_pixel_row(kPixels);
   static constexpr int kColumns = kOutputs / 4;  // of a lane
   // Eight columns of a tile's sums while they change places, in floats: a row of pixels, eight of 32 banks further each, and all.
@@ -98,7 +98,7 @@ struct HopperSecondStageBlock {
   // K-blocks of a phase of the depth: a pair of octets takes a step for each tap, a single octet one for two taps.
   GCN_DEVICE int k_blocks(int branch, bool pair) const { return pair ? p.radius[branch] + 1 : p.radius[branch] / 2 + 1; }
 
-  // --- the warpgroup that copies
+  // --- the producer warpgroup
 
   GCN_DEVICE void copy_weights() const {
     unsigned char* to = shared;
@@ -156,12 +156,12 @@ struct HopperSecondStageBlock {
     const Steps to = steps_of(branch);
     const auto in_order = [](unsigned i, unsigned octets) { return Piece{int(i / octets), int(i % octets)}; };
     if constexpr (!kTurned) {
-      copy_rows<kCopyingWarps>(u, slot, branch, own, lane, 32, to.down, to.right, in_order);
+      copy_rows<kProducerWarps>(u, slot, branch, own, lane, 32, to.down, to.right, in_order);
     } else if (branch == 0) {
       constexpr int kPieces = 32 / 8;  // of a row, side by side
-      copy_rows<8>(u, slot, 0, lane % 8, own * kPieces + lane / 8, kCopyingWarps * kPieces, to.down, to.right, in_order);
+      copy_rows<8>(u, slot, 0, lane % 8, own * kPieces + lane / 8, kProducerWarps * kPieces, to.down, to.right, in_order);
     } else {
-      copy_rows<kCopyingWarps>(u, slot, 1, own, lane, 32, to.down, to.right, [](unsigned i, unsigned octets) {
+      copy_rows<kProducerWarps>(u, slot, 1, own, lane, 32, to.down, to.right, [](unsigned i, unsigned octets) {
         const unsigned eight = i / (8 * octets), in = i - eight * 8 * octets, column = in % 8;
         return Piece{int(eight * 8 + column), int((column + in / 8) % octets)};
       });
@@ -169,7 +169,7 @@ struct HopperSecondStageBlock {
   }
 
   // A warp's part of a window has come.
-  GCN_DEVICE void tell(int slot, int branch) const {
+  GCN_DEVICE void arrive(int slot, int branch) const {
     fence_async_proxy();  // wgmma reads it
     __syncwarp();
     if (lane == 0) barrier_arrive(full(slot, branch));
@@ -178,20 +178,20 @@ struct HopperSecondStageBlock {
   GCN_DEVICE void copy_all() {
     if (warp == 0 && lane == 0) copy_weights();
     __syncwarp();
-    const int slot = warp / kCopyingWarps;
+    const int slot = warp / kProducerWarps;
     bool first = slot == 0;
     if (slot == 1) barrier_wait(first_set, 0);  // what is needed first comes first
     for_each_unit([&](const Unit& u) {
       if (windows.slot == slot) {
         barrier_wait(windows.empty + slot, windows.parity ^ 1);
         for (int branch = 0; branch < 2; ++branch) {
-          copy_window(u, slot, branch, warp % kCopyingWarps);
+          copy_window(u, slot, branch, warp % kProducerWarps);
           copy_commit();
         }
         copy_wait<1>();
-        tell(slot, 0);
+        arrive(slot, 0);
         copy_wait<0>();
-        tell(slot, 1);
+        arrive(slot, 1);
         if (first && lane == 0) barrier_arrive(first_set);
         first = false;
       }
@@ -199,7 +199,7 @@ struct HopperSecondStageBlock {
     });
   }
 
-  // --- a warpgroup that multiplies
+  // --- a consumer warpgroup
 
   using Accumulators = float[kTiles][kCount];
 
@@ -414,7 +414,7 @@ struct HopperSecondStageBlock {
         if (first && lane == 0) barrier_arrive(half_way);
         first = false;
         if (kTurned && branch == 0) turn(acc, side);
-        if (branch == 1) windows.let_go(windows.slot, lane);
+        if (branch == 1) windows.release(windows.slot, lane);
         if (branch == 0 && !p.apart) continue;
         write(acc, p.out[p.apart ? branch : 0], u, side);
 #pragma unroll
@@ -433,11 +433,11 @@ struct HopperSecondStageBlock {
     fence_async_proxy();  // wgmma reads them
     if (threadIdx.x == 0) {
       barrier_init(half_way, kWarps);
-      barrier_init(first_set, kCopyingWarps);
+      barrier_init(first_set, kProducerWarps);
       for (int i = 0; i < 2; ++i) {
         barrier_init(weights_full + i, 1);
         barrier_init(windows.empty + i, 2 * kWarps);
-        for (int branch = 0; branch < 2; ++branch) barrier_init(full(i, branch), kCopyingWarps);
+        for (int branch = 0; branch < 2; ++branch) barrier_init(full(i, branch), kProducerWarps);
       }
       fence_barrier_init();
     }

@@ -7,8 +7,8 @@
 namespace gcn::cuda {
 
 constexpr int kGroupSize = 128;                 // threads of a warpgroup
-constexpr int kHopperThreads = 3 * kGroupSize;  // one warpgroup that copies, two that multiply
-constexpr int kRegistersCopying = 40, kRegistersMultiplying = 232;
+constexpr int kHopperThreads = 3 * kGroupSize;  // one producer warpgroup, two consumer warpgroups
+constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kSwizzleAlignment = 1024;
 
 constexpr int kBoxMost = 256;  // elements of a dimension that the copy engine brings at a time
@@ -96,10 +96,10 @@ constexpr GCN_HOST_TOO InputGradShape input_grad_shape(InputGradTile tile) {
   }
   return {};
 }
-// Other than in the kernels above, sums leave some registers to those who copy.
-constexpr int kGradRegistersCopying = 56, kGradRegistersMultiplying = 224;
+// Other than in the kernels above, sums leave some registers to producers.
+constexpr int kGradProducerRegisters = 56, kGradConsumerRegisters = 224;
 constexpr int kGradStagesMost = 15, kGradWeightsMost = 128 << 10;  // of the ring of weights: stages, and bytes
-constexpr int kGradLagMost = 4;                                    // stages that one warpgroup is behind the other
+constexpr int kGradStaggerMost = 4;                                // stages that one warpgroup is behind the other
 constexpr int hopper_input_grad_shared_bytes(int channels, int windows_bytes, int zeros_bytes, int stages) {
   return kSwizzleAlignment + stages * channels * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * stages + 7);
 }

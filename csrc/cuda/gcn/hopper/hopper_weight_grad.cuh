@@ -51,8 +51,8 @@ struct HopperWeightGradBlock {
   const HopperWeightGradArguments& arguments;
   unsigned char* stages;
   Ring ring;
-  const Lag lag;
-  uint32_t* not_finite;  // of each warp that multiplies, whether one of its sums is not
+  const StaggeredStart stagger;
+  uint32_t* not_finite;  // of each consumer warp, whether one of its sums is not
 
   GCN_DEVICE const WeightGradParams& p() const { return arguments.p.grad; }
 
@@ -109,7 +109,7 @@ struct HopperWeightGradBlock {
     for (int left = int(u.last - u.first); left > 0; --left, w.next(in_column, in_row)) work(w.at(axis));
   }
 
-  // --- the warpgroup that copies: one thread
+  // --- the producer warpgroup: one thread
 
   GCN_DEVICE void copy_patch(const Unit& u, const Patch& at) const {
     ring.start_filling(2 * kXBytes + octets(u) * kWindowBytes);
@@ -134,7 +134,7 @@ struct HopperWeightGradBlock {
     }
   }
 
-  // --- a warpgroup that multiplies
+  // --- a consumer warpgroup
 
   // Of a step's 16 pixels, the first kTaps taps; a group of its own, because to close one behind a branch takes ptxas an empty
   // product.
@@ -244,7 +244,7 @@ struct HopperWeightGradBlock {
     const int thread = int(threadIdx.x) % kGroupSize, lane = thread % 32;
     bool finite = true;
     int taken = 0;  // stages
-    if (!kCareful) lag.wait(side);
+    if (!kCareful) stagger.wait(side);
     for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
       const Unit u = unit_at(i);
       const WeightGradBranch& b = p().branch[u.axis];
@@ -256,25 +256,25 @@ struct HopperWeightGradBlock {
         ring.wait_until_full();
         if constexpr (kCareful) {
           multiply_carefully(acc, u, side, at, thread / 32, lane);
-          ring.let_go(ring.slot, lane);
+          ring.release(ring.slot, lane);
           return ring.next();
         }
         multiply(acc, side, behind - at.position);
         wgmma_wait<kSteps>();
-        if (before >= 0) ring.let_go(before, lane);
+        if (before >= 0) ring.release(before, lane);
         before = ring.slot;
         ring.next();
-        lag.count(taken, side, lane);
+        stagger.count(taken, side, lane);
       });
       if constexpr (!kCareful) {
         wgmma_wait<0>();
 #pragma unroll
         for (int o = 0; o < kStripOctets; ++o) wgmma_results(acc[o]);
-        ring.let_go(before, lane);
+        ring.release(before, lane);
       }
       finite &= write(acc, u, side, thread / 32, lane);
     }
-    if (!kCareful) lag.end(taken, side, lane);
+    if (!kCareful) stagger.end(taken, side, lane);
     return finite;
   }
 
@@ -290,18 +290,18 @@ struct HopperWeightGradBlock {
   GCN_DEVICE void run() {
     if (threadIdx.x == 0) {
       ring.make(2 * kWarps);
-      lag.make(kWarps);
+      stagger.make(kWarps);
       fence_barrier_init();
     }
     wait_for_dependencies();
     __syncthreads();
     const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
     if (warpgroup == 0) {
-      registers_give_up<kRegistersCopying>();
+      registers_release<kProducerRegisters>();
       if (threadIdx.x == 0) copy_all();
       if (again() && threadIdx.x == 0) copy_all();
     } else {
-      registers_take<kRegistersMultiplying>();
+      registers_take<kConsumerRegisters>();
       const int warp = of_first_lane(int(threadIdx.x) / 32);
       const uint32_t bad = ballot(!multiply_all<false>(warpgroup - 1));
       if (threadIdx.x % 32 == 0) store_shared(not_finite + warp - kWarps, bad);
@@ -318,8 +318,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1) hopper_weight_grad_kernel(G
   const int count = arguments.p.stages;
   Barrier* barriers = reinterpret_cast<Barrier*>(stages + count * kWeightGradStageBytes);
   uint32_t* not_finite = reinterpret_cast<uint32_t*>(barriers + 2 * count + 1);
-  HopperWeightGradBlock<M>{arguments, stages, Ring{barriers, barriers + count, count}, Lag{barriers + 2 * count, count / 2},
-                           not_finite}
+  HopperWeightGradBlock<M>{arguments, stages, Ring{barriers, barriers + count, count},
+                           StaggeredStart{barriers + 2 * count, count / 2}, not_finite}
       .run();
 }
 
