@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import SMALL, Block, make
+from cases import SMALL, Block, Case, make
 
 from gcn_kernels import backends, fused_gcn
 
@@ -70,6 +70,37 @@ def test_never_waits_for_the_gpu() -> None:
         step(block)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_two_graphs_that_run_at_a_time_count_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward pass in two launches whose blocks count which of them is the last: each graph has counters of its own."""
+    case = Case("single", n=1, c=1024, h=32, w=32, mid_l=21, mid_r=21, out=21, k=(15, 15, 15, 15))
+    blocks = [make(case, torch.bfloat16).to("cuda").map(in_channels_last) for _ in range(2)]
+    blocks[1].x.neg_()
+    with torch.inference_mode():
+        expected = [fused_gcn(*block.arguments, backend="cuda") for block in blocks]
+        monkeypatch.setenv("GCN_KERNELS_PLAN", "unpacked_weights=1,first_stage_splits=4")
+        alone = [fused_gcn(*block.arguments, backend="cuda") for block in blocks]
+        captured, graphs, streams = [], [], [torch.cuda.Stream() for _ in blocks]
+        torch.cuda.synchronize()
+        for block, stream in zip(blocks, streams, strict=True):
+            graphs.append(torch.cuda.CUDAGraph())
+            with torch.cuda.graph(graphs[-1], stream=stream):
+                for _ in range(8):
+                    y = fused_gcn(*block.arguments, backend="cuda")
+            captured.append(y)
+    for _ in range(20):
+        for graph, stream in zip(graphs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+    torch.cuda.synchronize()
+    assert_equal(tuple(captured), tuple(alone))
+    for ours, theirs in zip(alone, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05 * float(theirs.abs().max()))
+
+
+def in_channels_last(t: torch.Tensor) -> torch.Tensor:
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -21,12 +21,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: Of the paper's maps, one image in bfloat16 and channels_last: microseconds by the cost model.
-@pytest.mark.parametrize(("channels", "side", "most"), [(256, 128, 36.1), (512, 64, 19.5), (1024, 32, 16.4), (2048, 16, 16.3)])
+@pytest.mark.parametrize(("channels", "side", "most"), [(256, 128, 40.1), (512, 64, 18.4), (1024, 32, 16.2), (2048, 16, 16.1)])
 @pytest.mark.parametrize("generation", ["portable", "hopper"])
 def test_predictions_of_two_launches(
     channels: int, side: int, most: float, generation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each launch pays for itself, where it is not the second stage that takes longest."""
+    """On the largest map each of many blocks packs the second weights for itself, which takes longer than a launch for all."""
 
     def planned() -> dict:
         return info.plan(channels, 21, (side, side), channels_last=True, generation=generation)

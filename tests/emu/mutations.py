@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cases import Case, square
 from faults import Fault
-from problems import CROP, EIGHTS, MANY_OUTPUTS, MANY_PIXELS, ONE_TILE, SINGLE, SINGLE_SKIPS, EmulatedCase
+from problems import CROP, EIGHTS, MANY_OUTPUTS, MANY_PIXELS, EmulatedCase
 from special_cases import SPECIAL, SpecialCase
 
 #: Lines that fill tiles, several groups of middle channels.
@@ -27,13 +27,6 @@ OUTPUTS = EmulatedCase(MANY_OUTPUTS, "half", "channels_last")
 MANY_SPLITS = EmulatedCase(MANY_PIXELS, "half", "nchw")
 #: More parts of a bias's gradient than a block has threads.
 LONG = EmulatedCase(Case("long", n=1, c=8, h=1, w=16700, mid_l=2, mid_r=2, out=2, k=square(3)), "half", "channels_last")
-
-
-#: Weights as they are given: channels that fill no k-block, in three splits; many k-blocks of the second stage; taps that lead
-#: nowhere.
-UNPACKED = EmulatedCase(SINGLE, "half", "channels_last", "unpacked-splits")
-UNPACKED_DEEP = EmulatedCase(ONE_TILE, "bfloat16", "channels_last", "unpacked-splits")
-UNPACKED_SKIPS = EmulatedCase(SINGLE_SKIPS, "half", "channels_last", "unpacked")
 
 
 @dataclass(frozen=True)
@@ -585,55 +578,8 @@ NOT_FINITE = _of(
     ("tap-of-a-half", "tap_of(column_of(j, half))", "tap_of(column_of(j, 0))", "both halves of a pair as the first", SPECIAL_DY),
 )
 
-UNPACKED_FIRST_STAGE = _of(
-    "gcn/first_stage.cuh",
-    ("given-taps", "uint32_t(given->skipped[axis] + tap)", "uint32_t(tap)", "taps that were left out are not", UNPACKED_SKIPS),
-    ("given-swizzle", " ^ (swizzle_rows(first, 0) & 3);", ";", "pieces of weights change places", UNPACKED),
-    ("given-past-the-end", "valid = within && at != kOutside;", "valid = at != kOutside;", "nan behind the weights", UNPACKED),
-    ("ticket-too-early", "last = uint32_t(p.splits) - 1;", "last = uint32_t(p.splits) - 2;", "a split is missing", UNPACKED),
-    (
-        "ticket-of-another",
-        "given->tickets + own, last",
-        "given->tickets + tile, last",
-        "groups of middle channels count together",
-        UNPACKED,
-    ),
-    (
-        "ticket-not-told",
-        "take_ticket(counters + given->tickets + own, last));\n    __syncthreads();",
-        "take_ticket(counters + given->tickets + own, last));",
-        "other threads do not know yet whether it is the last",
-        UNPACKED,
-    ),
-    ("split-left-out", "part[i] = first + i < p.splits", "part[i] = first + i + 1 < p.splits", "one is not added", UNPACKED),
-)
-
-UNPACKED_SECOND_STAGE = _of(
-    "gcn/second_stage_unpacked.cuh",
-    ("no-dependencies", "    wait_for_dependencies();\n", "", "the middle maps are not there yet", UNPACKED),
-    ("no-barrier", "load_windows(depth);\n    __syncthreads();", "load_windows(depth);", "others' windows and weights", UNPACKED),
-    ("no-wait", "    copy_wait<0>();\n", "", "windows are on their way", UNPACKED),
-    (
-        "overwritten-too-early",
-        "multiply_all(acc, depth);\n    __syncthreads();",
-        "multiply_all(acc, depth);",
-        "sums of warps go where others still read",
-        UNPACKED,
-    ),
-    ("wrong-weights", "k_block * kBlockOfWeights", "(k_block ^ 1) * kBlockOfWeights", "another k-block's weights", UNPACKED),
-    ("depth-left-out", "(depth.all + 3) / 4;", "depth.all / 4;", "the last pieces are not multiplied", UNPACKED),
-    (
-        "pixels-stay",
-        "k_block * 4 < depth.first ? max(k_block + 1, depth.first / 4) : depth.all / 4",
-        "depth.all / 4",
-        "the second map is read where the first one's pixels are",
-        UNPACKED_DEEP,
-    ),
-)
-
 BACKWARD = (*WEIGHT_GRAD, *SECOND_STAGE_GRAD, *FINISH, *BLOCK_SUM)
 MUTATIONS = (
     *(*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *BACKWARD, *DIRECT, *SANITIZED),
-    *(*UNPACKED_FIRST_STAGE, *UNPACKED_SECOND_STAGE),
     *NOT_FINITE,
 )

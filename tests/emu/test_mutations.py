@@ -15,6 +15,7 @@ import hopper_mutations
 import mutations
 import planting
 import pytest
+import unpacked_mutations
 from ahead import Job
 from faults import Fault
 from isolated import call
@@ -27,7 +28,7 @@ Given, Result = TypeVar("Given"), TypeVar("Result")
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
 
-MUTATIONS = (*mutations.MUTATIONS, *hopper_mutations.MUTATIONS)
+MUTATIONS = (*mutations.MUTATIONS, *hopper_mutations.MUTATIONS, *unpacked_mutations.MUTATIONS)
 #: The first fault of each header.
 CANARIES = {m.fault.file: m for m in reversed(MUTATIONS) if not m.sanitized}
 CASES = sorted({m.caught_by for m in MUTATIONS}, key=str)

@@ -7,11 +7,11 @@
 namespace gcn::cuda {
 namespace {
 
-// Predicted, not measured: what a block does between its last sum and the first of another split's, beside reading them; what a
-// thread takes to read its share of the second weights, five times four pieces, while nothing else runs; and of the second stage
-// what follows the wait: a k-block of a warp that finds its operands in shared memory, and half of what line_conv.cuh has to do
-// beside k-blocks, because tables are ready.
-constexpr double kTicketClocks = 1500, kPackClocks = 3500, kDepthClocks = 300, kShareOfTheRest = 0.5;
+// Predicted, not measured, in clocks: what a block does between its last sum and the first of another split's, beside reading
+// them. Of the second stage, what a block takes to pack the weights, 18 pieces a thread and four at a time, while nothing else
+// runs, and to issue that; a k-block of a warp that finds its operands in shared memory; and the share that follows the wait of
+// what line_conv.cuh has to do beside k-blocks, because tables are ready.
+constexpr double kTicketClocks = 1500, kPackClocks = 3500, kPackIssue = 1800, kDepthClocks = 300, kAfterTheWait = 0.5;
 
 // Of the last block of a tile.
 double completing_seconds(const FirstStagePlan& f, int splits, const Gpu& gpu) {
@@ -84,9 +84,14 @@ void note_unpacked(Plan& plan, const UnpackedPlan& of, Math math, const Gpu& gpu
   BlockCost& cost = y.kinds[0].cost;
   const LineTileShape shape = line_tile_shape(second->tile);
   cost.l2 -= double(second->k_blocks) * kBlockBytes * shape.outputs();
-  cost.alone = kDepthClocks * second->k_blocks / shape.warps_k + kShareOfTheRest * line_tile(second->tile).clocks.block;
-  // Its blocks find room beside those of the first stage, and pack meanwhile, where these are one to a multiprocessor.
-  if (blocks_of(f, f.splits) > gpu.multiprocessors) cost.alone += kPackClocks, cost.epilogue += kPackClocks / 4;
+  const double beside = line_tile(second->tile).clocks.block;
+  cost.alone = kDepthClocks * second->k_blocks / shape.warps_k + kAfterTheWait * beside;
+  // Its blocks find room beside those of the first stage, and get ready meanwhile, where these are one to a multiprocessor.
+  if (blocks_of(f, f.splits) <= gpu.multiprocessors) {
+    cost.issue -= (1 - kAfterTheWait) * beside;
+  } else {
+    cost.alone += kPackClocks, cost.issue += kPackIssue;
+  }
   note(plan, "unpacked_second_stage y", kThreads, line_blocks_per_multiprocessor(false, second->tile), y, gpu);
 }
 
