@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "hopper/hopper_measured.h"
 #include "hopper/hopper_plan_rules.h"
 #include "plan_parts.h"
 
@@ -155,9 +156,6 @@ double seconds_of(const Sizes& s, const Notes& notes) {
   notes(trial);
   return trial.predicted();
 }
-
-// Whether a run has shown forward faster without a launch that packs weights; then it is used where it should take less time.
-constexpr bool kMeasuredUnpacked = false;
 
 // Changes a plan so far to one in two launches; or returns why that is not possible.
 std::string make_unpacked(ForwardPlan& plan, bool whole_weights, const Gpu& gpu) {

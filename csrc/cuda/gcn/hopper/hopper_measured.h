@@ -1,4 +1,4 @@
-// Where GPUs have shown the Hopper kernels faster: results, which the state of the sources does not depend on.
+// Where GPUs have shown kernels faster that are not used everywhere: results, which the state of the sources does not depend on.
 #pragma once
 
 #include <array>
@@ -31,5 +31,8 @@ constexpr std::array<MeasuredFaster, 5> kMeasuredFaster{{
 constexpr bool kMeasuredIntoNchw = false;
 // Whether a run has shown the second stage faster with windows that are turned (hopper_second_stage.cuh).
 constexpr bool kMeasuredTurned = false;
+// Of portable kernels: whether a run has shown forward faster without a launch that packs weights (plan_unpacked.cpp). Then it is
+// used where it should take less time.
+constexpr bool kMeasuredUnpacked = false;
 
 }  // namespace gcn::cuda
