@@ -4,15 +4,16 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../../strips/arguments.h"
 #include "../map.h"
 #include "../parallel.h"
+#include "../spare_memory.h"
 #include "engine.h"
 
 namespace gcn::cpu::strips {
@@ -110,16 +111,17 @@ void write_gradients(const Call& call, const Gradients& gradients) {
     for (int64_t i = 0; i < call.kernel_count; ++i) {
       const Kernel& k = call.kernels[i];
       if (wanted.weights[i]) {
-        const Map to = output_map(gradients.weight(i));
+        Map to = output_map(gradients.weight(i));
+        if (k.along_h()) std::swap(to.sh, to.sw);
         with_storage_type(to.dtype, [&](auto storage) {
           using S = decltype(storage);
-          for (int64_t c = c0; c < c1; ++c)
-            for (int64_t t = 0; t < k.taps(); ++t) {
-              const int64_t across = t / k.length(), along = t % k.length();
-              const int64_t h = k.along_h() ? along : across, w = k.along_h() ? across : along;
-              static_cast<S*>(to.data)[c * to.sn + h * to.sh + w * to.sw] =
-                  static_cast<S>(static_cast<A>(sums[(before + t) * lanes + c - c0]));
+          for (int64_t c = c0; c < c1; ++c) {
+            const double* from = sums + before * lanes + c - c0;
+            for (int64_t across = 0; across < k.across(); ++across) {
+              S* line = static_cast<S*>(to.data) + c * to.sn + across * to.sh;
+              for (int64_t t = 0; t < k.length(); ++t, from += lanes) line[t * to.sw] = static_cast<S>(static_cast<A>(*from));
             }
+          }
         });
       }
       before += k.taps();
@@ -127,8 +129,8 @@ void write_gradients(const Call& call, const Gradients& gradients) {
         const Tensor& to = gradients.bias(i);
         with_storage_type(to.scalar_type(), [&](auto storage) {
           using S = decltype(storage);
-          for (int64_t c = c0; c < c1; ++c)
-            static_cast<S*>(to.mutable_data_ptr())[c] = static_cast<S>(static_cast<A>(sums[(call.taps + i) * lanes + c - c0]));
+          S* data = static_cast<S*>(to.mutable_data_ptr());
+          for (int64_t c = c0; c < c1; ++c) data[c] = static_cast<S>(static_cast<A>(sums[(call.taps + i) * lanes + c - c0]));
         });
       }
     }
@@ -152,10 +154,11 @@ Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std:
   Call call = new_call(program, plan, parameters);
   call.images[0] = image_of(input_map(dy)), call.images[1] = image_of(input_map(x));
   if (wanted.x) call.images[2] = image_of(output_map(gradients.x()));
-  std::unique_ptr<double[]> sums;
+  Floats sums;
   if (!program.dots.empty()) {
-    sums.reset(new double[plan.groups * plan.cells_of_group() * (call.taps + call.kernel_count) * plan.lanes]);
-    call.sums = sums.get();
+    const int64_t vectors = plan.groups * plan.cells_of_group() * (call.taps + call.kernel_count);
+    sums = new_floats(vectors * plan.lanes * static_cast<int64_t>(sizeof(double)));
+    call.sums = reinterpret_cast<double*>(sums.get());
   }
   run(call);
   if (call.sums) plan.float64 ? write_gradients<double>(call, gradients) : write_gradients<float>(call, gradients);
