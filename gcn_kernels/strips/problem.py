@@ -1,7 +1,7 @@
 """What valid strips are: the one place where the arguments of ``fused_strips`` are checked, before anything is launched."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def arrange(branches: Sequence[Sequence[Step]], stem: Step | None, skip: bool) -
         TypeError: branches or steps that are no sequences of the right length.
         ValueError: no branches, a branch without steps, a dilation below 1.
     """
-    if not isinstance(branches, Sequence) or not all([isinstance(branch, Sequence) for branch in branches]):
+    if not _is_sequence(branches) or not all([_is_sequence(branch) for branch in branches]):
         raise TypeError(f"branches: expected a sequence of branches, each a sequence of steps, got {type(branches).__name__}")
     if not branches or not all(branches):
         raise ValueError("branches: expected at least one branch, and at least one step in each")
@@ -58,28 +58,27 @@ def arrange(branches: Sequence[Sequence[Step]], stem: Step | None, skip: bool) -
     for branch in branches:
         steps += branch
     lengths = tuple([len(branch) for branch in branches])
-    for i, step in enumerate(steps):
-        if not isinstance(step, Sequence) or len(step) not in (2, 3):
-            name = names(lengths, stem is not None)[i]
+    weights: list[Any] = []
+    biases: list[Any] = []
+    dilations: list[tuple[int, int]] = []
+    for step in steps:
+        if not _is_sequence(step) or len(step) not in (2, 3):
+            name = names(lengths, stem is not None)[len(weights)]
             raise TypeError(f"{name}: expected (weight, bias) or (weight, bias, dilation), got {type(step).__name__}")
-    dilations = [_dilation(step, i, lengths, stem is not None) for i, step in enumerate(steps)]
-    return Strips(
-        tuple([step[0] for step in steps]),
-        tuple([step[1] for step in steps]),
-        tuple(dilations),
-        lengths,
-        stem is not None,
-        bool(skip),
-    )
+        if len(step) == 2:
+            dilations.append((1, 1))
+        elif type(step[2]) is int and step[2] > 0:
+            dilations.append((step[2], step[2]))
+        else:
+            dilations.append(dilation_pair(names(lengths, stem is not None)[len(weights)], step[2]))
+        weights.append(step[0])
+        biases.append(step[1])
+    return Strips(tuple(weights), tuple(biases), tuple(dilations), lengths, stem is not None, bool(skip))
 
 
-def _dilation(step: Step, i: int, lengths: Sequence[int], stem: bool) -> tuple[int, int]:
-    if len(step) == 2:
-        return 1, 1
-    given = step[2]
-    if type(given) is tuple and len(given) == 2 and type(given[0]) is type(given[1]) is int and given[0] > 0 and given[1] > 0:
-        return given
-    return dilation_pair(names(lengths, stem)[i], given)
+def _is_sequence(given: object) -> TypeGuard[Sequence[Any]]:
+    # The first question is answered ten times as fast, and by nearly all that is given.
+    return isinstance(given, (tuple, list)) or isinstance(given, Sequence)
 
 
 def names(lengths: Sequence[int], stem: bool) -> list[str]:
@@ -123,7 +122,7 @@ def check_same(x: Tensor, strips: Strips) -> None:
 
 def dilation_pair(name: str, dilation: object) -> tuple[int, int]:
     """(dh, dw) from a positive int or a pair of them."""
-    pair: tuple[Any, ...] = tuple(dilation) if isinstance(dilation, Sequence) else (dilation, dilation)
+    pair: tuple[Any, ...] = tuple(dilation) if _is_sequence(dilation) else (dilation, dilation)
     if len(pair) != 2 or not all(isinstance(d, int) and d >= 1 for d in pair):
         raise ValueError(f"{name}: expected a dilation of at least 1, an int or (dh, dw), got {dilation!r}")
     return pair[0], pair[1]
