@@ -75,7 +75,7 @@ void run(const Call& call) {
   const Engine* engine = active_engine();
   check(engine, "this build has no vector extensions: use backend='torch'");
   const auto unit = call.plan->float64 ? engine->float64 : engine->float32;
-  for_each_unit(call.plan->units(), [&](int64_t i) { unit(call, i); });
+  for_each_unit_in_shares(call.plan->units(), [&](int64_t i) { unit(call, i); });
 }
 
 Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Ints& lengths,
@@ -102,7 +102,7 @@ void write_gradients(const Call& call, const Gradients& gradients) {
   const WantedGradients& wanted = gradients.wanted();
   const Plan& plan = *call.plan;
   const int64_t vectors = call.taps + call.kernel_count, lanes = plan.lanes, cells = plan.cells_of_group();
-  for_each_unit(plan.groups, [&](int64_t group) {
+  for_each_unit_in_shares(plan.groups, [&](int64_t group) {
     double* sums = call.sums + group * cells * vectors * lanes;
     for (int64_t cell = 1; cell < cells; ++cell)
       for (int64_t i = 0; i < vectors * lanes; ++i) sums[i] += sums[cell * vectors * lanes + i];
