@@ -76,6 +76,21 @@ def test_strips_have_registers_for_the_threads_of_the_plan(kernels: tuple[Kernel
     ]
 
 
+def test_strips_on_tensor_cores_have_registers_for_the_threads_of_the_plan(kernels: tuple[Kernel, ...]) -> None:
+    found = [k for k in kernels if k.name == "strips_banded_kernel"]
+    assert {k.math for k in found} == {"half", "bfloat16"} and len(found) == 2
+    assert not [f"{k}: {k.registers}" for k in found if k.registers * 768 > REGISTERS]
+
+
+@needs_nvdisasm
+def test_strips_multiply_on_tensor_cores(kernels: tuple[Kernel, ...]) -> None:
+    """The loop with the most products: a line of a kernel of at most 5 pieces and 4 blocks, or 6 blocks of a Gram matrix."""
+    for kernel in (k for k in kernels if k.name == "strips_banded_kernel"):
+        assert kernel.loop["HMMA"] in (12, 13), f"{kernel}: {kernel.loop}"
+        assert kernel.loop["LDSM"] in (4, 7), str(kernel)
+        assert not kernel.loop["FFMA"] and not kernel.loop["LDL"] and not kernel.loop["STL"], str(kernel)
+
+
 def test_refinements_have_registers_for_the_blocks_of_the_plan(kernels: tuple[Kernel, ...]) -> None:
     """Two blocks of 256 threads; of float32, whose products are three each, one."""
     found = [k for k in kernels if k.name in ("refine_forward_kernel", "refine_backward_kernel")]

@@ -1,5 +1,7 @@
 """Program: depthwise strips on the GPU. ``check`` compares them with float64, twice; ``time`` measures them beside PyTorch's.
 
+The CUDA kernels have two ways to multiply in 16 bits, on tensor cores and by multiply-adds; both are checked and timed.
+
 ``check``: the tests' own problems and maps of the size of SegNeXt's, forward and all gradients, in both layouts, by the rule of
 tests/rule.py: at most twice the error of PyTorch's own convolutions on the same GPU; and no bit may differ in a second run.
 
@@ -10,10 +12,13 @@ have to be read and written, at the rate of a copy measured in the same run; one
 
 import argparse
 import importlib
+import itertools
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +41,36 @@ FORMS: dict[str, tuple[tuple[int, int] | None, list[list[tuple[int, int]]], bool
 #: N, C, H, W: that of the plan's estimates, then the four stages of a small SegNeXt at batch 16.
 MAPS = ((16, 512, 64, 64), (16, 64, 128, 128), (16, 128, 64, 64), (16, 320, 32, 32), (16, 512, 16, 16))
 DTYPES = ("bfloat16", "float32", "float16", "float64")
+#: What a backend is asked for in 16 bits, by the names it has in the results: see GCN_KERNELS_PLAN in docs/gpu.md.
+PLANS = {"cuda": {"cuda": "strips_banded=2", "cuda-multiply-adds": "strips_banded=1"}}
+
+
+def plans_of(backend: str, dtype: str) -> dict[str, str]:
+    """The variants of a backend at a dtype, each with what is asked of its plan.
+
+    >>> plans_of("cuda", "bfloat16")
+    {'cuda': 'strips_banded=2', 'cuda-multiply-adds': 'strips_banded=1'}
+    >>> plans_of("triton", "bfloat16")
+    {'triton': ''}
+    """
+    halves = getattr(torch, dtype).itemsize == 2
+    return PLANS.get(backend, {backend: ""}) if halves else {backend: ""}
+
+
+@contextmanager
+def asked(plan: str) -> Iterator[None]:
+    """With ``plan`` asked of every call, beside what the user asks for."""
+    name = "GCN_KERNELS_PLAN"
+    given = os.environ.get(name)
+    if plan:
+        os.environ[name] = ",".join(filter(None, (given, plan)))
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = given
 
 
 @dataclass(frozen=True)
@@ -73,8 +108,18 @@ class Problem:
                     torch.randn(self.size, device=device).to(getattr(torch, self.dtype)).contiguous(memory_format=form)
                     for _ in range(2)
                 )
-                found[f"{backend} {layout}"] = _forward(module, x) if mode == "fwd" else _step(module, x, dy, parameters)
+                call = _forward(module, x) if mode == "fwd" else _step(module, x, dy, parameters)
+                for name, plan in plans_of(backend, self.dtype).items():
+                    found[f"{name} {layout}"] = _planned(call, plan)
         return found
+
+
+def _planned(call: Call, plan: str) -> Call:
+    def planned() -> tuple[Tensor, ...]:
+        with asked(plan):
+            return call()
+
+    return planned
 
 
 def _forward(module: FusedStrips, x: Tensor) -> Call:
@@ -131,9 +176,10 @@ def check(device: str, names: Sequence[str], stop: float, write: Callable[[dict[
             block = cases.make(case, getattr(torch, dtype)).to(device)
             expected = rule.expect(block, device)
             for backend in [b for b in names if backends.why_not(b, device, block.x.dtype) is None]:
-                for layout in layouts:
-                    row: dict[str, object] = {"math": dtype, "case": case.name, "layout": layout, "backend": backend}
-                    reason = _wrong_with(rule, cases.Run(case, backend), block.in_layout(layout), expected)
+                for name, layout in itertools.product(plans := plans_of(backend, dtype), layouts):
+                    row: dict[str, object] = {"math": dtype, "case": case.name, "layout": layout, "backend": name}
+                    with asked(plans[name]):
+                        reason = _wrong_with(rule, cases.Run(case, backend), block.in_layout(layout), expected)
                     write(row | {"status": "failed" if reason else "passed", "reason": reason})
                     wrong += bool(reason)
     return wrong

@@ -14,6 +14,7 @@
 //   copy_commit(), copy_wait<N>()          close a group; wait until at most N groups are in flight
 //   ldmatrix_x4[_trans], ldmatrix_x2[_trans]  8 x 8 tiles of 16-bit elements; lane 8 i + j gives the address of row j of tile i
 //   mma(d, a, b, Half{} or BFloat16{})     d [16 x 8] += a [16 x 16] b [16 x 8], accumulated in fp32
+//   mma_short(d, a, b, Half{} or BFloat16{})  d [16 x 8] += a [16 x 8] b [8 x 8]: the first half of the operands of mma
 //   mma(d, a, b, Tf32{})                   d [16 x 8] += a [16 x 8] b [8 x 8]; the low 13 bits of the operands do not count, so
 //                                          round them with round_to_tf32 once, or lose half a bit and gain a bias
 //   load_shared, store_shared              2, 4, 8 or 16 bytes

@@ -82,6 +82,13 @@ inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], T
   ::simt::mma<::simt::FragmentsTf32>("mma.m16n8k8.tf32", d, a, b);
 }
 
+inline void mma_short(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, Half) {
+  ::simt::mma_short<::simt::Fragments16<Half>>("mma.m16n8k8.f16", d, a0, a1, b);
+}
+inline void mma_short(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, BFloat16) {
+  ::simt::mma_short<::simt::Fragments16<BFloat16>>("mma.m16n8k8.bf16", d, a0, a1, b);
+}
+
 template <class T>
 T load_shared(const T* p) {
   static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);

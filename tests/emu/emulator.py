@@ -183,7 +183,7 @@ SANITIZED = replace(
 STRIPS = Build(
     "emu_strips",
     (
-        *("host_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
+        *("host_module.cpp", "strips_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
         *("strips/strips_plan.cpp", "strips/strips_layout.cpp", "strips/strips_execute.cpp", "strips_program.cpp"),
         *("strips/strips_kernels.cu", *(f"strips/strips_{stored}.cu" for stored in ("half", "bfloat16", "float", "double"))),
     ),

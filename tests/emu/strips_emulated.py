@@ -4,6 +4,7 @@ Run in processes of their own as well, which see this folder only.
 """
 
 import ctypes
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import torch
 from forked import forked
 from rule import check, evaluate, expect
-from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, make
+from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, Strips, make
 from strips_mutations import MUTATIONS, Mutation
 from torch import Tensor
 
@@ -25,6 +26,10 @@ from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import STRIPS, form_of
 
 FORMS = {"msca": MSCA, "strip-block": STRIP_BLOCK, "lska": LSKA}
+#: Numbers of gcn::cuda::Math.
+MATHS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 3, torch.float64: 4}
+#: Multiprocessors, bytes of shared memory of a block and of a multiprocessor, gigabytes a second of device memory.
+H200 = (132, 227 << 10, 228 << 10, 4200)
 
 
 def load(library: Path | str) -> ctypes.CDLL:
@@ -34,8 +39,36 @@ def load(library: Path | str) -> ctypes.CDLL:
         torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
     torch.ops.load_library(str(library))
     functions = ctypes.CDLL(str(library))
-    functions.take_launched.restype = ctypes.c_char_p
+    functions.take_launched.restype = functions.strips_plan.restype = ctypes.c_char_p
     return functions
+
+
+def plan(
+    functions: ctypes.CDLL,
+    case: Case,
+    dtype: torch.dtype,
+    *,
+    backward: bool = False,
+    layout: str = "nchw",
+    gpu: tuple[int, int, int, int] = H200,
+    overrides: str = "",
+) -> dict[str, Any]:
+    """What the host code plans for a case: a forward pass, or a backward pass with all gradients."""
+    kernels = [n for kh, kw, dilation in case.steps for n in (kh, kw, *dilation)]
+    form = (len(case.steps), len(case.branches), case.stem is not None, case.skip)
+    text = functions.strips_plan(
+        (ctypes.c_int64 * 4)(case.n, case.c, case.h, case.w),
+        MATHS[dtype],
+        (ctypes.c_int * 4)(*gpu),
+        (ctypes.c_int64 * len(kernels))(*kernels),
+        (ctypes.c_int64 * len(case.branches))(*map(len, case.branches)),
+        (ctypes.c_int * 4)(*form),
+        backward,
+        layout == "channels_last",
+        overrides.encode(),
+    )
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,13 +109,39 @@ class _Emulated(torch.autograd.Function):
         return (None, *(g if g is None or g.numel() or x.numel() == 0 else None for g in found))
 
 
+def with_special_value(block: Strips, special: tuple[str, float]) -> Strips:
+    """With a value in the last place of a map, "x" or "dy"."""
+    name, value = special
+    case, t = block.case, getattr(block, name).clone(memory_format=torch.preserve_format)
+    t[case.n - 1, case.c - 1, case.h - 1, case.w - 1] = value
+    return replace(block, **{name: t})
+
+
+def wrong_reach(block: Strips, special: tuple[str, float], run: Any) -> str:
+    """Where a value that is not finite gets to that it should not, or does not; nothing if all is well.
+
+    What it reaches is what a one in its place reaches among zeros, with weights and the other map of ones.
+    """
+    name, _ = special
+    found = evaluate(run, with_special_value(block, special))
+    ones = replace(block, weights=tuple(map(torch.ones_like, block.weights)), x=torch.ones_like(block.x))
+    ones = replace(
+        ones, biases=tuple(None if b is None else torch.zeros_like(b) for b in block.biases), dy=torch.ones_like(ones.x)
+    )
+    one = with_special_value(replace(ones, **{name: torch.zeros_like(block.x)}), (name, 1.0))
+    reached = evaluate(block.definition, one.to(torch.float64))
+    untouched = {"x": lambda n: n == "x" or n.startswith("b"), "dy": lambda n: n == "y"}[name]
+    wrong = [n for n, t in found.items() if not torch.equal(~t.isfinite(), (reached[n].abs() > 1e-9) & (not untouched(n)))]
+    return ", ".join(wrong)
+
+
 def launched(library: str, mutations: Sequence[str]) -> list[tuple[str, ...]]:
     """The kernels that the problem of each mutation, given by its name, launches without the fault."""
     functions = load(library)
     found = []
     for m in map(_named, mutations):
         functions.take_launched()
-        evaluate(Emulated(m.caught_by), make(m.caught_by).in_layout(m.layout))
+        evaluate(Emulated(m.caught_by), _block(m))
         found.append(tuple(functions.take_launched().decode().splitlines()))
     return found
 
@@ -91,17 +150,23 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
     torch.set_num_threads(1)  # threads do not outlive a fork
     functions = load(library)
-    expected = {m.caught_by: expect(make(m.caught_by)) for m in (_named(name) for _, name in faults)}
+    expected = {(m.caught_by, m.dtype): expect(_block(m)) for m in (_named(name) for _, name in faults) if not m.special}
 
     def wrong_with(number: int, m: Mutation) -> str:
         functions.choose_fault(number)
         try:
-            check(evaluate(Emulated(m.caught_by), make(m.caught_by).in_layout(m.layout)), expected[m.caught_by])
+            if m.special:
+                return wrong_reach(_block(m), m.special, Emulated(m.caught_by))
+            check(evaluate(Emulated(m.caught_by), _block(m)), expected[m.caught_by, m.dtype])
         except (AssertionError, RuntimeError) as error:
             return str(error)
         return ""
 
     return [forked(lambda number=number, name=name: wrong_with(number, _named(name))) for number, name in faults]
+
+
+def _block(m: Mutation) -> Strips:
+    return make(m.caught_by, getattr(torch, m.dtype)).in_layout(m.layout)
 
 
 def _named(name: str) -> Mutation:

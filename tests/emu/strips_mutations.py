@@ -1,6 +1,7 @@
 """Faults in the CUDA kernels of depthwise strips, each with a small problem that has to show it."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from faults import Fault
 from strips_cases import Case, column, pairs, row, square
@@ -29,6 +30,9 @@ class Mutation:
     fault: Fault
     caught_by: Case
     layout: str = "nchw"
+    dtype: str = "float32"
+    #: A value in the last place of a map, "x" or "dy", that the fault has to show with.
+    special: tuple[str, float] | None = None
 
 
 def _of(file: str, *mutations: tuple[str, str, str, str, Case]) -> list[Mutation]:
@@ -37,15 +41,41 @@ def _of(file: str, *mutations: tuple[str, str, str, str, Case]) -> list[Mutation
     return [Mutation(f"{prefix}-{name}", Fault(file, old, new, why), case) for name, old, new, why, case in mutations]
 
 
-TILE = _of(
-    "strips/strips_tile.cuh",
+UNIT = _of(
+    "strips/strips_unit.cuh",
     (
         "no-barrier",
-        "store<1>(p.map[op.src], p.image[op.dst]);\n      }\n      __syncthreads();",
-        "store<1>(p.map[op.src], p.image[op.dst]);\n      }",
+        "of)::value>(p.map[op.src], p.image[op.dst]); });\n      }\n      __syncthreads();",
+        "of)::value>(p.map[op.src], p.image[op.dst]); });\n      }",
         "an operation reads what others have not written yet",
         MSCA,
     ),
+    (
+        "ends-of-rows",
+        "walk.piece : walk.piece + whole) * kZeros",
+        "walk.piece : walk.piece) * kZeros",
+        "the right end is what was there before",
+        WHOLE,
+    ),
+    (
+        "rows-outside",
+        "walk.row : walk.row + in_h.size()",
+        "walk.row : walk.row",
+        "rows below the image are what was there before",
+        WHOLE,
+    ),
+    (
+        "padding-of-images",
+        "zero_outside(to, in_h, in_w);",
+        "",
+        "the padding of x is what was there before",
+        MSCA,
+    ),
+    ("tile-column", "tile % p.tiles_w * p.tile_w", "tile % p.tiles_w * p.tile_h", "tiles lie elsewhere", TILES),
+    ("tile-row", "tile / p.tiles_w * p.tile_h", "tile / p.tiles_h * p.tile_h", "tiles lie elsewhere", TILES),
+)
+TILE = _of(
+    "strips/strips_tile.cuh",
     (
         "no-barrier-in-dot",
         "    __syncthreads();\n\n    const A* const scratch",
@@ -113,20 +143,6 @@ TILE = _of(
         WHOLE,
     ),
     (
-        "ends-of-rows",
-        "walk.piece : walk.piece + whole) * kStripsQuad",
-        "walk.piece : walk.piece) * kStripsQuad",
-        "the right end is what was there before",
-        WHOLE,
-    ),
-    (
-        "rows-outside",
-        "walk.row : walk.row + in_h.size()",
-        "walk.row : walk.row",
-        "rows below the image are what was there before",
-        WHOLE,
-    ),
-    (
         "other-axis",
         "conv_along<true>(op, axes, in_h, in_w)",
         "conv_along<true>(op, axes, in_w, in_h)",
@@ -147,15 +163,6 @@ TILE = _of(
         "the skip adds what was there before",
         MSCA,
     ),
-    (
-        "padding-of-images",
-        "zero_outside(to, in_h, in_w);",
-        "",
-        "the padding of x is what was there before",
-        MSCA,
-    ),
-    ("tile-column", "tile % p.tiles_w * p.tile_w", "tile % p.tiles_w * p.tile_h", "tiles lie elsewhere", TILES),
-    ("tile-row", "tile / p.tiles_w * p.tile_h", "tile / p.tiles_h * p.tile_h", "tiles lie elsewhere", TILES),
     (
         "part-of-tile",
         "(p.tiles_h * p.tiles_w) + of_unit(kTile);",
@@ -221,8 +228,97 @@ DIRECT = _of(
     ("bias-in-gradients", "k.bias && !p.flipped", "k.bias", "a gradient has no bias", FAR),
     ("shift", "(tap / k.kw - k.kh / 2) * k.dh", "(tap / k.kw) * k.dh", "the kernel's centre is elsewhere", FAR),
 )
+#: Of the tensor cores: a channel has a tile of which neither axis is whole, of several 16 by 32.
+BANDS = Case("bands", pairs(7, 21), square(5), skip=True, n=1, c=3, h=37, w=41)
+#: Bands of more pieces than are in registers at a time, and gradients that take several passes.
+LONG = Case("long", pairs(51), n=1, c=2, h=24, w=40)
+
+
+def _banded(file: str, *mutations: tuple[str, str, str, str, Case]) -> tuple[Mutation, ...]:
+    return tuple(replace(m, dtype="bfloat16") for m in _of(file, *mutations))
+
+
+_BANDED = "strips/strips_banded.cuh"
+_AGAIN = Fault(_BANDED, "if (ballot(!(nothing == 0)) == 0) return found;", "return found;", "zeros of a band hide no inf")
+_OF_PIXELS = Fault(_BANDED, "ballot(there && !is_finite(total))", "ballot(false)", "masked pixels hide no inf")
+BANDED = (
+    *_banded(
+        _BANDED,
+        ("zeros-of-weights", "store_shared(all + i, make_uint4(0, 0, 0, 0));", ";", "a band's zeros are what was there", BANDS),
+        ("pair-of-taps", "store_shared(halves - 1, value);", "", "every other tap is zero", BANDS),
+        ("flipped", "op.flipped ? count - 1 - at : at", "at", "gradients take the kernel as it is", BANDS),
+        ("gap-of-taps", "kStripsBandBefore + t * axes.dilation;", "kStripsBandBefore + t;", "taps are neighbours", DILATED),
+        ("bias-in-gradients", "if (op.flipped || !k.bias) continue;", "if (!k.bias) continue;", "a gradient has no bias", BANDS),
+        ("line", "++line, at += axes.line_dilation", "++line, at += 1", "lines are not next to each other", DILATED),
+        ("second-pass", "load_shared(words + (first + m) * 8)", "load_shared(words + m * 8)", "long bands begin anew", LONG),
+        (
+            "end-of-pairs",
+            "if (block == blocks - 1 && half_pair) v[1] = 0;",
+            "",
+            "a bias leaks over the border of an odd row",
+            BANDS,
+        ),
+        ("skip", "axes.down ? 0 : -axes.reach & 7", "0", "windows begin at no multiple of 8", BANDS),
+        ("tile-of-warp", "in_w.begin + walk.piece * 8 * kBlocks", "in_w.begin + walk.piece * 8", "tiles overlap", BANDS),
+        (
+            "no-barrier-in-dot",
+            "    __syncthreads();\n\n    const int lines",
+            "    const int lines",
+            "parts are not there yet",
+            BANDS,
+        ),
+        ("rows-of-mask", "mask_a(a, along - i, depth - d, lane());", "mask_a(a, 16, depth - d, lane());", "halos count", TILES),
+        ("depth-of-mask", "mask_a(a, along - i, depth - d, lane());", "mask_a(a, along - i, 16, lane());", "halos count", TILES),
+        (
+            "diagonal",
+            "store_shared(diagonal + m * 8 + e, before + on);",
+            "store_shared(diagonal + m * 8 + e, before);",
+            "half",
+            BANDS,
+        ),
+        ("pass-of-diagonal", "diagonal - pass * kStripsGramBlocks * 8;", "diagonal;", "passes are one", LONG),
+        ("splits", "j < op.splits * 8", "j < 8", "shares are left out", Case("shares", pairs(7), n=1, c=12, h=31, w=60)),
+        ("line-of-dot", "x_row + u * axes.line_dilation + d", "x_row + d", "lines of a square are one", BANDS),
+    ),
+    *_banded(
+        "strips/strips_bands.cuh",
+        ("rows-beyond", "min(i, rows - 1) * pitch", "i * pitch", "other maps are read", BANDS),
+        ("half-of-window", "mma_short(sum[block], a[2], a[3]", "mma_short(sum[block], a[0], a[1]", "other columns", BANDS),
+        ("half-of-band", "a[0], a[1], band[m], E{}", "a[0], a[1], band[0], E{}", "other taps", BANDS),
+        (
+            "band-down",
+            "const uint32_t a[4] = {on, before, after, on};",
+            "const uint32_t a[4] = {on, after, before, on};",
+            "turned",
+            BANDS,
+        ),
+        (
+            "not-turned",
+            "ldmatrix_x4_trans(b, m.row(row + b_half(lane)",
+            "ldmatrix_x4(b, m.row(row + b_half(lane)",
+            "columns are rows",
+            BANDS,
+        ),
+        (
+            "pieces-down",
+            "const int pieces = (length + 15 + 7) / 8;",
+            "const int pieces = (length + 7) / 8;",
+            "taps are left out",
+            BANDS,
+        ),
+    ),
+    Mutation("banded-inf-in-zeros", _AGAIN, BANDS, dtype="bfloat16", special=("x", math.inf)),
+    Mutation("banded-inf-in-masks", _OF_PIXELS, BANDS, dtype="bfloat16", special=("x", math.inf)),
+    Mutation(
+        "banded-inf-in-padding",
+        Fault(_BANDED, "else if (at_h >= 0 && at_h < p.h && at_w >= 0 && at_w < p.w) {", "else {", "padding is multiplied"),
+        BANDS,
+        dtype="bfloat16",
+        special=("dy", math.inf),
+    ),
+)
 LAST_CHANNELS = tuple(
-    Mutation(f"tile-{name}", Fault("strips/strips_tile.cuh", old, new, why), case, "channels_last")
+    Mutation(f"unit-{name}", Fault("strips/strips_unit.cuh", old, new, why), case, "channels_last")
     for name, old, new, why, case in (
         (
             "channels-of-a-pixel",
@@ -240,4 +336,4 @@ LAST_CHANNELS = tuple(
         ),
     )
 )
-MUTATIONS = (*TILE, *LAST_CHANNELS, *GEOMETRY, *LINES, *FINISH, *DIRECT)
+MUTATIONS = (*UNIT, *TILE, *BANDED, *LAST_CHANNELS, *GEOMETRY, *LINES, *FINISH, *DIRECT)

@@ -23,7 +23,8 @@ Overrides read_overrides(const std::string& text) {
       {"input_grad_columns", &o.input_grad_columns},   {"input_grad_together", &o.input_grad_together},
       {"input_grad_portable", &o.input_grad_portable}, {"x_by_elements", &o.x_by_elements},
       {"weight_grad_splits", &o.weight_grad_splits},   {"second_stage", &o.second_stage},
-      {"second_stage_turned", &o.second_stage_turned}, {"unpacked_weights", &o.unpacked_weights}};
+      {"second_stage_turned", &o.second_stage_turned}, {"unpacked_weights", &o.unpacked_weights},
+      {"strips_banded", &o.strips_banded}};
   std::string names;
   for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);
   std::istringstream parts(text);

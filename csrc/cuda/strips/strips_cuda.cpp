@@ -53,7 +53,8 @@ std::shared_ptr<const StripsPlan> plan_of(const Place& place, const StripsSizes&
                                           const std::vector<Strides>& images, const gcn::strips::WantedGradients* wanted) {
   static PlanCache<StripsPlan, LongPlanKey> plans;
   LongPlanKey key;
-  key.add({place.device(), int64_t(math), sizes.n, sizes.c, sizes.h, sizes.w, form.stem, form.skip, wanted != nullptr});
+  key.add({place.device(), place.asked(), int64_t(math), sizes.n, sizes.c, sizes.h, sizes.w, form.stem, form.skip,
+           wanted != nullptr});
   for (const Strides& s : images) key.add({s.n, s.c, s.h, s.w});
   for (const Kernel& k : form.kernels) key.add({k.kh, k.kw, k.dh, k.dw, k.bias});
   key.add(form.lengths);

@@ -12,27 +12,31 @@ namespace {
 
 using gcn::strips::Buffer, gcn::strips::Dot, gcn::strips::Kernel, gcn::strips::kNone, gcn::strips::Step;
 
-// Whether an image's neighbours are moved four at a time: rows, or pixels of the channels of a block, are aligned quads.
-bool has_quads(const StridedMap& m, const StripsTile& t, size_t element) {
-  const auto whole = [](int64_t i) { return i % kStripsQuad == 0; };
+// How many of an image's neighbours are moved at once: where rows, or pixels of the channels of a block, are as many, aligned.
+int together_of(const StridedMap& m, const StripsTile& t, size_t element, int most) {
   const bool next = (t.channels_first ? m.stride_c : m.stride_w) == 1;
   const int64_t inner = t.channels_first ? std::gcd(t.c, t.channels) : t.w;
-  const int64_t of_others[] = {m.stride_n, m.stride_h, t.channels_first ? m.stride_w : m.stride_c};
-  return next && whole(inner) && std::all_of(std::begin(of_others), std::end(of_others), whole) &&
-         reinterpret_cast<uintptr_t>(m.data) % std::min<size_t>(kStripsQuad * element, 16) == 0;
+  const int64_t counts[] = {inner, m.stride_n, m.stride_h, t.channels_first ? m.stride_w : m.stride_c};
+  for (int count = most; next && count >= kStripsQuad; count /= 2) {
+    const auto whole = [&](int64_t i) { return i % count == 0; };
+    const bool aligned = reinterpret_cast<uintptr_t>(m.data) % std::min<size_t>(count * element, 16) == 0;
+    if (aligned && std::all_of(std::begin(counts), std::end(counts), whole)) return count;
+  }
+  return 1;
 }
 
 int run_tiles(const StripsPlan& plan, const StripsTensors& t, void* workspace, CUstream_st* stream) {
   StripsTile tile = plan.tile;
   for (size_t i = 0; i < t.images.size(); ++i) {
     tile.image[i].data = t.images[i];
-    tile.quads[i] = has_quads(tile.image[i], tile, size_t(element_bytes(plan.math)));
+    tile.together[i] = together_of(tile.image[i], tile, size_t(element_bytes(plan.math)), plan.banded ? 8 : kStripsQuad);
   }
   for (size_t i = 0; i < t.weights.size(); ++i) tile.kernel[i].weight = t.weights[i], tile.kernel[i].bias = t.biases[i];
   tile.partial = workspace;
   Chain chain(stream);
-  chain.then("strips_tile",
-             [&](Stream s) { return strips_tile(plan.math, tile, plan.units, plan.threads, plan.shared_bytes, s); });
+  const auto launch = plan.banded ? strips_banded : strips_tile;
+  chain.then(plan.banded ? "strips_banded" : "strips_tile",
+             [&](Stream s) { return launch(plan.math, tile, plan.units, plan.threads, plan.shared_bytes, s); });
   if (!tile.sums) return chain.error();
   StripsFinish finish = plan.finish;
   finish.partial = workspace;

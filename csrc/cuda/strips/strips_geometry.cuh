@@ -2,6 +2,8 @@
 // thread moves, and from a number of taps to the code for it.
 #pragma once
 
+#include <cstring>
+
 #include "../device.cuh"
 #include "strips_kernels.h"
 
@@ -86,5 +88,14 @@ template <class E, int kCount>
 struct alignas(kCount * sizeof(E) < 16 ? kCount * sizeof(E) : 16) StripsPiece {
   E value[kCount];
 };
+
+// The same bytes as another type, without leaving the registers.
+template <class To, class From>
+GCN_DEVICE To same_bytes(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
 
 }  // namespace gcn::cuda

@@ -1,4 +1,5 @@
 // From a run-time choice of type to the kernels compiled for it, each type in a file of its own.
+#include "strips_banded.cuh"
 #include "strips_direct.cuh"
 #include "strips_finish.cuh"
 #include "strips_tile.cuh"
@@ -15,6 +16,8 @@ GCN_DECLARE_STRIPS(BFloat16)
 GCN_DECLARE_STRIPS(float)
 GCN_DECLARE_STRIPS(double)
 #undef GCN_DECLARE_STRIPS
+extern template int launch_strips_banded<Half>(const StripsTile&, int64_t, int, int, Stream);
+extern template int launch_strips_banded<BFloat16>(const StripsTile&, int64_t, int, int, Stream);
 
 namespace {
 
@@ -36,6 +39,11 @@ int with_stored(Math math, const Run& run) {
 
 int strips_tile(Math math, const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
   return with_stored(math, [&](auto e) { return launch_strips_tile<decltype(e)>(p, blocks, threads, shared_bytes, s); });
+}
+
+int strips_banded(Math math, const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
+  if (math == Math::kHalf) return launch_strips_banded<Half>(p, blocks, threads, shared_bytes, s);
+  return launch_strips_banded<BFloat16>(p, blocks, threads, shared_bytes, s);
 }
 
 int strips_finish(Math math, const StripsFinish& p, Stream s) {

@@ -27,6 +27,13 @@ constexpr bool strips_known(int taps) {
   return false;
 }
 
+// Products on the tensor cores (strips_banded.cuh). A line of weights takes a word for each tap and what a band has around
+// them, `length` being the pixels from the first tap to the last. A warp makes the products of so many pieces of 8 columns or
+// rows for the gradients of a line, or of as many as are asked for, and leaves sums of 8 lanes each.
+constexpr int kStripsBandBefore = 16;
+constexpr int strips_band_words(int64_t length) { return int((length + kStripsGroup - 1) / kStripsGroup * kStripsGroup) + 40; }
+constexpr int kStripsGramBlocks = 6, kStripsGramSums = 8 * kStripsGramBlocks + 16;
+
 constexpr int kStripsFront = 8;  // elements of shared memory in front of the weights: what the block works on
 
 // Where a map lies in shared memory. Sizes are multiples of kStripsGroup but for the pitch, which is an odd number of quads, so
@@ -57,7 +64,7 @@ struct StripsOp {
   bool flipped;        // conv: the kernel turned by half a turn, and no bias
   bool weight, bias;   // dot: which gradients
   signed char splits;  // dot: of the lines, each of which is added up by a warp of its own
-  int weights;         // conv: element of shared memory
+  int weights, band;   // conv: element of shared memory; on the tensor cores, words of a line of weights
   int sums;            // dot: the first of its sums, the bias's after the weight's
 };
 
@@ -71,7 +78,7 @@ struct StripsTile {
   int tile_h, tile_w, tiles_h, tiles_w;
   int channels, groups;  // of a block, a power of two; groups of so many
   bool channels_first;   // neighbouring blocks have neighbouring channels, and neighbouring threads load them
-  bool quads[3];         // of images: four neighbours, columns or else channels, are aligned and moved at once
+  int together[3];       // of images: so many neighbours, columns or else channels, are aligned and moved at once
   int scratch;           // element of shared memory where dots have their parts
   int weight_plane;      // shared memory of the weights of one channel, the first of them behind the front
   void* partial;         // [image and tile][channel][sum], in the accumulator's type
@@ -112,6 +119,8 @@ struct StripsDirectDot {
 
 // Of float32, float64, bfloat16 and float16: Math::kFloat, and so on. The arithmetic is float32, or float64.
 int strips_tile(Math, const StripsTile&, int64_t blocks, int threads, int shared_bytes, Stream);
+// The same of bfloat16 and float16 on the tensor cores.
+int strips_banded(Math, const StripsTile&, int64_t blocks, int threads, int shared_bytes, Stream);
 int strips_finish(Math, const StripsFinish&, Stream);
 int strips_direct_conv(Math, const StripsDirectConv&, Stream);
 int strips_direct_dot(Math, const StripsDirectDot&, Stream);

@@ -160,17 +160,20 @@ bool fits_kernel(const Program& p) {
          p.kernels.size() <= kStripsMostKernels;
 }
 
-StripsLayout lay_out(const Program& p, const StripsCore& core, bool& fits) {
+StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool& fits) {
   StripsLayout layout;
   fits = true;
   for (const Buffer& b : reaches(p, core)) {
-    const int64_t rows = core.h + 2 * b.rh, cols = core.w + 2 * b.rw, pitch = cols + 4;
+    const int64_t rows = core.h + 2 * b.rh, cols = core.w + 2 * b.rw;
+    // An odd number of pieces of 16 bytes: those of neighbouring rows then lie in different banks.
+    const int64_t pitch = banded ? (cols / kStripsGroup | 1) * kStripsGroup : cols + 4;
     if (b.rh > kMostElements || b.rw > kMostElements || rows * pitch > kMostElements) {
       fits = false;
       return layout;
     }
     // So that eight channels of four neighbouring pixels lie in different banks.
-    const int64_t plane = (rows * pitch + kBanks - 1) / kBanks * kBanks + 4;
+    const int64_t banks = banded ? 2 * kBanks : kBanks;
+    const int64_t plane = (rows * pitch + banks - 1) / banks * banks + (banded ? kStripsGroup : 4);
     layout.maps.push_back({0, int(plane), int(pitch), short(rows), short(cols), short(b.rh), short(b.rw)});
   }
   Schedule schedule(p, layout.maps);

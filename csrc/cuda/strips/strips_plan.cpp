@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <utility>
 
 #include "strips_layout.h"
 
@@ -24,10 +26,30 @@ constexpr double kPieceInstructions = 47, kChunkInstructions = 115, kSumInstruct
 // clock on an H200, with 16 warps; these have not been timed); clocks that a warp alone takes for one; clocks
 // that a block waits for device memory, and at a barrier; bytes of device memory that are moved at once.
 constexpr double kIssue = 4, kHalfWarps = 16, kAloneClocks = 2.5, kLoadWait = 1500, kStepWait = 100, kBytesAtOnce = 32;
-constexpr double kSharedUse = 0.9;  // of 128 bytes a clock and multiprocessor
+// On the tensor cores (strips_banded.cuh), of a warp: instructions of a task of a convolution beside what follows, of a row of
+// the kernel and of a fragment of its map, of 16 x 8 outputs and of what is added to them; of 16 x 16 pixels of a dot, and of
+// what follows them; of 8 or 16 bytes moved. Counted in the source: no GPU has run them.
+constexpr double kBandTask = 75, kBandLine = 14, kBandFragment = 5, kBandBlock = 12, kBandAddend = 10;
+constexpr double kGramPlace = 24, kGramTask = 190, kOctetInstructions = 38;
+constexpr double kFragmentClocks = 4;  // of shared memory, 512 bytes
+constexpr double kSharedUse = 0.9;     // of 128 bytes a clock and multiprocessor
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int round_up(int64_t n) { return int(ceil_div(n, kStripsGroup) * kStripsGroup); }
+
+// As strips_banded.cuh has them.
+struct BandAxes {
+  bool down;
+  int64_t lines, taps, reach, length, skip;
+
+  explicit BandAxes(const Kernel& k) : down(k.kw == 1 && k.kh > 1) {
+    const int64_t dilation = down ? k.dh : k.dw;
+    lines = down ? 1 : k.kh, taps = down ? k.kh : k.kw;
+    reach = dilation * (taps / 2), length = dilation * (taps - 1) + 1, skip = down ? 0 : -reach & 7;
+  }
+  int64_t pieces(int64_t outputs) const { return ceil_div(skip + length + outputs - 1, 8); }
+  int64_t passes() const { return ceil_div(pieces(16), kStripsGramBlocks); }
+};
 
 struct Axes {
   int64_t taps, lines, padded, dilation;
@@ -44,22 +66,30 @@ struct Places {
   int64_t scratch = 0;  // elements
 };
 
-Places place(const Program& p, const StripsLayout& layout, const StripsCore& core, int channels, int threads) {
+Places place(const Program& p, const StripsLayout& layout, const StripsCore& core, bool banded, int channels, int threads) {
   Places found;
   found.ops = layout.ops;
   for (StripsOp& op : found.ops) {
     if (op.kind != StripsKind::kConv && op.kind != StripsKind::kDot) continue;
     const Axes axes(p.kernels[op.kernel]);
+    const BandAxes bands(p.kernels[op.kernel]);
     if (op.kind == StripsKind::kConv) {
       op.weights = found.weight_plane;
-      found.weight_plane += int(axes.lines * axes.padded) + kStripsGroup;
+      op.band = banded ? strips_band_words(bands.length) : 0;
+      found.weight_plane += int(banded ? bands.lines * op.band : axes.lines * axes.padded) + kStripsGroup;
       continue;
     }
     op.sums = found.sums;
     found.sums += int(op.weight ? axes.lines * axes.taps : 0) + op.bias;
-    const int64_t items = channels * (op.weight ? axes.lines : 1), padded = op.weight ? axes.padded : kStripsGroup;
-    const int64_t pieces = int64_t(core.h) * core.w / (2 * kStripsGroup), warps = threads / 32;
-    op.splits = static_cast<signed char>(std::clamp<int64_t>(ceil_div(warps, items), 1, std::max<int64_t>(1, pieces / 32)));
+    const int64_t area = int64_t(core.h) * core.w, warps = threads / 32;
+    int64_t items = channels * (op.weight ? axes.lines : 1), padded = op.weight ? axes.padded : kStripsGroup;
+    int64_t most = area / (2 * kStripsGroup) / 32;
+    if (banded) {
+      items = channels * (op.weight ? bands.lines * bands.passes() : 1), padded = 8 * kStripsGramSums;
+      most = area / 256;
+    }
+    const int64_t shares = banded ? warps / items : ceil_div(warps, items);
+    op.splits = static_cast<signed char>(std::clamp<int64_t>(shares, 1, std::max<int64_t>(1, most)));
     found.scratch = std::max(found.scratch, items * op.splits * padded);
   }
   return found;
@@ -77,23 +107,31 @@ class Planner {
   // False if no tile fits in shared memory.
   bool find(StripsPlan& plan) {
     double best = std::numeric_limits<double>::infinity();
-    for (const int h : cores(s_.h)) {
-      for (const int w : cores(s_.w)) {
-        const StripsCore core{h, w, h >= s_.h, w >= s_.w};
-        bool fits = false;
-        const StripsLayout layout = lay_out(p_, core, fits);
-        if (!fits) continue;
-        for (int channels = 1; channels <= kMostChannels && (channels == 1 || channels / 2 < s_.c); channels *= 2) {
-          for (const int threads : kThreadCounts) {
-            if (threads <= strips_most_threads(element_bytes(math_))) consider(core, layout, channels, threads, plan, best);
-          }
-        }
-      }
-    }
+    const bool has_bands = math_ == Math::kHalf || math_ == Math::kBFloat16;
+    if (has_bands && gpu_.overrides.strips_banded != 1) find(true, plan, best);
+    const bool found = best < std::numeric_limits<double>::infinity();
+    if (!found || gpu_.overrides.strips_banded != 2) find(false, plan, best);
     return best < std::numeric_limits<double>::infinity();
   }
 
  private:
+  void find(bool banded, StripsPlan& plan, double& best) {
+    for (const int h : cores(s_.h)) {
+      for (const int w : cores(s_.w)) {
+        const StripsCore core{h, w, h >= s_.h, w >= s_.w};
+        bool fits = false;
+        const StripsLayout layout = lay_out(p_, core, banded, fits);
+        if (!fits) continue;
+        for (int channels = 1; channels <= kMostChannels && (channels == 1 || channels / 2 < s_.c); channels *= 2) {
+          for (const int threads : kThreadCounts) {
+            if (threads <= strips_most_threads(element_bytes(math_)))
+              consider(core, layout, banded, channels, threads, plan, best);
+          }
+        }
+      }
+    }
+  }
+
   static std::vector<int> cores(int64_t size) {
     std::vector<int> found;
     for (const int core : kCores)
@@ -104,10 +142,13 @@ class Planner {
 
   int64_t accumulator_bytes() const { return math_ == Math::kDouble ? 8 : 4; }
 
-  void consider(const StripsCore& core, const StripsLayout& layout, int channels, int threads, StripsPlan& plan, double& best) {
-    const Places places = place(p_, layout, core, channels, threads);
-    const int64_t weights = kStripsFront + int64_t(channels) * places.weight_plane;
-    const int64_t bytes = (weights + channels * layout.elements + places.scratch) * accumulator_bytes();
+  void consider(const StripsCore& core, const StripsLayout& layout, bool banded, int channels, int threads, StripsPlan& plan,
+                double& best) {
+    const Places places = place(p_, layout, core, banded, channels, threads);
+    const int64_t accumulator = accumulator_bytes(), element = banded ? element_bytes(math_) : accumulator;
+    // Front, weights and scratch in accumulators, and the maps between them in elements.
+    const int64_t weights = (kStripsFront + int64_t(channels) * places.weight_plane) * accumulator;
+    const int64_t scratch = weights + channels * layout.elements * element, bytes = scratch + places.scratch * accumulator;
     if (bytes > gpu_.shared_per_block) return;
     StripsTile t = {};
     t.tile_h = core.h, t.tile_w = core.w;
@@ -117,32 +158,38 @@ class Planner {
     const int64_t by_shared = gpu_.shared_per_multiprocessor / (bytes + kReservedShared);
     const int64_t by_registers = strips_most_threads(element_bytes(math_)) / threads;
     const int resident = int(std::max<int64_t>(1, std::min(by_shared, by_registers)));
-    const double seconds = predict(core, layout, places, channels, units, threads, resident);
-    if (seconds >= best) return;
-    best = seconds;
+    const Prediction predicted = predict(core, layout, places, banded, channels, units, threads, resident);
+    if (predicted.seconds >= best) return;
+    best = predicted.seconds;
     t.n = int(s_.n), t.c = int(s_.c), t.h = int(s_.h), t.w = int(s_.w);
     t.channels_first = channels_first_;
     t.weight_plane = places.weight_plane, t.sums = places.sums;
     for (size_t i = 0; i < layout.maps.size(); ++i) {
       t.map[i] = layout.maps[i];
-      t.map[i].first = int(weights) + channels * layout.maps[i].first;
+      t.map[i].first = int(weights / element) + channels * layout.maps[i].first;
     }
-    t.scratch = int(weights + channels * layout.elements);
+    t.scratch = int(scratch / accumulator);
     t.ops = int(places.ops.size());
     std::copy(places.ops.begin(), places.ops.end(), t.op);
-    plan.tile = t, plan.units = units, plan.threads = threads, plan.shared_bytes = int(bytes), plan.resident = resident;
-    plan.seconds = seconds;
+    plan.banded = banded, plan.tile = t, plan.units = units, plan.threads = threads, plan.shared_bytes = int(bytes),
+    plan.resident = resident;
+    plan.seconds = predicted.seconds, plan.bound = predicted.bound;
   }
 
-  // What the threads of a block do between two barriers: tasks of so many instructions, and clocks of shared memory of 32 of
-  // them.
+  // What the threads of a block do between two barriers: tasks of so many instructions, and clocks of shared memory and of the
+  // tensor cores of 32 of them.
   struct Work {
-    double tasks = 0, instructions = 0, shared = 0;
+    double tasks = 0, instructions = 0, shared = 0, tensor = 0;
   };
 
-  Work work_of_image(const StripsMap& m, double elements) const {
-    const bool quads = (channels_first_ ? s_.c : s_.w) % kStripsQuad == 0;
+  Work work_of_image(const StripsMap& m, double elements, bool banded, int channels) const {
+    const int64_t inner = channels_first_ ? std::min<int64_t>(channels, s_.c) : s_.w;
     const double border = double(m.rows) * m.cols - elements;
+    if (banded && inner % kStripsGroup == 0) {
+      const double tasks = elements / kStripsGroup, scattered = channels_first_ ? 2 * kStripsGroup : 0;
+      return {tasks, kOctetInstructions + scattered + border / kStripsGroup / tasks, channels_first_ ? 2.0 * kStripsGroup : 4.0};
+    }
+    const bool quads = (channels_first_ ? s_.c : s_.w) % kStripsQuad == 0;
     const double tasks = elements / (quads ? kStripsQuad : 1);
     return {tasks, (quads ? kQuadInstructions : kElementInstructions) + border / tasks, double(quads ? kStripsQuad : 1)};
   }
@@ -167,6 +214,37 @@ class Planner {
     return work;
   }
 
+  // The same on the tensor cores; a task is a thread's part in that of a warp.
+  Work work_of_band(const StripsOp& op, const StripsMap& m, const StripsCore& core, int channels) const {
+    const BandAxes axes(p_.kernels[op.kernel]);
+    const int64_t rows = core.covers_h ? core.h : m.rows, cols = core.covers_w ? core.w : m.cols;
+    const int64_t blocks = cols > 16 ? 4 : 2, pieces = axes.pieces(axes.down ? 16 : 8);
+    const bool added = op.addend != StripsAddend::kNone;
+    const int64_t fragments = axes.down ? ceil_div(pieces, 2) * blocks / 2 : axes.lines * ceil_div(blocks - 1 + pieces, 2);
+    const int64_t bands = axes.down ? ceil_div(pieces, 2) * 3 : axes.lines * pieces;
+    const double products = double(axes.lines * blocks) * double(pieces);  // of 8 in depth
+    Work work;
+    work.tasks = 32.0 * double(ceil_div(rows, 16) * ceil_div(cols, 8 * blocks) * channels);
+    work.instructions = kBandTask + double(axes.lines) * kBandLine + double(fragments) * kBandFragment + double(bands) +
+                        products / 2 + double(axes.lines * blocks) / 2 + double(blocks) * (kBandBlock + added * kBandAddend);
+    work.shared = double(fragments) * kFragmentClocks + double(bands) + 2.0 * double(blocks) * (1 + added);
+    work.tensor = products * 8 * 16 * 8 / gpu_.fma_16bit;
+    return work;
+  }
+
+  Work work_of_gram(const StripsOp& op, double rows, double cols, int channels) const {
+    const BandAxes axes(p_.kernels[op.kernel]);
+    const double places = std::ceil(rows / 16) * std::ceil(cols / 16) / op.splits;
+    const double blocks = op.weight ? double(axes.pieces(16)) / double(axes.passes()) : 0;
+    const double pairs = std::ceil(blocks / 2);
+    Work work;
+    work.tasks = 32.0 * channels * double(op.weight ? axes.lines * axes.passes() : 1) * op.splits;
+    work.instructions = kGramTask + places * (kGramPlace + pairs * (2 + kBandFragment));
+    work.shared = places * kFragmentClocks * (1 + pairs) + 4.0 * kStripsGramBlocks + 16;
+    work.tensor = places * (2 * pairs + op.bias) * 16 * 16 * 8 / gpu_.fma_16bit;
+    return work;
+  }
+
   Work work_of_dot(const StripsOp& op, const Axes& axes, double area, int channels) const {
     const bool down = p_.kernels[op.kernel].along_h();
     const bool known = op.weight && axes.dilation == 1 && strips_known(int(axes.taps)) && math_ != Math::kDouble &&
@@ -181,46 +259,57 @@ class Planner {
     return {items * pieces, of_piece + of_sums, reads};
   }
 
-  // Of the whole launch: the busiest of instructions, shared and device memory; or what a block takes alone, where too few share
-  // a multiprocessor to hide that it waits.
-  double predict(const StripsCore& core, const StripsLayout& layout, const Places& places, int channels, int64_t units,
-                 int threads, int resident) const {
+  struct Prediction {
+    double seconds;
+    const char* bound;
+  };
+
+  // Of the whole launch: the busiest of instructions, tensor cores, shared and device memory; or what a block takes alone, where
+  // too few share a multiprocessor to hide that it waits.
+  Prediction predict(const StripsCore& core, const StripsLayout& layout, const Places& places, bool banded, int channels,
+                     int64_t units, int threads, int resident) const {
     const double element = element_bytes(math_), warps = threads / 32;
     // Less than a sector of device memory at a time is read once more for each, and written as if it were twice as much.
     const double parts = channels_first_ ? std::max(1.0, kBytesAtOnce / (channels * element)) : 1.0;
-    const double area = double(std::min<int64_t>(core.h, s_.h)) * double(std::min<int64_t>(core.w, s_.w));
-    double instructions = 0, shared = 0, bytes = 0, alone = 0;
+    const double of_h = double(std::min<int64_t>(core.h, s_.h)), of_w = double(std::min<int64_t>(core.w, s_.w));
+    double instructions = 0, shared = 0, tensor = 0, bytes = 0, alone = 0;
+    const double area = of_h * of_w;
     for (const StripsOp& op : places.ops) {
       Work work;
       double wait = kStepWait;
       if (op.kind == StripsKind::kLoad) {
         const StripsMap& m = layout.maps[op.dst];
         const double elements = double(std::min<int64_t>(m.rows, s_.h)) * double(std::min<int64_t>(m.cols, s_.w));
-        work = work_of_image(m, elements);
+        work = work_of_image(m, elements, banded, channels);
         work.tasks *= channels, wait += kLoadWait;
         bytes += elements * channels * element * parts;
       } else if (op.kind == StripsKind::kStore) {
-        work = work_of_image(layout.maps[op.src], area);
+        work = work_of_image(layout.maps[op.src], area, banded, channels);
         work.tasks *= channels;
         bytes += area * channels * element * (parts > 1 ? 2 * parts : 1);
       } else if (op.kind == StripsKind::kConv) {
-        work = work_of_conv(op, Axes(p_.kernels[op.kernel]), layout.maps[op.dst], core, channels);
+        const StripsMap& m = layout.maps[op.dst];
+        work = banded ? work_of_band(op, m, core, channels) : work_of_conv(op, Axes(p_.kernels[op.kernel]), m, core, channels);
+      } else if (banded) {
+        work = work_of_gram(op, of_h, of_w, channels);
       } else {
         work = work_of_dot(op, Axes(p_.kernels[op.kernel]), area, channels);
       }
       instructions += work.tasks / 32 * work.instructions + warps * kOpInstructions;
-      shared += work.tasks / 32 * work.shared;
+      shared += work.tasks / 32 * work.shared, tensor += work.tasks / 32 * work.tensor;
       const double rounds = std::ceil(work.tasks / threads);
       alone += wait + (rounds * work.instructions + kOpInstructions) * std::max(kAloneClocks, warps / kIssue);
     }
     const double issue = instructions / kIssue * (1 + kHalfWarps / (resident * warps));
     const double of_memory = bytes * gpu_.multiprocessors * gpu_.clock / gpu_.memory;
-    const double busy = std::max({issue, shared / kSharedUse, of_memory});
+    const std::pair<double, const char*> shares[] = {
+        {issue, "instructions"}, {shared / kSharedUse, "shared memory"}, {tensor, "tensor cores"}, {of_memory, "device memory"}};
+    const auto [busy, bound] = *std::max_element(std::begin(shares), std::end(shares));
     alone += of_memory;  // nothing else goes on in the block
     const int64_t at_once = int64_t(gpu_.multiprocessors) * resident, waves = units / at_once, left = units % at_once;
     const double of_wave = std::max(resident * busy, alone);
     const double of_rest = left ? std::max(double(ceil_div(left, gpu_.multiprocessors)) * busy, alone) : 0;
-    return (double(waves) * of_wave + of_rest) / gpu_.clock;
+    return {(double(waves) * of_wave + of_rest) / gpu_.clock, of_wave > resident * busy ? "waiting" : bound};
   }
 
   const Program& p_;
@@ -256,6 +345,9 @@ StripsPlan plan_strips(const Program& given, const StripsSizes& sizes, Math math
     }
     return plan;
   }
+  double bytes = 0;
+  for (const Buffer& b : program.buffers) bytes += b.image == kNone ? 0 : element_bytes(math);
+  plan.floor = bytes * double(sizes.n * sizes.c * sizes.h * sizes.w) / gpu.memory;
   std::copy(plan.images.begin(), plan.images.end(), plan.tile.image);
   for (size_t i = 0; i < program.kernels.size(); ++i) {
     const Kernel& k = program.kernels[i];

@@ -22,10 +22,12 @@ struct StripsPlan {
   std::vector<StridedMap> images;  // without pointers
   std::string why_direct;          // empty where one launch carries out the program on tiles
   StripsTile tile;                 // without pointers
+  bool banded;                     // its products are made by the tensor cores
   int64_t units;                   // tiles of channels of images, a block each
   int threads, shared_bytes;
   int resident;                // blocks of a multiprocessor, as far as shared memory and registers go
-  double seconds;              // predicted, of the tiles' launch
+  double seconds, floor;       // of the tiles' launch: predicted, and what the images alone take to be read and written
+  const char* bound;           // what the prediction is bound by
   StripsFinish finish;         // without pointers
   std::vector<size_t> map_at;  // without tiles: of every map between the steps in the workspace
   size_t workspace_bytes;

@@ -1,6 +1,5 @@
 // Depthwise strips in one launch, forward or backward: a block carries out a program on a tile of some channels of an image.
 //
-//   load    map = image, zero outside of it                     store   image = map
 //   conv    dst = [addend +] sum over taps of w[tap] src[p + tap] + bias, zero outside of the image
 //   dot     dw[tap] = sum over the tile's pixels of g[p] x[p + tap], db = sum of g: parts, which strips_finish.cuh adds up
 //
@@ -18,75 +17,25 @@
 // multiply-adds, and 30 times 128 bytes of shared memory to 32 pixels.
 #pragma once
 
-#include <algorithm>
-
 #include "../device.cuh"
-#include "strips_geometry.cuh"
 #include "strips_kernels.h"
 #include "strips_lines.cuh"
+#include "strips_unit.cuh"
 
 namespace gcn::cuda {
 
-constexpr int64_t kStripsMostBlocks = 1 << 30;  // along an axis of the grid
-constexpr int kStripsWarp = 32, kStripsPiecesAtOnce = 4;
-
 template <class E>
-class StripsBlock {
+class StripsBlock : public StripsUnit<StripsBlock<E>, E, Accumulator<E>> {
+  using Unit = StripsUnit<StripsBlock<E>, E, Accumulator<E>>;
+  friend Unit;
+  using Unit::kChannel, Unit::kChannels, Unit::kColumn, Unit::kImage, Unit::kRow, Unit::kTile;
+  using Unit::lane, Unit::of_unit, Unit::p, Unit::shared, Unit::threads, Unit::tid, Unit::warp, Unit::warps, Unit::zero_outside;
+
  public:
-  using A = Accumulator<E>;
-
-  GCN_DEVICE StripsBlock(const StripsTile& p, A* shared)
-      : p(p), shared(shared), tid(int(threadIdx.x)), threads(int(blockDim.x)) {}
-
-  GCN_DEVICE void run(int64_t unit) {
-    const int tiles = p.tiles_h * p.tiles_w;
-    const int64_t rest = p.channels_first ? unit / p.groups : unit / tiles;
-    const int group = int(p.channels_first ? unit % p.groups : rest % p.groups);
-    const int tile = int(p.channels_first ? rest % tiles : unit % tiles);
-    if (tid == 0) {
-      const int channel0 = group * p.channels;
-      store_shared(unit_at(kImage), int(p.channels_first ? rest / tiles : rest / p.groups));
-      store_shared(unit_at(kTile), tile);
-      store_shared(unit_at(kOps), p.ops);
-      store_shared(unit_at(kRow), tile / p.tiles_w * p.tile_h);
-      store_shared(unit_at(kColumn), tile % p.tiles_w * p.tile_w);
-      store_shared(unit_at(kChannel), channel0);
-      store_shared(unit_at(kChannels), min(p.channels, p.c - channel0));
-    }
-    __syncthreads();
-    load_weights();
-#pragma unroll 1
-    for (int i = 0; i < of_unit(kOps); ++i) {
-      const StripsOp& op = p.op[i];
-      if (op.kind == StripsKind::kConv) {
-        conv(op);
-      } else if (op.kind == StripsKind::kDot) {
-        dot(op);
-      } else if (op.kind == StripsKind::kLoad) {
-        if (p.quads[op.src]) {
-          load<kStripsQuad>(p.image[op.src], p.map[op.dst]);
-        } else {
-          load<1>(p.image[op.src], p.map[op.dst]);
-        }
-      } else if (p.quads[op.dst]) {
-        store<kStripsQuad>(p.map[op.src], p.image[op.dst]);
-      } else {
-        store<1>(p.map[op.src], p.image[op.dst]);
-      }
-      __syncthreads();
-    }
-  }
+  using typename Unit::A;
+  using Unit::Unit;
 
  private:
-  // What the block works on lies in front of shared memory, as all operations need it and none can spare the registers.
-  enum InUnit { kImage, kTile, kRow, kColumn, kChannel, kChannels, kOps };
-  GCN_DEVICE int* unit_at(InUnit which) const { return reinterpret_cast<int*>(shared) + which; }
-  GCN_DEVICE int of_unit(InUnit which) const { return load_shared(unit_at(which)); }
-
-  GCN_DEVICE int lane() const { return tid % kStripsWarp; }
-  GCN_DEVICE int warp() const { return tid / kStripsWarp; }
-  GCN_DEVICE int warps() const { return threads / kStripsWarp; }
-
   // [channel][line][tap, padded], and the bias behind it. Every operation's are a warp's of their own.
   GCN_DEVICE void load_weights() const {
     const int channel0 = of_unit(kChannel), channels = of_unit(kChannels);
@@ -111,122 +60,6 @@ class StripsBlock {
           const A value = of_bias ? bias ? A(to_float(bias[c])) : A(0) : A(to_float(from[int64_t(c) * count]));
           store_shared(place + c * p.weight_plane, value);
         }
-      }
-    }
-  }
-
-  // Where the pieces of a region's part in the image lie. Neighbouring threads have neighbours in memory: pieces of rows of
-  // channels or, where channels are neighbours, pieces of pixels of rows.
-  struct Layout {
-    int pieces, rows, slices;
-    int64_t of_piece, of_row, of_slice;        // elements of the image
-    int in_piece, to_piece, to_row, to_slice;  // of shared memory, the first from one element of a piece to the next
-  };
-  template <int kTogether>
-  GCN_DEVICE Layout layout(const StridedMap& image, const StripsMap& map, int rows, int cols) const {
-    const int channels = of_unit(kChannels);
-    if (p.channels_first) {
-      return {channels / kTogether,  cols, rows,     kTogether * image.stride_c, image.stride_w, image.stride_h, map.plane,
-              kTogether * map.plane, 1,    map.pitch};
-    }
-    return {cols / kTogether, rows,      channels, kTogether * image.stride_w, image.stride_h, image.stride_c, 1,
-            kTogether,        map.pitch, map.plane};
-  }
-
-  // A thread has many loads on their way at a time, which is what hides that memory is far.
-  template <int kTogether>
-  GCN_DEVICE void load(const StridedMap& image, const StripsMap& to) const {
-    using Piece = StripsPiece<E, kTogether>;
-    const int64_t n = of_unit(kImage), channel0 = of_unit(kChannel);
-    const int row0 = of_unit(kRow), col0 = of_unit(kColumn);
-    const StripsSpan in_h(row0 - to.rh, to.rows, p.h), in_w(col0 - to.rw, to.cols, p.w);
-    const Layout l = layout<kTogether>(image, to, in_h.size(), in_w.size());
-    const E* const data = static_cast<const E*>(image.data) +
-                          (n * image.stride_n + channel0 * image.stride_c + (row0 - to.rh + in_h.begin) * image.stride_h +
-                           (col0 - to.rw + in_w.begin) * image.stride_w);
-    A* const inside = shared + to.first + in_h.begin * to.pitch + in_w.begin;
-    StripsWalk walk(l.pieces, l.rows, tid, threads);
-#pragma unroll 1
-    while (walk.slice < l.slices) {
-      Piece piece[kStripsPiecesAtOnce];
-      int place[kStripsPiecesAtOnce];
-#pragma unroll
-      for (int i = 0; i < kStripsPiecesAtOnce; ++i) {
-        const bool there = walk.slice < l.slices;
-        const int64_t from = walk.piece * l.of_piece + walk.row * l.of_row + walk.slice * l.of_slice;
-        piece[i] = load_global(reinterpret_cast<const Piece*>(data + (there ? from : 0)));
-        place[i] = there ? walk.piece * l.to_piece + walk.row * l.to_row + walk.slice * l.to_slice : -1;
-        walk.go_on();
-      }
-#pragma unroll
-      for (int i = 0; i < kStripsPiecesAtOnce; ++i) {
-        if (place[i] < 0) continue;
-        A value[kTogether];
-#pragma unroll
-        for (int e = 0; e < kTogether; ++e) value[e] = A(to_float(piece[i].value[e]));
-        if constexpr (kTogether == kStripsQuad) {
-          if (!p.channels_first) {
-            store_quad(inside + place[i], value);
-            continue;
-          }
-        }
-#pragma unroll
-        for (int e = 0; e < kTogether; ++e) store_shared(inside + place[i] + e * l.in_piece, value[e]);
-      }
-    }
-    zero_outside(to, in_h, in_w);
-  }
-
-  template <int kTogether>
-  GCN_DEVICE void store(const StripsMap& from, const StridedMap& image) const {
-    using Piece = StripsPiece<E, kTogether>;
-    const int64_t n = of_unit(kImage), channel0 = of_unit(kChannel);
-    const int row0 = of_unit(kRow), col0 = of_unit(kColumn);
-    const Layout l = layout<kTogether>(image, from, min(p.tile_h, p.h - row0), min(p.tile_w, p.w - col0));
-    E* const data = static_cast<E*>(const_cast<void*>(image.data)) +
-                    (n * image.stride_n + channel0 * image.stride_c + row0 * image.stride_h + col0 * image.stride_w);
-    const A* const core = shared + from.first + from.rh * from.pitch + from.rw;
-#pragma unroll 2
-    for (StripsWalk walk(l.pieces, l.rows, tid, threads); walk.slice < l.slices; walk.go_on()) {
-      const A* const at = core + (walk.piece * l.to_piece + walk.row * l.to_row + walk.slice * l.to_slice);
-      A value[kTogether];
-      bool loaded = false;
-      if constexpr (kTogether == kStripsQuad) {
-        if (!p.channels_first) load_quad(value, at), loaded = true;
-      }
-      if (!loaded) {
-#pragma unroll
-        for (int e = 0; e < kTogether; ++e) value[e] = load_shared(at + e * l.in_piece);
-      }
-      Piece piece;
-#pragma unroll
-      for (int e = 0; e < kTogether; ++e) piece.value[e] = from_float<E>(value[e]);
-      E* const to = data + (walk.piece * l.of_piece + walk.row * l.of_row + walk.slice * l.of_slice);
-      store_global(reinterpret_cast<Piece*>(to), piece);
-    }
-  }
-
-  // What loads and convolutions write lies in the image alone; the padding around it is there once the map's place is first
-  // written. Quads of whole rows outside of it, and of the ends of the rows that are in it.
-  GCN_DEVICE void zero_outside(const StripsMap& map, const StripsSpan& in_h, const StripsSpan& in_w) const {
-    A* const region = shared + map.first;
-    const int channels = of_unit(kChannels);
-    const int quads = map.cols / kStripsQuad, outside = map.rows - in_h.size();
-    if (outside > 0) {
-      for (StripsWalk walk(quads, outside, tid, threads); walk.slice < channels; walk.go_on()) {
-        const int row = walk.row < in_h.begin ? walk.row : walk.row + in_h.size();
-        A* const to = region + (walk.slice * map.plane + row * map.pitch + walk.piece * kStripsQuad);
-        store_quad(to, {0, 0, 0, 0});
-      }
-    }
-    const int before = in_w.begin / kStripsQuad, whole = in_w.end / kStripsQuad - before, ends = quads - whole;
-    if (ends == 0) return;
-    for (StripsWalk walk(ends, in_h.size(), tid, threads); walk.slice < channels; walk.go_on()) {
-      const int col = (walk.piece < before ? walk.piece : walk.piece + whole) * kStripsQuad;
-      A* const to = region + (walk.slice * map.plane + (in_h.begin + walk.row) * map.pitch + col);
-#pragma unroll
-      for (int e = 0; e < kStripsQuad; ++e) {
-        if (!in_w.holds(col + e)) store_shared(to + e, A(0));
       }
     }
   }
@@ -434,29 +267,20 @@ class StripsBlock {
       if (lane() % 4 == 0) store_shared(shared + p.scratch + task * kStripsGroup + lane() / 4, total);
     }
   }
-
-  const StripsTile& p;
-  A* const shared;
-  const int tid, threads;
 };
 
-// A block has one unit, a tile of some channels of an image; grids of more than kStripsMostBlocks are two-dimensional.
 template <class E>
 __global__ void __launch_bounds__(strips_most_threads(sizeof(E)), 1) strips_tile_kernel(GCN_PARAMS StripsTile p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   wait_for_dependencies();
-  StripsBlock<E> block(p, reinterpret_cast<Accumulator<E>*>(shared));
-  const int64_t unit = int64_t(blockIdx.y) * gridDim.x + blockIdx.x;
-  if (unit < int64_t(p.n) * p.groups * p.tiles_h * p.tiles_w) block.run(unit);
+  const StripsBlock<E> block(p, shared);
+  if (is_unit(p, strips_unit())) block.run(strips_unit());
 }
 
 template <class E>
 int launch_strips_tile(const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
-  const int64_t across = std::min(blocks, kStripsMostBlocks);
-  const Launch how{dim3(unsigned(across), unsigned((blocks + across - 1) / across)), threads, size_t(shared_bytes), s.stream,
-                   s.dependent};
-  return launch(strips_tile_kernel<E>, how, p);
+  return launch(strips_tile_kernel<E>, strips_launch(blocks, threads, shared_bytes, s), p);
 }
 
 }  // namespace gcn::cuda

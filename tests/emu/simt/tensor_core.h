@@ -99,4 +99,11 @@ void mma(const char* name, float (&d)[4], const uint32_t (&a)[4], const uint32_t
   });
 }
 
+// m16n8k8 of 16 bits has the registers of the first half of m16n8k16's operands; a second half of zeros adds nothing to a sum.
+template <class Fragments>
+void mma_short(const char* name, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
+  const uint32_t a[4] = {a0, a1, 0, 0}, b[2] = {b0, 0};
+  mma<Fragments>(name, d, a, b);
+}
+
 }  // namespace simt
