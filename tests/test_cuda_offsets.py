@@ -28,6 +28,8 @@ BOUNDED |= {"own", "to", "from", "next", "pixel", "window", "entries", "needed",
 BOUNDED |= {"ring", "stages", "rows", "barriers", "windows", "of_warps"}
 #: The first pixel that a unit of the refinement reads of a map in shared memory.
 BOUNDED |= {"origin"}
+#: Bands of the strips in shared memory, and sums of diagonals.
+BOUNDED |= {"words", "diagonal"}
 #: Functions that write device memory through a pointer of such a name; there it is not bounded.
 WRITERS = ("prepare.cuh", "direct.cuh", "combine.cuh")
 

@@ -19,8 +19,9 @@ StripsOp op_of(StripsKind kind, int src, int dst, int kernel = 0) {
   return op;
 }
 
-// How far every map reaches beyond the core.
-std::vector<Buffer> reaches(const Program& p, const StripsCore& core) {
+// How far every map reaches beyond the core: whole groups of columns, and of rows if they are rounded as well.
+std::vector<Buffer> reaches(const Program& p, const StripsCore& core, bool rounded) {
+  const auto round_rows = [&](int64_t n) { return rounded ? round_up(n) : n; };
   std::vector<Buffer> b = p.buffers;
   for (Buffer& buffer : b) buffer.rh = buffer.rw = 0;
   const auto need = [&](int buffer, int64_t rh, int64_t rw) {
@@ -33,11 +34,11 @@ std::vector<Buffer> reaches(const Program& p, const StripsCore& core) {
   // All steps that write a map come after all that read it in this order, so its reach is known by then.
   for (auto step = p.steps.rbegin(); step != p.steps.rend(); ++step) {
     const Kernel& k = p.kernels[step->kernel];
-    const int64_t rh = core.covers_h ? 0 : round_up(b[step->dst].rh), rw = core.covers_w ? 0 : round_up(b[step->dst].rw);
+    const int64_t rh = core.covers_h ? 0 : round_rows(b[step->dst].rh), rw = core.covers_w ? 0 : round_up(b[step->dst].rw);
     need(step->src, rh + k.reach_h(), rw + k.reach_w());
     if (step->addend != kNone && step->addend != step->dst) need(step->addend, rh, rw);
   }
-  for (Buffer& buffer : b) buffer.rh = round_up(buffer.rh), buffer.rw = round_up(buffer.rw);
+  for (Buffer& buffer : b) buffer.rh = round_rows(buffer.rh), buffer.rw = round_up(buffer.rw);
   return b;
 }
 
@@ -160,10 +161,12 @@ bool fits_kernel(const Program& p) {
          p.kernels.size() <= kStripsMostKernels;
 }
 
-StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool& fits) {
+namespace {
+
+StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool rounded, bool& fits) {
   StripsLayout layout;
   fits = true;
-  for (const Buffer& b : reaches(p, core)) {
+  for (const Buffer& b : reaches(p, core, rounded)) {
     const int64_t rows = core.h + 2 * b.rh, cols = core.w + 2 * b.rw;
     // An odd number of pieces of 16 bytes: those of neighbouring rows then lie in different banks.
     const int64_t pitch = banded ? (cols / kStripsGroup | 1) * kStripsGroup : cols + 4;
@@ -181,6 +184,19 @@ StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool
   for (size_t i = 0; i < layout.maps.size(); ++i) layout.maps[i].first = int(schedule.at(i));
   layout.elements = schedule.elements();
   return layout;
+}
+
+}  // namespace
+
+StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool& fits) {
+  const StripsLayout rounded = lay_out(p, core, banded, true, fits);
+  if (!banded) return rounded;
+  // Products on the tensor cores need no whole groups of rows; but maps of the same size fit better into each other's places.
+  bool exact_fits = false;
+  const StripsLayout exact = lay_out(p, core, banded, false, exact_fits);
+  if (!exact_fits || (fits && rounded.elements <= exact.elements)) return rounded;
+  fits = true;
+  return exact;
 }
 
 }  // namespace gcn::cuda

@@ -66,7 +66,8 @@ struct Places {
   int64_t scratch = 0;  // elements
 };
 
-Places place(const Program& p, const StripsLayout& layout, const StripsCore& core, bool banded, int channels, int threads) {
+Places place(const Program& p, const StripsLayout& layout, const StripsCore& core, bool banded, int channels, int threads,
+             int64_t most_splits) {
   Places found;
   found.ops = layout.ops;
   for (StripsOp& op : found.ops) {
@@ -86,7 +87,7 @@ Places place(const Program& p, const StripsLayout& layout, const StripsCore& cor
     int64_t most = area / (2 * kStripsGroup) / 32;
     if (banded) {
       items = channels * (op.weight ? bands.lines * bands.passes() : 1), padded = 8 * kStripsGramSums;
-      most = area / 256;
+      most = std::min(area / 256, most_splits);
     }
     const int64_t shares = banded ? warps / items : ceil_div(warps, items);
     op.splits = static_cast<signed char>(std::clamp<int64_t>(shares, 1, std::max<int64_t>(1, most)));
@@ -142,9 +143,17 @@ class Planner {
 
   int64_t accumulator_bytes() const { return math_ == Math::kDouble ? 8 : 4; }
 
+  // Fewer shares of a dot's pixels are fewer sums to make of them, and fewer warps at work.
   void consider(const StripsCore& core, const StripsLayout& layout, bool banded, int channels, int threads, StripsPlan& plan,
                 double& best) {
-    const Places places = place(p_, layout, core, banded, channels, threads);
+    for (const int64_t most : {16, 4, 2, 1}) {
+      if (most == 16 || (banded && !p_.dots.empty())) consider(core, layout, banded, channels, threads, most, plan, best);
+    }
+  }
+
+  void consider(const StripsCore& core, const StripsLayout& layout, bool banded, int channels, int threads, int64_t most_splits,
+                StripsPlan& plan, double& best) {
+    const Places places = place(p_, layout, core, banded, channels, threads, most_splits);
     const int64_t accumulator = accumulator_bytes(), element = banded ? element_bytes(math_) : accumulator;
     // Front, weights and scratch in accumulators, and the maps between them in elements.
     const int64_t weights = (kStripsFront + int64_t(channels) * places.weight_plane) * accumulator;
