@@ -52,32 +52,49 @@ GCN_INLINE void transform_taps(const Vec (&v)[6], Vec (&w)[3]) {
   w[2] = kA2 * sum_a + kB2 * sum_b + v[5];
 }
 
-// sum[b][v] += sum over tiles of band[b][tile] window[tile][v] for V vectors of channels
-template <int B, int V>
+// Half a vector: of 16 lanes, so that 21 channels fill 24 lanes and not 32.
+constexpr int kHalf = kLanes == 16 ? 8 : 0;
+typedef float HalfOfVec __attribute__((vector_size(sizeof(Vec) / 2)));
+
+GCN_INLINE HalfOfVec load_half(const float* from) {
+  HalfOfVec v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+GCN_INLINE void store_half(float* to, HalfOfVec v) { __builtin_memcpy(to, &v, sizeof v); }
+
+// sum[b][c] += sum over tiles of band[b][tile] window[tile][c] for V vectors of channels c, and H halves of one after them
+template <int B, int V, int H>
 static void tile_product(const float* band, const float* window, int64_t width, int64_t count, float* sum) {
-  Vec acc[B][V] = {};
+  Vec acc[B][V + 1] = {};
+  HalfOfVec half[B] = {};
   for (int64_t t = 0; t < count; t++, window += width) {
-    Vec in[V];
+    Vec in[V + 1];
+    HalfOfVec half_in = {};
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) in[v] = load(window + v * kLanes);
+    if (H) half_in = load_half(window + V * kLanes);
 #pragma GCC unroll 16
-    for (int b = 0; b < B; b++)
+    for (int b = 0; b < B; b++) {
+      const float factor = band[b * kTiles + t];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; v++) acc[b][v] += band[b * kTiles + t] * in[v];
+      for (int v = 0; v < V; v++) acc[b][v] += factor * in[v];
+      if (H) half[b] += factor * half_in;
+    }
   }
 #pragma GCC unroll 16
-  for (int b = 0; b < B; b++)
+  for (int b = 0; b < B; b++) {
+    float* to = sum + b * width;
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) {
-      float* to = sum + b * width + v * kLanes;
-      store(to, load(to) + acc[b][v]);
-    }
+    for (int v = 0; v < V; v++) store(to + v * kLanes, load(to + v * kLanes) + acc[b][v]);
+    if (H) store_half(to + V * kLanes, load_half(to + V * kLanes) + half[b]);
+  }
 }
 
 typedef void (*TileProduct)(const float*, const float*, int64_t, int64_t, float*);
-template <int V, size_t... I>
+template <int V, int H, size_t... I>
 static TileProduct choose_tile_product(int rows, std::index_sequence<I...>) {
-  static constexpr TileProduct table[] = {tile_product<(int)I + 1, V>...};
+  static constexpr TileProduct table[] = {tile_product<(int)I + 1, V, H>...};
   return table[rows - 1];
 }
 
@@ -114,22 +131,28 @@ struct Winograd {
   static void pack(int64_t outputs, int64_t inputs, const float* w, float* packed) {
     pack_coefficients(outputs, inputs, w, packed);
   }
-  static int64_t scratch(const Sizes& s, int64_t) { return 2 * 36 * kTiles * larger(s.c, s.m) + padded(larger(s.c, s.m)); }
-  // Coefficients of two windows, a turned part of them, and sums of two gradients [36][m][c].
-  static int64_t gradient_scratch(const Sizes& s) {
-    return 2 * 36 * s.c * kTiles + kTiles * wide(s.c) + 2 * 36 * s.m * wide(s.c);
+  // Steps of Ahead that a convolution of a band takes.
+  static int64_t steps(int64_t columns) { return 36 * ((columns + 4 * kTiles - 1) / (4 * kTiles)); }
+  static int64_t scratch(const Sizes& s, int64_t) {
+    const int64_t most = larger(s.c, s.m);
+    return (36 + 24 + 6) * kTiles * most + 6 * kTiles * wide(most) + padded(most);
   }
+  // Coefficients of two windows, and sums of two gradients [36][m][c].
+  static int64_t gradient_scratch(const Sizes& s) { return 2 * 36 * kTiles * wide(s.c) + 2 * 36 * s.m * wide(s.c); }
 
   Winograd(const Sizes& s, const WindowLines& given, int64_t, float* at, float* gradient_at = nullptr) : lines(given), sizes(s) {
-    in = at;
-    out = in + 36 * kTiles * larger(s.c, s.m);
-    channels = (int32_t*)(out + 36 * kTiles * larger(s.c, s.m));
-    for (int64_t c = 0; c < larger(s.c, s.m); c++) channels[c] = (int32_t)(c * kTiles);
+    const int64_t most = larger(s.c, s.m);
+    half_in = at;
+    half_out = half_in + 36 * kTiles * most;
+    out = half_out + 24 * kTiles * most;
+    in = out + 6 * kTiles * most;
+    clear(in, in + 6 * kTiles * wide(most));
+    channels = (int32_t*)(in + 6 * kTiles * wide(most));
+    for (int64_t c = 0; c < most; c++) channels[c] = (int32_t)(c * kTiles);
     if (!gradient_at) return;
-    for (int i = 0; i < 2; i++) kept[i] = gradient_at + i * 36 * s.c * kTiles;
-    turned = kept[1] + 36 * s.c * kTiles;
     for (int i = 0; i < 2; i++) {
-      gradients[i] = turned + kTiles * wide(s.c) + i * 36 * s.m * wide(s.c);
+      kept[i] = gradient_at + i * 36 * kTiles * wide(s.c);
+      gradients[i] = gradient_at + 2 * 36 * kTiles * wide(s.c) + i * 36 * s.m * wide(s.c);
       clear(gradients[i], gradients[i] + 36 * s.m * wide(s.c));
     }
   }
@@ -138,7 +161,7 @@ struct Winograd {
   // tiles.
   template <class Sink>
   void conv_band(const Conv& conv, const float* window, int64_t begin, int64_t end, const Sink& sink) {
-    conv_tiles(conv, window, WindowLines::floor(begin), WindowLines::ceil(end), sink, in);
+    conv_tiles(conv, window, WindowLines::floor(begin), WindowLines::ceil(end), sink, nullptr);
   }
   // The same for a convolution whose window takes part in the gradient of w1 (0) or w2 (1): its coefficients are kept, so that
   // there may be kTiles at most.
@@ -154,12 +177,13 @@ struct Winograd {
     for (int64_t i = 0; i < count; i++) {
       inside[i / kLanes][i % kLanes] = first + i >= 0 && first + i < WindowLines::ceil(of.columns) ? -1 : 0;
     }
-    for (int64_t m = 0; m < sizes.m; m++) {
-      coefficients_of_band(band + m * lines.size(), first, count, inside, out + m * kTiles);
-    }
-    for (int64_t k = 0; k < 36; k++) {
-      turn(kept[which] + k * sizes.c * kTiles, count);
-      multiply_tiles(out + k * sizes.m * kTiles, count, gradients[which] + k * sizes.m * wide(sizes.c));
+    for (int64_t m = 0; m < sizes.m; m++) half_of_band(band + m * lines.size(), m, first, count, inside);
+    for (int64_t i = 0; i < 6; i++) {
+      for (int64_t m = 0; m < sizes.m; m++) coefficients_of_band(half_in + (i * sizes.m + m) * 4 * kTiles, m, count);
+      for (int64_t k = 6 * i; k < 6 * i + 6; k++) {
+        multiply_tiles(out + k % 6 * sizes.m * kTiles, kept[which] + k * kTiles * wide(sizes.c), count,
+                       gradients[which] + k * sizes.m * wide(sizes.c));
+      }
     }
   }
   void finish_gradients(const Sums& at, float* sums) const {
@@ -171,76 +195,91 @@ struct Winograd {
   bool failed() const { return !all_finite(poison); }
 
   const WindowLines lines;
+  Ahead ahead;
 
  private:
-  static int64_t wide(int64_t c) { return (c + kLanes - 1) / kLanes * kLanes; }
+  // Channels as lanes, in whole vectors and at most one half.
+  static int64_t wide(int64_t c) {
+    constexpr int64_t grain = kHalf ? kHalf : kLanes;
+    return (c + grain - 1) / grain * grain;
+  }
 
-  // Results of the tiles [first, last). in: place for the coefficients of kTiles.
+  // Results of the tiles [first, last). A transform has a part along H and one along W. The coefficients are made, multiplied and
+  // transformed back in six sets, those of one coefficient along H, so that they stay in L1; between the parts lie
+  // half_in [6][input][6][tile] and half_out [6][output][4][tile]. turned: null, or where the coefficients of one set of tiles
+  // are kept, [36][tile][input].
   template <class Sink>
-  void conv_tiles(const Conv& conv, const float* window, int64_t first, int64_t last, const Sink& sink, float* in) {
+  void conv_tiles(const Conv& conv, const float* window, int64_t first, int64_t last, const Sink& sink, float* turned) {
+    const int64_t in_pitch = wide(conv.inputs) * kTiles, out_pitch = conv.outputs * kTiles;
     for (int64_t t = first; t < last; t += kTiles) {
       const int64_t count = smaller(kTiles, last - t);
-      for (int64_t c = 0; c < conv.inputs; c++)
-        into_coefficients(window + c * lines.size(), conv.inputs, t, count, in + c * kTiles);
-      const int64_t in_pitch = conv.inputs * kTiles, out_pitch = conv.outputs * kTiles;
-      for (int64_t k = 0; k < 36; k++) {
-        whole_row(in + k * in_pitch, channels, conv.inputs, conv.packed + k * conv.inputs * conv.outputs, nullptr, conv.outputs,
-                  count, out + k * out_pitch, kTiles);
+      for (int64_t c = 0; c < conv.inputs; c++) half_of_window(window + c * lines.size(), conv.inputs, c, t, count);
+      for (int64_t i = 0; i < 6; i++) {
+        for (int64_t c = 0; c < conv.inputs; c++) {
+          coefficients_of_window(half_in + (i * conv.inputs + c) * 6 * kTiles, count, in + c * kTiles, in_pitch);
+        }
+        for (int64_t k = 6 * i; k < 6 * i + 6; k++) {
+          ahead.step();
+          if (turned) turn(in + k % 6 * in_pitch, wide(conv.inputs), count, turned + k * in_pitch);
+          whole_row(in + k % 6 * in_pitch, channels, conv.inputs, conv.packed + k * conv.inputs * conv.outputs, nullptr,
+                    conv.outputs, count, out + k % 6 * out_pitch, kTiles);
+        }
+        for (int64_t o = 0; o < conv.outputs; o++) {
+          half_of_results(out + o * kTiles, out_pitch, count, half_out + (i * conv.outputs + o) * 4 * kTiles);
+        }
       }
       for (int64_t o = 0; o < conv.outputs; o++) {
-        out_of_coefficients(out + o * kTiles, out_pitch, conv.bias ? conv.bias[o] : 0, count,
-                            [&](int64_t r, int q, int64_t j, Vec v) __attribute__((always_inline)) { sink(r, o, q, t + j, v); });
+        results(half_out + o * 4 * kTiles, out_pitch * 4, conv.bias ? conv.bias[o] : 0, count,
+                [&](int64_t r, int q, int64_t j, Vec v) __attribute__((always_inline)) { sink(r, o, q, t + j, v); });
       }
     }
   }
 
   // window: a channel's line in row 0 of 6.
-  inline __attribute__((always_inline)) void into_coefficients(const float* window, int64_t inputs, int64_t tile, int64_t count,
-                                                               float* to) const {
-    const int64_t row = inputs * lines.size(), step = inputs * kTiles;
-    for (int64_t j = 0; j < count; j += kLanes) {
-      Vec half[6][6];  // [coefficient along H][column]
-#pragma GCC unroll 6
-      for (int q = 0; q < 6; q++) {
-        const float* from = window + lines.at(q - 1) + tile + j;
+  void half_of_window(const float* window, int64_t inputs, int64_t channel, int64_t tile, int64_t count) {
+    const int64_t row = inputs * lines.size(), step = inputs * 6 * kTiles;
+    for (int q = 0; q < 6; q++) {
+      const float* from = window + lines.at(q - 1) + tile;
+      float* to = half_in + (channel * 6 + q) * kTiles;
+      for (int64_t j = 0; j < count; j += kLanes) {
         Vec d[6], v[6];
 #pragma GCC unroll 6
-        for (int i = 0; i < 6; i++, from += row) d[i] = load(from);
+        for (int i = 0; i < 6; i++) d[i] = load(from + i * row + j);
         transform_input(d, v);
 #pragma GCC unroll 6
-        for (int i = 0; i < 6; i++) half[i][q] = v[i];
-      }
-      float* next = to + j;
-#pragma GCC unroll 6
-      for (int i = 0; i < 6; i++) {
-        Vec v[6];
-        transform_input(half[i], v);
-#pragma GCC unroll 6
-        for (int q = 0; q < 6; q++, next += step) store(next, v[q]);
+        for (int i = 0; i < 6; i++) store(to + i * step + j, v[i]);
       }
     }
   }
-
-  template <class Sink>
-  inline __attribute__((always_inline)) void out_of_coefficients(const float* from, int64_t pitch, float bias, int64_t count,
-                                                                 const Sink& sink) {
+  static void coefficients_of_window(const float* half, int64_t count, float* to, int64_t pitch) {
     for (int64_t j = 0; j < count; j += kLanes) {
-      Vec half[6][4];  // [coefficient along H][column]
-      const float* next = from + j;
+      Vec d[6], v[6];
 #pragma GCC unroll 6
-      for (int i = 0; i < 6; i++) {
+      for (int q = 0; q < 6; q++) d[q] = load(half + q * kTiles + j);
+      transform_input(d, v);
+#pragma GCC unroll 6
+      for (int q = 0; q < 6; q++) store(to + q * pitch + j, v[q]);
+    }
+  }
+
+  static void half_of_results(const float* from, int64_t pitch, int64_t count, float* half) {
+    for (int64_t j = 0; j < count; j += kLanes) {
+      Vec m[6], y[4];
+#pragma GCC unroll 6
+      for (int q = 0; q < 6; q++) m[q] = load(from + q * pitch + j);
+      transform_output(m, y);
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; q++) store(half + q * kTiles + j, y[q]);
+    }
+  }
+  template <class Sink>
+  inline __attribute__((always_inline)) void results(const float* half, int64_t pitch, float bias, int64_t count,
+                                                     const Sink& sink) {
+    for (int q = 0; q < 4; q++) {
+      for (int64_t j = 0; j < count; j += kLanes) {
         Vec m[6], y[4];
 #pragma GCC unroll 6
-        for (int q = 0; q < 6; q++, next += pitch) m[q] = load(next);
-        transform_output(m, y);
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++) half[i][q] = y[q];
-      }
-#pragma GCC unroll 4
-      for (int q = 0; q < 4; q++) {
-        Vec m[6], y[4];
-#pragma GCC unroll 6
-        for (int i = 0; i < 6; i++) m[i] = half[i][q];
+        for (int i = 0; i < 6; i++) m[i] = load(half + i * pitch + q * kTiles + j);
         transform_output(m, y);
 #pragma GCC unroll 4
         for (int r = 0; r < 4; r++) {
@@ -252,53 +291,77 @@ struct Winograd {
     }
   }
 
-  // band: a channel's line in row 0 of 4.
-  inline __attribute__((always_inline)) void coefficients_of_band(const float* band, int64_t tile, int64_t count,
-                                                                  const IntVec* inside, float* to) const {
-    const int64_t row = sizes.m * lines.size();
-    for (int64_t j = 0; j < count; j += kLanes) {
-      Vec half[6][4];
-#pragma GCC unroll 4
-      for (int q = 0; q < 4; q++) {
+  // band: a channel's line in row 0 of 4 -> half_in [6][channel][4][tile]
+  void half_of_band(const float* band, int64_t channel, int64_t tile, int64_t count, const IntVec* inside) {
+    const int64_t row = sizes.m * lines.size(), step = sizes.m * 4 * kTiles;
+    for (int q = 0; q < 4; q++) {
+      const float* from = band + lines.at(q) + tile;
+      float* to = half_in + (channel * 4 + q) * kTiles;
+      for (int64_t j = 0; j < count; j += kLanes) {
         Vec y[4], v[6];
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) y[i] = (Vec)((IntVec)load(band + i * row + lines.at(q) + tile + j) & inside[j / kLanes]);
+        for (int i = 0; i < 4; i++) y[i] = (Vec)((IntVec)load(from + i * row + j) & inside[j / kLanes]);
         transform_gradient(y, v);
 #pragma GCC unroll 6
-        for (int i = 0; i < 6; i++) half[i][q] = v[i];
+        for (int i = 0; i < 6; i++) store(to + i * step + j, v[i]);
       }
+    }
+  }
+  void coefficients_of_band(const float* half, int64_t channel, int64_t count) {
+    for (int64_t j = 0; j < count; j += kLanes) {
+      Vec y[4], v[6];
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; q++) y[q] = load(half + q * kTiles + j);
+      transform_gradient(y, v);
 #pragma GCC unroll 6
-      for (int i = 0; i < 6; i++) {
-        Vec v[6];
-        transform_gradient(half[i], v);
-#pragma GCC unroll 6
-        for (int q = 0; q < 6; q++) store(to + (6 * i + q) * sizes.m * kTiles + j, v[q]);
+      for (int q = 0; q < 6; q++) store(out + (q * sizes.m + channel) * kTiles + j, v[q]);
+    }
+  }
+
+  // One coefficient of all channels [c][tile] -> [tile][c]. What lies behind the last channel is never used.
+  static void turn(const float* from, int64_t width, int64_t count, float* to) {
+    const auto load_rows = [&](int64_t c, int64_t t, int rows, Vec* at) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; i++) at[i] = load(from + (c + i) * kTiles + t);
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= width; c += kLanes)
+      for (int64_t t = 0; t < count; t += kLanes) {
+        Vec rows[kLanes];
+        load_rows(c, t, kLanes, rows);
+        transpose(rows);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; i++) store(to + (t + i) * width + c, rows[i]);
+      }
+    if (c == width) return;
+    for (int64_t t = 0; t < count; t += 2 * kLanes) {  // half a vector of channels of twice as many tiles
+      Vec rows[kLanes];
+      load_rows(c, t, kHalf, rows);
+      load_rows(c, t + kLanes, kHalf, rows + kHalf);
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; i++) {
+        HalfOfVec parts[2];
+        __builtin_memcpy(parts, &rows[i], sizeof parts);
+        store_half(to + (t + i) * width + c, parts[0]);
+        store_half(to + (t + kLanes + i) * width + c, parts[1]);
       }
     }
   }
 
-  // One coefficient of all channels [c][tile] -> [tile][c], zeros behind the last channel.
-  void turn(const float* from, int64_t count) const {
-    const int64_t width = wide(sizes.c);
-    for (int64_t c0 = 0; c0 < width; c0 += kLanes)
-      for (int64_t t0 = 0; t0 < count; t0 += kLanes) {
-        Vec rows[kLanes];
-        for (int i = 0; i < kLanes; i++) rows[i] = c0 + i < sizes.c ? load(from + (c0 + i) * kTiles + t0) : Vec{};
-        transpose(rows);
-        for (int i = 0; i < kLanes; i++) store(turned + (t0 + i) * width + c0, rows[i]);
-      }
-  }
-
   // sum[m][c] += sum over tiles of band[m][tile] turned[tile][c]
-  void multiply_tiles(const float* band, int64_t count, float* sum) const {
-    const int64_t width = wide(sizes.c);
-    const ChannelBlocks rows(sizes.m, kMostChannels), columns(width / kLanes, kVectors);
+  void multiply_tiles(const float* band, const float* turned, int64_t count, float* sum) const {
+    const int64_t width = wide(sizes.c), vectors = width / kLanes;
+    const ChannelBlocks rows(sizes.m, kMostChannels);
     const std::make_index_sequence<kMostChannels> counts;
-    for (int64_t v = 0; v < columns.number; v++)
+    for (int64_t v = 0; v * kLanes < width; v += kVectors)
       for (int64_t b = 0; b < rows.number; b++) {
-        const int64_t m = rows.begin(b), c = columns.begin(v) * kLanes;
-        const TileProduct product = columns.size(v) == kVectors ? choose_tile_product<kVectors>(rows.size(b), counts)
-                                                                : choose_tile_product<1>(rows.size(b), counts);
+        const bool half = vectors < v + kVectors && vectors * kLanes < width;
+        const int64_t m = rows.begin(b), c = v * kLanes;
+        const TileProduct product = vectors >= v + 2 ? choose_tile_product<2, 0>(rows.size(b), counts)
+                                    : vectors == v   ? choose_tile_product<0, 1>(rows.size(b), counts)
+                                    : half           ? choose_tile_product<1, 1>(rows.size(b), counts)
+                                                     : choose_tile_product<1, 0>(rows.size(b), counts);
         product(band + m * kTiles, turned + c, width, count, sum + m * width + c);
       }
   }
@@ -308,25 +371,27 @@ struct Winograd {
     const int64_t width = wide(sizes.c), pitch = sizes.m * width;
     for (int64_t m = 0; m < sizes.m; m++)
       for (int64_t c = 0; c < sizes.c; c += kLanes) {
+        const int count = (int)smaller(kLanes, sizes.c - c);
         Vec half[3][6];
         for (int q = 0; q < 6; q++) {
           Vec v[6], taps[3];
-          for (int i = 0; i < 6; i++) v[i] = load(coefficients + (6 * i + q) * pitch + m * width + c);
+          for (int i = 0; i < 6; i++) v[i] = load_n(coefficients + (6 * i + q) * pitch + m * width + c, count);
           transform_taps(v, taps);
           for (int d = 0; d < 3; d++) half[d][q] = taps[d];
         }
         for (int d = 0; d < 3; d++) {
           Vec taps[3];
           transform_taps(half[d], taps);
-          for (int i = 0; i < smaller(kLanes, sizes.c - c); i++)
+          for (int i = 0; i < count; i++)
             for (int e = 0; e < 3; e++) sums[((m * 3 + d) * sizes.c + c + i) * 3 + e] += taps[e][i];
         }
       }
   }
 
   Sizes sizes;
-  float *in, *out;  // coefficients [36][channel][tile] of a window or a band, and of a result
+  float *half_in, *half_out;  // see conv_tiles
+  float *in, *out;            // coefficients of one set, [6][channel][tile]
   int32_t* channels;
-  Vec poison = {};                                             // a sum of results * 0
-  float *kept[2] = {}, *gradients[2] = {}, *turned = nullptr;  // see gradient_scratch
+  Vec poison = {};                          // a sum of results * 0
+  float *kept[2] = {}, *gradients[2] = {};  // see gradient_scratch
 };
