@@ -51,8 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
             for name, run in runs.items():
                 jobs["forward"][name, layout] = forward(run, x, parameters)
                 jobs["training"][name, layout] = training(run, x.detach().requires_grad_(), parameters, dy)
-            for pass_ in jobs.values():
-                compare(pass_["fused", layout](), pass_["eager", layout]())
+            # Where an activation is within rounding of zero, its gradient may be there or not: one pixel among size^2 terms.
+            for pass_name, tolerance in ("forward", 1e-4), ("training", 3 / size):
+                compare(jobs[pass_name]["fused", layout](), jobs[pass_name]["eager", layout](), tolerance)
         for pass_name, pass_ in jobs.items():
             times = measure(pass_, options.repeats)
             baseline = min((key for key in times if key[0] != "fused"), key=lambda key: times[key])
@@ -87,11 +88,11 @@ def training(run: Callable[..., Tensor], x: Tensor, parameters: list[Tensor], dy
     return job
 
 
-def compare(found: Results, expected: Results) -> None:
+def compare(found: Results, expected: Results, tolerance: float) -> None:
     """End the program unless all results agree."""
     for ours, theirs in zip(found, expected, strict=True):
-        error = ((ours - theirs).norm() / theirs.norm()).item()  # a few values may be on the other side of the ReLU's kink
-        if not error < 1e-4:
+        error = ((ours - theirs).norm() / theirs.norm()).item()
+        if not error < tolerance:
             raise SystemExit(f"the results do not agree (relative error {error:.1e}): nothing is timed")
 
 

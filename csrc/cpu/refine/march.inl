@@ -67,16 +67,21 @@ static void conv_into(const Image& image, const Unit& u, int64_t first, int64_t 
 // sum[c] += the sum over the pixels of a band.
 template <int P>
 static void add_pixels(const float* band, const Lines<P>& lines, int64_t channels, int64_t columns, float* sum) {
+  const int64_t row = channels * lines.size();
   for (int64_t c = 0; c < channels; c++) {
-    Vec acc = {};
-    for (int64_t r = 0; r < kBand; r++) {
-      const float* line = band + (r * channels + c) * lines.size() + kBorder;
-      for (int p = 0; p < P; p++) {
-        const int64_t count = Lines<P>::ceil(columns - p);
-        for (int64_t j = 0; j < count; j += kLanes) acc += load_n(line + p * lines.pitch + j, (int)smaller(kLanes, count - j));
+    Vec acc[kBand] = {};
+    for (int p = 0; p < P; p++) {
+      const float* line = band + c * lines.size() + p * lines.pitch + kBorder;
+      const int64_t count = Lines<P>::ceil(columns - p), full = count / kLanes * kLanes;
+      for (int64_t j = 0; j < full; j += kLanes) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kBand; r++) acc[r] += load(line + r * row + j);
       }
+      if (full == count) continue;
+#pragma GCC unroll 4
+      for (int r = 0; r < kBand; r++) acc[r] += load_n(line + r * row + full, (int)(count - full));
     }
-    sum[c] += sum_of_lanes(acc);
+    sum[c] += sum_of_lanes((acc[0] + acc[1]) + (acc[2] + acc[3]));
   }
 }
 

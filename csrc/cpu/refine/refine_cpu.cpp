@@ -184,11 +184,11 @@ void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const T
   };
   if (!run(winograd_is_faster(s) ? kernels()->winograd : kernels()->direct, false)) run(kernels()->direct, true);
   // In double, in the order of the groups.
-  const auto sum = [&](int64_t i) {
-    double total = 0;
-    for (int64_t g = 0; g < groups; ++g) total += static_cast<double>(sums[g * layout.total + i]);
-    return static_cast<float>(total);
-  };
+  std::vector<double> totals(static_cast<size_t>(sums_wanted ? layout.total : 0));
+  for (size_t i = 0; i < sums.size(); i += totals.size()) {
+    for (size_t j = 0; j < totals.size(); ++j) totals[j] += static_cast<double>(sums[i + j]);
+  }
+  const auto sum = [&](int64_t i) { return static_cast<float>(totals[i]); };
   const auto at = [&](int64_t m, int64_t c, int64_t tap) { return ((m * 3 + tap / 3) * s.c + c) * 3 + tap % 3; };
   std::vector<float> dense(static_cast<size_t>(std::max({s.m * s.c * 9, s.m, s.c})));
   if (to.w1) {

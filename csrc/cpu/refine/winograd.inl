@@ -108,19 +108,27 @@ static void pack_coefficients(int64_t outputs, int64_t inputs, const float* w, f
     for (int i = 0; i < 3; i++) g[k][i] = (i == 0 ? 1 : i == 1 ? points[k] : points[k] * points[k]) / norms[k];
   const ChannelBlocks blocks(outputs, kMostChannels);
   for (int64_t i = 0; i < blocks.number; i++)
-    for (int64_t o = blocks.begin(i); o < blocks.begin(i + 1); o++)
-      for (int64_t c = 0; c < inputs; c++) {
-        const float* taps = w + (o * inputs + c) * 9;
-        float* to = packed + blocks.begin(i) * inputs + c * blocks.size(i) + o - blocks.begin(i);
-        double half[6][3];
-        for (int k = 0; k < 6; k++)
-          for (int e = 0; e < 3; e++) half[k][e] = g[k][0] * taps[e] + g[k][1] * taps[3 + e] + g[k][2] * taps[6 + e];
-        for (int k = 0; k < 6; k++)
-          for (int l = 0; l < 6; l++) {
-            const double sum = half[k][0] * g[l][0] + half[k][1] * g[l][1] + half[k][2] * g[l][2];
-            to[(6 * k + l) * outputs * inputs] = (float)sum;
+    for (int64_t c = 0; c < inputs; c++) {
+      const int size = blocks.size(i);
+      double taps[3][3][kMostChannels] = {}, half[6][3][kMostChannels];
+      for (int o = 0; o < size; o++)
+        for (int j = 0; j < 9; j++) taps[j / 3][j % 3][o] = w[((blocks.begin(i) + o) * inputs + c) * 9 + j];
+      for (int k = 0; k < 6; k++)
+        for (int e = 0; e < 3; e++)
+          for (int o = 0; o < kMostChannels; o++) {
+            half[k][e][o] = g[k][0] * taps[0][e][o] + g[k][1] * taps[1][e][o] + g[k][2] * taps[2][e][o];
           }
+      float* to = packed + blocks.begin(i) * inputs + c * size;
+      for (int k = 0; k < 36; k++, to += outputs * inputs) {
+        const double* along_w = g[k % 6];
+        const auto& half_k = half[k / 6];
+        float sums[kMostChannels];
+        for (int o = 0; o < kMostChannels; o++) {
+          sums[o] = (float)(half_k[0][o] * along_w[0] + half_k[1][o] * along_w[1] + half_k[2][o] * along_w[2]);
+        }
+        __builtin_memcpy(to, sums, sizeof(float) * size);
       }
+    }
 }
 
 struct Winograd {
@@ -282,11 +290,10 @@ struct Winograd {
         for (int i = 0; i < 6; i++) m[i] = load(half + i * pitch + q * kTiles + j);
         transform_output(m, y);
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; r++) {
-          y[r] += bias;
-          poison += 0 * y[r];
-          sink(r, q, j, y[r]);
-        }
+        for (int r = 0; r < 4; r++) y[r] += bias;
+        poison += 0 * ((y[0] + y[1]) + (y[2] + y[3]));
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) sink(r, q, j, y[r]);
       }
     }
   }
