@@ -26,8 +26,8 @@ REACHES = {
     "strips/strips_lines.cuh": ("strips/strips_lines.cuh", "strips/strips_tile.cuh"),
     "strips/strips_unit.cuh": ("strips/strips_unit.cuh", "strips/strips_tile.cuh", "strips/strips_banded.cuh"),
     "strips/strips_bands.cuh": ("strips/strips_bands.cuh", "strips/strips_banded.cuh"),
-    "refine/refine_maps.cuh": ("refine/refine_maps.cuh", "refine/refine_products.cuh", "refine/refine_tile.cuh"),
-    "refine/refine_products.cuh": ("refine/refine_products.cuh", "refine/refine_tile.cuh"),
+    "refine/refine_maps.cuh": tuple(f"refine/refine_{name}.cuh" for name in ("maps", "products", "finish", "tile")),
+    "refine/refine_products.cuh": tuple(f"refine/refine_{name}.cuh" for name in ("products", "finish", "tile")),
     "gcn/hopper/hopper_tiles.h": ("gcn/hopper/hopper_tiles.h", "gcn/hopper/hopper_first_stage.cuh"),
 }
 #: Faults of a translation unit: few enough that the units of a header keep all cores busy.

@@ -126,6 +126,27 @@ def test_any_strides(of: str, view: Any) -> None:
         assert found[name].stride() == torch.empty_like(argument).stride()
 
 
+#: Rows of an even length are read and written in pairs of pixels; every number of channels that are no whole piece.
+EVEN = [Case((1, c, 24 - c % 7, 5, 34), math) for math, most in (("float16", 8), ("float32", 4)) for c in range(16, 16 + most)]
+
+
+@pytest.mark.parametrize("case", in_suites(EVEN, everyday=lambda case: case.sizes[1] in (16, 19)), ids=str)
+def test_pairs_of_pixels_and_packed_channels(case: Case) -> None:
+    assert wrong_with(case) == ""
+
+
+def test_rows_of_an_even_length_that_start_at_an_odd_element() -> None:
+    """What is no pair in memory is not read as one: the emulator watches alignment."""
+
+    def moved(t: torch.Tensor) -> torch.Tensor:
+        return torch.cat((t.new_zeros(1), t.flatten()))[1:].view(t.shape)
+
+    given, dy = make(replace(TILE, sizes=(1, 5, 6, 4, 40)))
+    expected = run(given, dy)
+    found = run([moved(given[0]), *given[1:]], moved(dy))
+    assert all(torch.equal(t, expected[name]) for name, t in found.items())
+
+
 @pytest.mark.parametrize("missing", [(3,), (4,), (3, 4)])
 def test_without_biases(missing: tuple[int, ...]) -> None:
     given, dy = make(TILE)
@@ -155,6 +176,15 @@ def test_values_that_are_not_finite_reach_what_they_reach_in_pytorch(where: str,
         Case((1, 3, 4, 3, 31), "float64", special=(where, value, 0)),
     ):
         assert wrong_with(case) == "", case
+
+
+def test_an_infinite_gradient_of_a_neighbouring_tile_is_no_nan() -> None:
+    """Its product with a zero would be."""
+    given, dy = make(Case((1, 8, 8, 5, 31)))
+    for t in given:
+        t.abs_()
+    dy[0, 0, 2, 30] = math.inf
+    assert run(given, dy)["dw2"][0, :, 1, 1].eq(math.inf).all()
 
 
 def test_same_bits_whatever_runs_first() -> None:

@@ -12,10 +12,11 @@ void point_at_gradients(RefineGrad (&grad)[2], const RefineTensors& t) {
 
 int run_tiles(const RefinePlan& plan, const RefineTensors& t, void* workspace, CUstream_st* stream) {
   RefineTile tile = plan.tile;
-  tile.x = t.x, tile.dy = t.dy, tile.out = t.out;
+  tile.maps[0] = t.x, tile.maps[1] = t.dy, tile.out = t.out;
   tile.conv[0].weight = t.w1, tile.conv[0].bias = t.b1;
-  tile.conv[1].weight = t.w2, tile.conv[1].bias = plan.backward ? nullptr : t.b2;
-  tile.conv[2].weight = t.w1;
+  if (!plan.backward || tile.wants_du) tile.conv[1].weight = t.w2;
+  if (!plan.backward) tile.conv[1].bias = t.b2;
+  if (tile.wants_dx) tile.conv[2].weight = t.w1;
   tile.partial = static_cast<float*>(workspace);
   point_at_gradients(tile.grad, t);
   Chain chain(stream);

@@ -4,8 +4,7 @@
 #pragma once
 
 #include "../block_sum.cuh"
-#include "../fragment.cuh"
-#include "refine_kernels.h"
+#include "refine_products.cuh"
 
 namespace gcn::cuda {
 
@@ -18,25 +17,26 @@ __global__ void __launch_bounds__(kRefineFinishThreads) refine_finish_kernel(GCN
   launch_dependents();
   wait_for_dependencies();
   const int tid = int(threadIdx.x), lane = tid % 32, accumulator = int(blockIdx.x) % kRefineSums;
-  int unit = int(blockIdx.x) / kRefineSums;
+  const int unit = int(blockIdx.x) / kRefineSums;
   const int64_t to_next = int64_t(p.units) * kRefineSums * 32;
   const float* const from = p.partial + int64_t(blockIdx.x) * 32 + lane;
+  const RefineGrad& g = unit < p.grad[1].first ? p.grad[0] : p.grad[1];
+  const RefineGradUnit of(g, unit - g.first);
   float sum = 0;
 #pragma unroll 4
   for (int part = tid / 32; part < p.blocks; part += kRefineFinishThreads / 32) sum += from[part * to_next];
   sum = sum_over_threads(sum, reinterpret_cast<float*>(shared), kRefineFinishThreads, 32);
   if (tid >= 32) return;
-  const RefineGrad& g = unit < p.grad[1].first ? p.grad[0] : p.grad[1];
-  unit -= g.first;
-  const int row = unit / g.groups / 3 * 16 + c_row(lane, accumulator % 4), column = c_column(lane, accumulator % 4);
-  const int dy = unit / g.groups % 3, group = unit % g.groups, block = accumulator / 4;
-  if (row >= g.a) return;
-  if (block == 3 * kRefineOutputBlocks) {
-    if (g.bias && dy == 1 && group == 0 && column == 0) static_cast<E*>(g.bias)[row] = from_float<E>(sum);
+  const int row = c_row(lane, accumulator % 4), dy = accumulator / 4 / kRefineOutputBlocks;
+  const int of_a = of.group * kRefineOutputs + accumulator / 4 % kRefineOutputBlocks * 8 + c_column(lane, accumulator % 4);
+  if (of_a >= g.a) return;
+  if (of.is_bias) {  // all rows are the same
+    if (g.bias && row == 0 && dy == 0) static_cast<E*>(g.bias)[of_a] = from_float<E>(sum);
     return;
   }
-  const int dx = block / kRefineOutputBlocks, of_b = group * kRefineOutputs + block % kRefineOutputBlocks * 8 + column;
-  if (g.weight && of_b < g.b) static_cast<E*>(g.weight)[(row * g.b + of_b) * 9 + dy * 3 + dx] = from_float<E>(sum);
+  const RefineDepth depth(g.pixel, of.window * kRefineWindows + row, kPiece<E>);
+  if (!g.weight || depth.dx >= 3 || depth.channel >= g.b) return;
+  static_cast<E*>(g.weight)[(of_a * g.b + depth.channel) * 9 + dy * 3 + depth.dx] = from_float<E>(sum);
 }
 
 template <class E>
