@@ -59,7 +59,7 @@ def conv_forward(original: Any, backend: str, families: tuple[str, ...], smalles
                 return plain(self, input, weight, bias)
             with GraphScope(backend, families):
                 return plain(self, input, weight, bias)
-        if pytorch_is_faster(input, smallest):
+        if type(input) is Tensor and pytorch_is_faster(input, smallest):
             return plain(self, input, weight, bias)
         if (outer := Scope.current()) is not None:
             with outer.inside(families, pause=hooked(self) is not None):

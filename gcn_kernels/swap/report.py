@@ -57,11 +57,6 @@ class StripsForm(NamedTuple):
     biased: tuple[bool, ...]
     whole: int
 
-    @property
-    def alone(self) -> bool:
-        """Whether it is one convolution."""
-        return len(self.kernels) == 1
-
     @classmethod
     def of(cls, block: Fused) -> "StripsForm":
         """The form of a call."""
