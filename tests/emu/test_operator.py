@@ -9,7 +9,7 @@ from ahead import Job
 from hopper_problems import THREE_TILES as HOPPER
 from isolated import call
 from operator_run import facts, failures, run
-from problems import EIGHTS, ONE_TILE, PROBLEMS, EmulatedCase
+from problems import EIGHTS, ONE_TILE, PROBLEMS, SINGLE, EmulatedCase
 from suites import in_suites
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
@@ -92,6 +92,7 @@ SANITIZED = [
     *(EmulatedCase(EIGHTS, *of) for of in (("half", "nchw"), ("half", "channels_last"), ("tf32", "unaligned"))),
     *(case for case in PROBLEMS if str(case) in ("odd-sizes-half-nchw", "k_gt_map-float-nchw", "map1x1-half-channels_last")),
     *(EmulatedCase(EIGHTS, math, "nchw") for math in ("float", "double")),
+    EmulatedCase(SINGLE, "half", "channels_last", "unpacked-splits"),
     # All three Hopper kernels, in clusters.
     EmulatedCase(HOPPER, "half", "channels_last", "hopper-2"),
 ]
