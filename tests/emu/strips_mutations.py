@@ -249,11 +249,11 @@ BANDED = (
         ("flipped", "op.flipped ? count - 1 - at : at", "at", "gradients take the kernel as it is", BANDS),
         ("gap-of-taps", "kStripsBandBefore + t * axes.dilation;", "kStripsBandBefore + t;", "taps are neighbours", DILATED),
         ("bias-in-gradients", "if (op.flipped || !k.bias) continue;", "if (!k.bias) continue;", "a gradient has no bias", BANDS),
-        ("line", "++line, at += axes.line_dilation", "++line, at += 1", "lines are not next to each other", DILATED),
+        ("line", "at += axes.line_dilation", "at += 1", "lines are not next to each other", DILATED),
         ("second-pass", "load_shared(words + (first + m) * 8)", "load_shared(words + m * 8)", "long bands begin anew", LONG),
         (
             "end-of-pairs",
-            "if (block == blocks - 1 && half_pair) v[1] = 0;",
+            "if (block == blocks - 1) sum[block][1] = sum[block][3] = 0;",
             "",
             "a bias leaks over the border of an odd row",
             BANDS,

@@ -26,9 +26,9 @@ EVERYDAY, PROOF = 20, 160
 MAPS = ((512, 64, 64), (64, 128, 128), (128, 64, 64), (320, 32, 32), (512, 16, 16))
 #: As multiples of what the maps take to be read and written, forward and backward.
 PREDICTED = {
-    "msca": ((7.9, 18.4), (8.3, 22.1), (8.0, 18.7), (8.8, 26.8), (14.0, 44.8)),
-    "strip-block": ((3.8, 9.8), (3.7, 11.2), (3.8, 9.9), (4.5, 12.1), (6.7, 25.2)),
-    "pair": ((2.3, 4.1), (2.3, 4.3), (2.3, 4.1), (2.4, 4.9), (3.4, 7.8)),
+    "msca": ((10.2, 18.6), (10.3, 23.3), (10.2, 18.6), (10.9, 24.3), (18.4, 50.0)),
+    "strip-block": ((4.8, 9.4), (4.8, 9.6), (4.8, 10.0), (5.4, 13.1), (8.9, 28.0)),
+    "pair": ((2.8, 3.9), (2.8, 4.5), (2.8, 3.9), (3.0, 5.0), (4.5, 9.0)),
 }
 
 
@@ -140,10 +140,10 @@ def test_what_the_plan_takes() -> None:
 
 @pytest.mark.parametrize("form", PREDICTED)
 def test_predictions_are_what_the_docs_say(form: str) -> None:
-    """And nowhere are multiply-adds predicted to be faster."""
+    """Only on the smallest maps are multiply-adds predicted to be faster, backward."""
     for (c, h, w), most in zip(MAPS, PREDICTED[form], strict=True):
         case = replace({"msca": MSCA, "strip-block": STRIP_BLOCK, "pair": PAIR}[form], n=16, c=c, h=h, w=w)
         for backward, ratio in enumerate(most):
             said = plan(functions(), case, torch.bfloat16, backward=bool(backward))
-            assert said["banded"]
+            assert said["banded"] or (backward and (h, w) == (16, 16))
             assert ratio - 0.11 < said["seconds"] / said["floor"] <= ratio, (c, h, w, backward)

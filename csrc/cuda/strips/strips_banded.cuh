@@ -133,18 +133,21 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
       if constexpr (kPieces == 0) {
         add_band_down(sum, x, row + to_row, col + to_col, words, axes.length, lane());
       } else {
-        int at = row + to_row + a_row(lane());
+        int at = row + to_row + a_row(lane()), lines = axes.lines;
 #pragma unroll 1
-        for (int line = 0; line < axes.lines; ++line, at += axes.line_dilation, words += op.band) {
+        do {
           const E* const from = x.row(at);
+          int first = 0;
 #pragma unroll 1
-          for (int first = 0; first < pieces; first += kPieces) {
+          do {
             uint32_t band[kPieces];
 #pragma unroll
             for (int m = 0; m < kPieces; ++m) band[m] = first + m < pieces ? load_shared(words + (first + m) * 8) : 0u;
             add_band(sum, x, from, col + to_col + first * 8, band, lane());
-          }
-        }
+            first += kPieces;
+          } while (first < pieces);
+          at += axes.line_dilation, words += op.band;
+        } while (--lines > 0);
       }
       write(op, axes, c, sum, row, col, in_h, in_w);
     }
@@ -160,7 +163,12 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
     uint32_t again = take_out(sum);
     row += c_row(lane(), 0), col += c_column(lane(), 0);
     const int left = in_w.end - col, blocks = (left + 7) >> 3;
-    const bool half_pair = (left & 7) == 1;
+    if (left > 0 && (left & 7) == 1) {  // the second one of a pair is outside of the image, where a map is zero
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        if (block == blocks - 1) sum[block][1] = sum[block][3] = 0;
+      }
+    }
     E* const to = maps + dst.first + c * dst.plane + row * dst.pitch + col;
     const E* const addend = maps + from.first + c * from.plane + (row + from.rh - dst.rh) * from.pitch + (col + from.rw - dst.rw);
 #pragma unroll
@@ -175,8 +183,6 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
           const Pair added = same_bytes<Pair>(bits);
           v[0] += to_float(added.value[0]), v[1] += to_float(added.value[1]);
         }
-        // The second one of a pair may be outside of the image, where a map is zero.
-        if (block == blocks - 1 && half_pair) v[1] = 0;
         Pair pair;
         pair.value[0] = from_float<E>(v[0]), pair.value[1] = from_float<E>(v[1]);
         store_shared(reinterpret_cast<uint32_t*>(to + half * 8 * dst.pitch + block * 8), same_bytes<uint32_t>(pair));

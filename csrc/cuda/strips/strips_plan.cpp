@@ -26,11 +26,11 @@ constexpr double kPieceInstructions = 47, kChunkInstructions = 115, kSumInstruct
 // clock on an H200, with 16 warps; these have not been timed); clocks that a warp alone takes for one; clocks
 // that a block waits for device memory, and at a barrier; bytes of device memory that are moved at once.
 constexpr double kIssue = 4, kHalfWarps = 16, kAloneClocks = 2.5, kLoadWait = 1500, kStepWait = 100, kBytesAtOnce = 32;
-// On the tensor cores (strips_banded.cuh), of a warp: instructions of a task of a convolution beside what follows, of a row of
-// the kernel and of a fragment of its map, of 16 x 8 outputs and of what is added to them; of 16 x 16 pixels of a dot, and of
-// what follows them; of 8 or 16 bytes moved. Counted in the source: no GPU has run them.
-constexpr double kBandTask = 75, kBandLine = 14, kBandFragment = 5, kBandBlock = 12, kBandAddend = 10;
-constexpr double kGramPlace = 24, kGramTask = 190, kOctetInstructions = 38;
+// On the tensor cores (strips_banded.cuh), of a warp, as they stand in the machine code for sm_90: of a task of a convolution
+// beside what follows; of a row of the kernel, a fragment of its map, and a register of its band; of 16 x 8 outputs, and of what
+// is added to them; of 16 x 16 pixels of a dot, and of its sums; of 16 bytes moved. No GPU has run them.
+constexpr double kBandTask = 125, kBandLine = 26, kBandFragment = 5, kBandRegister = 3, kBandBlock = 12, kBandAddend = 10;
+constexpr double kGramPlace = 45, kGramTask = 250, kOctetInstructions = 38;
 constexpr double kFragmentClocks = 4;  // of shared memory, 512 bytes
 constexpr double kSharedUse = 0.9;     // of 128 bytes a clock and multiprocessor
 
@@ -234,8 +234,9 @@ class Planner {
     const double products = double(axes.lines * blocks) * double(pieces);  // of 8 in depth
     Work work;
     work.tasks = 32.0 * double(ceil_div(rows, 16) * ceil_div(cols, 8 * blocks) * channels);
-    work.instructions = kBandTask + double(axes.lines) * kBandLine + double(fragments) * kBandFragment + double(bands) +
-                        products / 2 + double(axes.lines * blocks) / 2 + double(blocks) * (kBandBlock + added * kBandAddend);
+    work.instructions = kBandTask + double(axes.lines) * kBandLine + double(fragments) * kBandFragment +
+                        double(bands) * kBandRegister + products / 2 + double(axes.lines * blocks) / 2 +
+                        double(blocks) * (kBandBlock + added * kBandAddend);
     work.shared = double(fragments) * kFragmentClocks + double(bands) + 2.0 * double(blocks) * (1 + added);
     work.tensor = products * 8 * 16 * 8 / gpu_.fma_16bit;
     return work;
