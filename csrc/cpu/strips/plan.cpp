@@ -5,8 +5,8 @@
 namespace gcn::cpu::strips {
 namespace {
 
-// What the rings of a unit may take: the L2 cache of today's cores and their part of L3, from which rows come without waiting. What
-// a narrower tile computes once more, for its halo, costs more than that.
+// What the rings of a unit may take: the L2 cache of today's cores and their part of L3, from which rows come without waiting.
+// What a narrower tile computes once more, for its halo, costs more than that.
 constexpr int64_t kCacheBytes = 4 << 20;
 // Row cells of a map at most: sums for gradients are kept for each.
 constexpr int64_t kViewBytes = 128;  // more than that of the march
