@@ -19,12 +19,12 @@ namespace gcn::cpu {
 // Asks for huge pages for what of a new tensor covers whole ones. Nothing depends on whether there are any.
 inline void prefer_huge_pages(const torch::stable::Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = uintptr_t{2} << 20, kLeastPages = 4;
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
   const auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
   uintptr_t bytes = 0;
   with_storage_type(t.scalar_type(), [&](auto element) { bytes = static_cast<uintptr_t>(t.numel()) * sizeof element; });
   const uintptr_t first = (begin + kPage - 1) / kPage, end = (begin + bytes) / kPage;
-  if (end >= first + kLeastPages) madvise(reinterpret_cast<void*>(first * kPage), (end - first) * kPage, MADV_HUGEPAGE);
+  if (end > first) madvise(reinterpret_cast<void*>(first * kPage), (end - first) * kPage, MADV_HUGEPAGE);
 #else
   (void)t;
 #endif

@@ -137,8 +137,6 @@ struct Direct {
 
   static int64_t packed_size(int64_t outputs, int64_t inputs) { return 9 * outputs * inputs; }
   static void pack(int64_t outputs, int64_t inputs, const float* w, float* packed) { pack_taps(outputs, inputs, w, packed); }
-  // Steps of Ahead that a convolution of a band takes.
-  static int64_t steps(int64_t) { return kBand; }
   static int64_t scratch(const Sizes& s, int64_t columns) {
     return padded(9 * s.c) + padded(9 * s.m) + larger(s.c, s.m) * padded(columns + 2);
   }
@@ -160,7 +158,6 @@ struct Direct {
   void conv_band(const Conv& conv, const float* window, int64_t begin, int64_t end, const Sink& sink) {
     const int32_t* offsets = conv.inputs == channels ? terms : inner_terms;
     for (int64_t r = 0; r < kBand; r++) {
-      ahead.step();
       whole_row(window + r * conv.inputs * lines.size() + begin, offsets, 9 * conv.inputs, conv.packed, conv.bias, conv.outputs,
                 end - begin, results, wide);
       for (int64_t o = 0; o < conv.outputs; o++)
@@ -189,7 +186,6 @@ struct Direct {
   bool failed() const { return false; }
 
   const WindowLines lines;
-  Ahead ahead;
 
  private:
   int64_t channels, wide;

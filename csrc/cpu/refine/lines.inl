@@ -62,53 +62,6 @@ static void join(const float* line, int64_t pitch, int64_t columns, float* whole
   }
 }
 
-// Rows of maps that are needed next. They are fetched into the cache piece by piece while something else is computed: a row of a
-// channel is too short for the processor to foresee it.
-class Ahead {
- public:
-  // What is to be fetched until the next call of this, in about `steps` steps.
-  void start(int64_t steps) {
-    int64_t pieces = 0;
-    for (int i = 0; i < maps_; i++) pieces += maps_of_[i].pieces();
-    a_step_ = (pieces + steps - 1) / steps;
-    map_ = 0, piece_ = 0;
-  }
-  void forget() { maps_ = 0; }
-  // The rows [first, first + kBand) of a unit, as far as there are any.
-  template <class AnyImage>
-  void add(const AnyImage& image, const Unit& u, int64_t first, int64_t height, int64_t channels) {
-    const int64_t from = larger(first, 0), rows = smaller(first + kBand, height) - from, count = u.column1 - u.column0;
-    const int64_t bytes = image.dtype == DType::kFloat32 ? 4 : 2;
-    const bool planes = image.stride_w == 1, pixels = image.stride_c == 1 && image.stride_w == channels;
-    if (!image.data || rows <= 0 || !(planes || pixels)) return;
-    const char* at = (const char*)image.data + offset_of(image, Row{u.n, from, u.column0, count, channels}) * bytes;
-    const int64_t line = (planes ? count : count * channels) * bytes;
-    maps_of_[maps_++] = {
-        at, rows, image.stride_h * bytes, planes ? channels : 1, image.stride_c * bytes, line, (line + kPiece - 1) / kPiece};
-  }
-  void step() {
-    for (int64_t i = 0; i < a_step_ && map_ < maps_; i++) {
-      const Map& m = maps_of_[map_];
-      const char* at =
-          m.at + piece_ / (m.parts * m.lines) * m.row + piece_ / m.parts % m.lines * m.step + piece_ % m.parts * kPiece;
-#pragma GCC unroll 4
-      for (int j = 0; j < kPiece; j += 64) prefetch_near(at + j);
-      if (++piece_ == m.pieces()) map_++, piece_ = 0;
-    }
-  }
-
- private:
-  static constexpr int64_t kPiece = 256;  // bytes
-  struct Map {
-    const char* at;
-    int64_t rows, row, lines, step, line, parts;  // lines of a row, `step` bytes apart, in parts of kPiece
-    int64_t pieces() const { return rows * lines * parts; }
-  };
-  Map maps_of_[3];
-  int maps_ = 0, map_ = 0;
-  int64_t piece_ = 0, a_step_ = 0;
-};
-
 // Whether a row can be split where it lies, and joined where it goes.
 template <class AnyImage>
 static bool is_whole(const AnyImage& image) {

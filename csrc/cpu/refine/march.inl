@@ -121,10 +121,6 @@ static bool forward(const Forward& call, const Tiling& tiling, int64_t unit, flo
     const int64_t row = b * kBand;
     x.move(), h.move();
     load_window(call.x, u, s, row - 1, b < u.band0, span, lines, x, whole, tiling.columns);
-    method.ahead.forget();
-    if (b + 1 < u.band1) method.ahead.add(call.x, u, row + kWindow - 1, s.h, s.c);
-    method.ahead.add(call.y, u, row - 1, s.h, s.c);
-    method.ahead.start(2 * Method::steps(span.count));
     float* band = h.at(kWindow - kBand);
     if (row + kBand > 0) {
       method.conv_band(conv1, x.rows, begin, end,
@@ -178,13 +174,6 @@ static bool backward(const Backward& call, const Tiling& tiling, int64_t unit, f
     x.move(), dy.move(), da.move();
     load_window(call.x, u, s, row - 1, b < u.band0, span, lines, x, whole, tiling.columns);
     load_window(call.dy, u, s, row - 1, b < u.band0, span, lines, dy, whole, tiling.columns);
-    method.ahead.forget();
-    if (b + 1 < u.band1) {
-      method.ahead.add(call.x, u, row + kWindow - 1, s.h, s.c);
-      method.ahead.add(call.dy, u, row + kWindow - 1, s.h, s.c);
-    }
-    method.ahead.add(call.dx, u, row - 1, s.h, s.c);
-    method.ahead.start(2 * Method::steps(span.count));
     float* band = da.at(kWindow - kBand);
     for (int64_t first = begin, last; first < end && row + kBand > 0; first = last) {
       // Part by part of the columns, so that what a part's gradients are made of is still in the cache.

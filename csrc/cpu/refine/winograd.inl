@@ -139,8 +139,6 @@ struct Winograd {
   static void pack(int64_t outputs, int64_t inputs, const float* w, float* packed) {
     pack_coefficients(outputs, inputs, w, packed);
   }
-  // Steps of Ahead that a convolution of a band takes.
-  static int64_t steps(int64_t columns) { return 36 * ((columns + 4 * kTiles - 1) / (4 * kTiles)); }
   static int64_t scratch(const Sizes& s, int64_t) {
     const int64_t most = larger(s.c, s.m);
     return (36 + 24 + 6) * kTiles * most + 6 * kTiles * wide(most) + padded(most);
@@ -203,7 +201,6 @@ struct Winograd {
   bool failed() const { return !all_finite(poison); }
 
   const WindowLines lines;
-  Ahead ahead;
 
  private:
   // Channels as lanes, in whole vectors and at most one half.
@@ -227,7 +224,6 @@ struct Winograd {
           coefficients_of_window(half_in + (i * conv.inputs + c) * 6 * kTiles, count, in + c * kTiles, in_pitch);
         }
         for (int64_t k = 6 * i; k < 6 * i + 6; k++) {
-          ahead.step();
           if (turned) turn(in + k % 6 * in_pitch, wide(conv.inputs), count, turned + k * in_pitch);
           whole_row(in + k % 6 * in_pitch, channels, conv.inputs, conv.packed + k * conv.inputs * conv.outputs, nullptr,
                     conv.outputs, count, out + k % 6 * out_pitch, kTiles);
