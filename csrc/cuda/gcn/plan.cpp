@@ -16,15 +16,21 @@ namespace gcn::cuda {
 
 Overrides read_overrides(const std::string& text) {
   Overrides o;
-  const std::pair<const char*, int*> known[] = {
-      {"first_stage_sharing", &o.first_stage_sharing}, {"first_stage_splits", &o.first_stage_splits},
-      {"first_stage_ahead", &o.first_stage_ahead},     {"input_grad_cluster", &o.input_grad_cluster},
-      {"input_grad_channels", &o.input_grad_channels}, {"input_grad_rows", &o.input_grad_rows},
-      {"input_grad_columns", &o.input_grad_columns},   {"input_grad_together", &o.input_grad_together},
-      {"input_grad_portable", &o.input_grad_portable}, {"x_by_elements", &o.x_by_elements},
-      {"weight_grad_splits", &o.weight_grad_splits},   {"second_stage", &o.second_stage},
-      {"second_stage_turned", &o.second_stage_turned}, {"unpacked_weights", &o.unpacked_weights},
-      {"strips_banded", &o.strips_banded}};
+  const std::pair<const char*, int*> known[] = {{"first_stage_sharing", &o.first_stage_sharing},
+                                                {"first_stage_splits", &o.first_stage_splits},
+                                                {"first_stage_ahead", &o.first_stage_ahead},
+                                                {"input_grad_cluster", &o.input_grad_cluster},
+                                                {"input_grad_channels", &o.input_grad_channels},
+                                                {"input_grad_rows", &o.input_grad_rows},
+                                                {"input_grad_columns", &o.input_grad_columns},
+                                                {"input_grad_together", &o.input_grad_together},
+                                                {"input_grad_portable", &o.input_grad_portable},
+                                                {"x_by_elements", &o.x_by_elements},
+                                                {"weight_grad_splits", &o.weight_grad_splits},
+                                                {"second_stage", &o.second_stage},
+                                                {"second_stage_turned", &o.second_stage_turned},
+                                                {"unpacked_weights", &o.unpacked_weights},
+                                                {"strips_banded", &o.strips_banded}};
   std::string names;
   for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);
   std::istringstream parts(text);

@@ -26,9 +26,9 @@ constexpr double kPieceInstructions = 47, kChunkInstructions = 115, kSumInstruct
 // clock on an H200, with 16 warps; these have not been timed); clocks that a warp alone takes for one; clocks
 // that a block waits for device memory, and at a barrier; bytes of device memory that are moved at once.
 constexpr double kIssue = 4, kHalfWarps = 16, kAloneClocks = 2.5, kLoadWait = 1500, kStepWait = 100, kBytesAtOnce = 32;
-// On the tensor cores (strips_banded.cuh), of a warp, as they stand in the machine code for sm_90: of a task of a convolution
-// beside what follows; of a row of the kernel, a fragment of its map, and a register of its band; of 16 x 8 outputs, and of what
-// is added to them; of 16 x 16 pixels of a dot, and of its sums; of 16 bytes moved. No GPU has run them.
+// On the tensor cores (strips_banded.cuh), of a warp: of a task of a convolution beside what follows; of a row of the kernel, a
+// fragment of its map, and a register of its band; of 16 x 8 outputs, and of what is added to them (as they stand in the machine
+// code for sm_90); of 16 x 16 pixels of a dot, and of its sums; of 16 bytes moved (counted in the source). No GPU has run them.
 constexpr double kBandTask = 125, kBandLine = 26, kBandFragment = 5, kBandRegister = 3, kBandBlock = 12, kBandAddend = 10;
 constexpr double kGramPlace = 45, kGramTask = 250, kOctetInstructions = 38;
 constexpr double kFragmentClocks = 4;  // of shared memory, 512 bytes
