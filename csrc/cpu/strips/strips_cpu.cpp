@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../../strips/arguments.h"
+#include "../huge_pages.h"
 #include "../map.h"
 #include "../parallel.h"
 #include "../spare_memory.h"
@@ -86,6 +87,7 @@ Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::ve
   const Tensor y = torch::stable::empty({sizes, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
                                         channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   if (y.numel() == 0) return y;
+  prefer_huge_pages(y);
   Program program = gcn::strips::forward_program(form);
   measure(program, x.size(2));
   const Plan plan = plan_for(program, x);
@@ -153,7 +155,10 @@ Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std:
   const Parameters parameters(form, weights, biases);
   Call call = new_call(program, plan, parameters);
   call.images[0] = image_of(input_map(dy)), call.images[1] = image_of(input_map(x));
-  if (wanted.x) call.images[2] = image_of(output_map(gradients.x()));
+  if (wanted.x) {
+    prefer_huge_pages(gradients.x());
+    call.images[2] = image_of(output_map(gradients.x()));
+  }
   Floats sums;
   if (!program.dots.empty()) {
     const int64_t vectors = plan.groups * plan.cells_of_group() * (call.taps + call.kernel_count);
