@@ -8,11 +8,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import emulator
 import torch
 from forked import forked
 from rule import check, evaluate, expect
@@ -41,6 +43,18 @@ def load(library: Path | str) -> ctypes.CDLL:
     functions = ctypes.CDLL(str(library))
     functions.take_launched.restype = functions.strips_plan.restype = ctypes.c_char_p
     return functions
+
+
+@cache
+def functions() -> Any:
+    """The kernels as they are, in this process: their operators can be registered once."""
+    return load(emulator.strips_library())
+
+
+def taken() -> set[str]:
+    """Names of the templates of the kernels that ran in this process since the last question."""
+    names = functions().take_launched().decode().splitlines()
+    return {name.removeprefix("void ").removeprefix("gcn::cuda::").split("<")[0] for name in names}
 
 
 def plan(

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import emulator
@@ -14,7 +13,7 @@ from isolated import call
 from operator_faults import said_of
 from rule import check, evaluate, expect
 from strips_cases import CASES, LSKA, MSCA, PAIR, STRIP_BLOCK, Case, draw, make, pairs, row
-from strips_emulated import Emulated, load
+from strips_emulated import Emulated, functions, taken
 from strips_mutations import FAR, MANY_CHANNELS, MUTATIONS, WHOLE, WHOLE_CHAIN, Mutation
 from suites import in_suites
 from views import VIEWS
@@ -32,20 +31,9 @@ def ahead(items: object) -> list[Job]:
     return emulator.STRIPS.jobs()
 
 
-@cache
-def functions() -> Any:
-    return load(emulator.strips_library())
-
-
 @pytest.fixture(autouse=True)
 def operators() -> Any:
     return functions()
-
-
-def launched() -> set[str]:
-    """Names of the kernels' templates that ran since the last question."""
-    names = functions().take_launched().decode().splitlines()
-    return {name.removeprefix("void ").removeprefix("gcn::cuda::").split("<")[0] for name in names}
 
 
 @pytest.mark.parametrize("dtype", in_suites(DTYPES, everyday=lambda dtype: dtype == torch.float32), ids=str)
@@ -62,7 +50,7 @@ def test_named_problem(case: Case, dtype: torch.dtype) -> None:
 def test_dtype(case: Case, dtype: torch.dtype) -> None:
     test_named_problem(case, dtype)
     products = "strips_banded_kernel" if dtype.itemsize == 2 else "strips_tile_kernel"
-    assert launched() == {products, "strips_finish_kernel"}
+    assert taken() == {products, "strips_finish_kernel"}
 
 
 @pytest.mark.parametrize("first", in_suites(range(0, PROOF, 40), everyday=lambda first: first < EVERYDAY))
@@ -96,10 +84,10 @@ def test_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", [FAR, LONG_CHAIN], ids=lambda case: case.name)
 def test_what_fits_no_tile_goes_an_operation_a_launch(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCN_KERNELS_PLAN", "strips_banded=1")  # on tensor cores one of them has a tile in 16 bits
-    launched()
+    taken()
     block = make(case, dtype)
     check(evaluate(Emulated(case), block.in_layout("channels_last")), expect(block))
-    assert launched() == {"strips_direct_conv_kernel", "strips_direct_dot_kernel"}
+    assert taken() == {"strips_direct_conv_kernel", "strips_direct_dot_kernel"}
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)

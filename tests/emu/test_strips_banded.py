@@ -2,8 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import cache
-from typing import Any
 
 import emulator
 import pytest
@@ -12,7 +10,7 @@ from ahead import Job
 from cases import LAYOUTS, every_layout
 from rule import check, evaluate, expect
 from strips_cases import CASES, LSKA, MSCA, PAIR, STRIP_BLOCK, Case, column, draw, make
-from strips_emulated import Emulated, load, plan, wrong_reach
+from strips_emulated import Emulated, functions, plan, taken, wrong_reach
 from strips_mutations import BANDS, DILATED, LONG, RECTANGLES, TILES, WHOLE
 from suites import in_suites
 
@@ -36,11 +34,6 @@ def ahead(items: object) -> list[Job]:
     return emulator.STRIPS.jobs()
 
 
-@cache
-def functions() -> Any:
-    return load(emulator.strips_library())
-
-
 @pytest.fixture(autouse=True)
 def by_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tensor cores wherever that fits, whatever the plan would rather do."""
@@ -48,17 +41,12 @@ def by_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     functions().take_launched()
 
 
-def launched() -> str:
-    names: str = functions().take_launched().decode()
-    return names
-
-
 @pytest.mark.parametrize("case", [*CASES, BANDS, LONG, TILES], ids=lambda case: case.name)
 def test_named_problem(case: Case) -> None:
     for dtype, layout in zip(HALVES, LAYOUTS, strict=True):
         block = make(case, dtype)
         check(evaluate(Emulated(case), block.in_layout(layout)), expect(block))
-    assert case.n == 0 or "strips_banded_kernel" in launched()
+    assert case.n == 0 or "strips_banded_kernel" in taken()
 
 
 @pytest.mark.parametrize("first", in_suites(range(0, PROOF, 20), everyday=lambda first: first < EVERYDAY))
@@ -78,7 +66,7 @@ def test_multiply_adds_if_asked_for(dtype: torch.dtype, monkeypatch: pytest.Monk
     for case, layout in ((WHOLE, "nchw"), (LSKA, "channels_last")):
         block = make(case, dtype)
         check(evaluate(Emulated(case), block.in_layout(layout)), expect(block))
-    assert "strips_tile_kernel" in (names := launched()) and "strips_banded_kernel" not in names
+    assert "strips_tile_kernel" in (names := taken()) and "strips_banded_kernel" not in names
 
 
 @every_layout

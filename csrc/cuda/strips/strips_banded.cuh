@@ -1,15 +1,14 @@
 // Depthwise strips on the tensor cores, forward or backward: the program of strips_unit.cuh with products of 16 bits, m16n8k16
 // and m16n8k8, summed up in fp32.
 //
-//   conv    a warp computes 16 rows x 16 or 32 columns of dst. Along rows: src [16 x columns] times a band
-//   (strips_bands.cuh),
-//           for each row of the kernel. Down columns: a band times src [rows x 8 columns].
+//   conv    a warp computes 16 rows x 16 or 32 columns of dst. Along rows: src [16 x columns] times a band, for each row of the
+//           kernel (strips_bands.cuh). Down columns: a band times src [rows x 8 columns].
 //   dot     dw[tap] = sum of g[p] x[p + tap]: a Gram matrix of 16 columns (or rows) of g and those of x around them, over all
-//   rows
-//           (or columns), whose diagonals are the taps. The matrices of all places of the tile are summed up first, in registers.
+//           rows (or columns), whose diagonals are the taps. The matrices of all places of the tile are summed up first, in
+//           registers.
 //
 // All maps are in shared memory in the type of the images, as PyTorch has them in device memory between its convolutions; a sum
-// of branches is rounded once to each branch.
+// of branches is rounded once for each branch.
 //
 // Zeros of a band and masked pixels meet numbers that the kernel does not reach, and zero times inf is nan. So whatever comes out
 // not finite is computed once more, from the taps alone.

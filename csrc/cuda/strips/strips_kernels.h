@@ -2,8 +2,8 @@
 //
 // A program (csrc/strips/program.h) is carried out in one launch: a block has a tile of some channels of an image, and every map
 // of the program lives in its shared memory, as far as the tile needs it. A map in shared memory is [channel][row][column], of
-// the type that sums are kept in. Its region reaches `rh` rows and `rw` columns beyond the tile's core, and is zero outside of
-// the image, which is the padding of the convolutions that read it.
+// the type that sums are kept in, or on the tensor cores of the images' type. Its region reaches `rh` rows and `rw` columns
+// beyond the tile's core, and is zero outside of the image, which is the padding of the convolutions that read it.
 #pragma once
 
 #include "../operands.h"
@@ -36,8 +36,9 @@ constexpr int kStripsGramBlocks = 6, kStripsGramSums = 8 * kStripsGramBlocks + 1
 
 constexpr int kStripsFront = 8;  // elements of shared memory in front of the weights: what the block works on
 
-// Where a map lies in shared memory. Sizes are multiples of kStripsGroup but for the pitch, which is an odd number of quads, so
-// that quads of neighbouring rows fall on different banks, and start aligned.
+// Where a map lies in shared memory. Sizes are multiples of kStripsGroup (on the tensor cores rows need not be) but for the
+// pitch, which is an odd number of quads, on the tensor cores of 16 bytes, so that those of neighbouring rows fall on different
+// banks.
 struct StripsMap {
   int first;         // element of shared memory
   int plane, pitch;  // from one channel to the next, from one row to the next
@@ -63,7 +64,7 @@ struct StripsOp {
   signed char addend_map;
   bool flipped;        // conv: the kernel turned by half a turn, and no bias
   bool weight, bias;   // dot: which gradients
-  signed char splits;  // dot: of the lines, each of which is added up by a warp of its own
+  signed char splits;  // dot: of the pixels, each of which is added up by a warp of its own
   int weights, band;   // conv: element of shared memory; on the tensor cores, words of a line of weights
   int sums;            // dot: the first of its sums, the bias's after the weight's
 };
