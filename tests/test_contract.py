@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from views import VIEWS
 
@@ -224,6 +225,24 @@ def test_transforms_go_through_the_definition(example: Example) -> None:
     torch.testing.assert_close(*results)
     with pytest.raises(RuntimeError, match=r"does not support torch\.func transforms"):
         torch.vmap(lambda x: example.function(x, *parameters))(stacked)
+
+
+@every_example
+def test_transforms_of_the_backward_pass_go_through_the_definition(example: Example) -> None:
+    """Of a graph that was recorded before: many gradients at a time, and the derivative along a direction of dy."""
+    results, given = [], example.draw()
+    for run in (example.function, example.definition):
+        leaves = [t.clone().requires_grad_() for t in given]
+        y = run(*leaves)
+        dys = torch.stack([torch.cos(y.detach()), torch.sin(y.detach())])
+        many = torch.autograd.grad(y, leaves, dys, is_grads_batched=True, retain_graph=True)
+        with forward_ad.dual_level():
+            along = torch.autograd.grad(y, leaves, forward_ad.make_dual(dys[0], dys[1]), retain_graph=True)
+            tangents = [forward_ad.unpack_dual(t).tangent for t in along]
+        (again,) = torch.autograd.grad(y, leaves[:1], dys[0], create_graph=True)
+        second = torch.autograd.grad(again, leaves[1:2], torch.ones_like(again))
+        results.append([*many, *tangents, *second])
+    torch.testing.assert_close(*results)
 
 
 # --- layouts, sizes, determinism

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gcn_kernels.core import flops
+from gcn_kernels.core.backends import foreign_transform
 
 
 @dataclass(eq=False)
@@ -173,8 +174,28 @@ class Operator:
                 "own derivative needs their values; change them after the last backward pass, or use clones"
             )
         saved = [a if b is None else b for a, b in zip(_kept(ctx), ctx.unread, strict=True)]
+        # torch.autograd maps over gradients in a way of its own, which is no torch.func transform.
+        if foreign_transform() is not None or torch._C._functorch.is_legacy_batchedtensor(dy):
+            return self._through_the_definition(dy, saved, needed, ctx.options)
         found = _flatten(call(self.backward, dy, *saved, wanted, *ctx.options))
         return [g if need else None for g, need in zip(found, needed, strict=True)]
+
+    def _through_the_definition(
+        self, dy: Tensor, saved: Sequence[Any], needed: Sequence[bool], options: Sequence[Any]
+    ) -> list[Tensor | None]:
+        """The gradients where a transform is at work that the backward operator has no rule for."""
+        keep_graph = torch.is_grad_enabled()
+        # Of dy only sizes are asked for.
+        sizes = saved[0].new_empty(()).expand(dy.shape)
+        given = {"dy": sizes, **dict.fromkeys(self.graded), **dict(zip(self.saved, saved, strict=True))}
+        named = dict(zip(self.backward_options, options, strict=True))
+        with torch.enable_grad():
+            variables = self.variables(given)
+            y = self.definition(*variables, **{name: named[name] for name in self.definition_options})
+            if y.shape != dy.shape:
+                y = y[tuple(slice(size) for size in dy.shape)]
+            found = iter(torch.autograd.grad(y, list(compress(_flatten(variables), needed)), dy, create_graph=keep_graph))
+        return [next(found) if need else None for need in needed]
 
     def _backward(self, ctx: Any, dy: Tensor | None, *_: None) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad[: len(self.tensors)]
