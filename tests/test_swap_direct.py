@@ -15,10 +15,11 @@ from test_swap_guarantee import assert_equal, compiled_operators, fused_in_graph
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+import gcn_kernels.swap.fused_class as fused_class
 import gcn_kernels.swap.gain as gain
 import gcn_kernels.swap.rules as rules
 import gcn_kernels.swap.trial as trial
-from gcn_kernels import convert_model, revert_gcn
+from gcn_kernels import convert_gcn, convert_model, revert_gcn
 from gcn_kernels.swap.report import StripsForm
 
 X = torch.randn(2, C, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -47,6 +48,15 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
     monkeypatch.setattr(rules, "fused_strips", counting)
     return calls
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the runs of a converted module that are watched."""
+    runs: list[int] = []
+    scope_of = fused_class.scope_of
+    monkeypatch.setattr(fused_class, "scope_of", lambda *a, **k: (runs.append(1), scope_of(*a, **k))[1])
+    return runs
 
 
 def pair(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
@@ -240,6 +250,120 @@ def test_one_entry_for_each_convolution() -> None:
     first, strided, never = report.entries
     assert first.reason == "2 calls in a forward" and first.sizes == f"{C}: 3x3"
     assert "it has kernel (3, 3), stride (2, 2)" in strided.reason and "no forward computes it" in never.reason
+
+
+def test_converting_again_changes_nothing() -> None:
+    _, model = pair(Norm)
+    classes = [type(m) for m in model.modules()]
+    for change in (lambda: None, lambda: parametrizations.weight_norm(model.conv)):
+        change()
+        (entry,) = convert_model(model, force=True).entries
+        assert (entry.place, entry.swapped, entry.reason) == ("conv", False, "it already runs fused")
+        assert [type(m) for m in model.modules()][:1] == classes[:1]
+    assert revert_gcn(Norm()) == []
+
+
+def test_beside_a_block_that_was_converted_before(fused: list[Tensor]) -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.block = dw(C, 5, 5), BlockA(C, C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.block(x)).tanh()
+
+    torch.manual_seed(0)
+    plain = randomise(Beside()).double()
+    model = copy.deepcopy(plain)
+    assert [e.place for e in convert_gcn(model, force=True).swapped] == ["block"]
+    assert [e.place for e in convert_model(model, force=True).swapped] == ["conv"]
+    fused.clear()
+    assert_equal(outcome(model, X), outcome(plain, X))
+    assert len(fused) == 1
+
+
+def test_a_block_around_it_is_watched_once(fused: list[Tensor], watched: list[int]) -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = dw(C, 5, 5)
+            self.l1, self.l2 = nn.Conv2d(C, 3, (5, 1), padding=(2, 0)), nn.Conv2d(3, C, (1, 5), padding=(0, 2))
+            self.r1, self.r2 = nn.Conv2d(C, 3, (1, 5), padding=(0, 2)), nn.Conv2d(3, C, (5, 1), padding=(2, 0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x.tanh())
+            return self.l2(self.l1(y)) + self.r2(self.r1(y))
+
+    plain, model = pair(Around)
+    assert [type(m).__name__ for m in (model, model.conv)] == ["FusedAround", "FusedConv2d"]
+    for x in (X, X[..., :5], X):
+        fused.clear()
+        torch.testing.assert_close(model(x), plain(x))
+        assert len(fused) == 1
+    assert len(watched) == 1
+
+
+class Final(type(nn.Conv2d)):  # type: ignore[misc]
+    """A class of which there may be no subclass."""
+
+    def __new__(cls, name: str, bases: Any, body: Any) -> Any:
+        if any(isinstance(base, cls) for base in bases):
+            raise TypeError("no subclasses")
+        return super().__new__(cls, name, bases, body)
+
+
+class FinalConv(nn.Conv2d, metaclass=Final):
+    """A convolution of such a class."""
+
+
+def test_a_class_without_subclasses_and_what_may_not_be_read(fused: list[Tensor]) -> None:
+    plain, model = pair(lambda: Norm(FinalConv(C, C, 5, padding=2, groups=C)))
+    assert revert_gcn(copy.deepcopy(model)) == [""]
+    fused.clear()
+    assert_equal(outcome(model, X), outcome(plain, X))
+    assert len(fused) == 1
+    spectral_norm = Norm(parametrizations.spectral_norm(dw(C, 5, 5))).train()
+    before = {name: t.clone() for name, t in spectral_norm.state_dict().items()}
+    convert_model(spectral_norm, force=True)
+    assert all(torch.equal(t, before[name]) for name, t in spectral_norm.state_dict().items())
+
+
+def test_one_left_out_leaves_the_other_in() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = dw(C, 3, 3), nn.Conv2d(C, C, 5, padding=2, dilation=(1,), groups=C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).tanh())
+
+    assert [e.place for e in convert_model(nn.Sequential(Two()), force=True, exclude=["0.second"]).entries] == ["0.first"]
+    report = convert_model(Two(), force=True)
+    assert [(e.place, e.swapped) for e in report.entries] == [("first", True), ("second", False)]
+
+
+def test_weights_in_channels_last_give_the_result_their_layout(fused: list[Tensor]) -> None:
+    plain, model = pair(Norm)
+    for m in (plain, model):
+        m.to(memory_format=torch.channels_last)
+    assert model.conv(X).stride() == plain.conv(X).stride()
+
+
+def test_a_hook_inside_of_a_watched_module_sees_a_tensor() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.row, self.column, self.inner = dw(C, 1, 5), dw(C, 5, 1), Norm()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.column(self.row(self.inner(x)))
+
+    _, model = pair(Outer, torch.float32)
+    seen: list[type] = []
+    model.inner.conv.register_forward_hook(lambda module, inputs, output: seen.append(type(output)))
+    with torch.no_grad():
+        model(X.float().contiguous(memory_format=torch.channels_last))
+    assert seen == [Tensor]
 
 
 #: Times of PyTorch on a map of so many rows, of which the operator takes 1: by the way.

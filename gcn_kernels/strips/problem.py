@@ -67,13 +67,20 @@ def arrange(branches: Sequence[Sequence[Step]], stem: Step | None, skip: bool) -
             raise TypeError(f"{name}: expected (weight, bias) or (weight, bias, dilation), got {type(step).__name__}")
         if len(step) == 2:
             dilations.append((1, 1))
-        elif type(step[2]) is int and step[2] > 0:
-            dilations.append((step[2], step[2]))
         else:
-            dilations.append(dilation_pair(names(lengths, stem is not None)[len(weights)], step[2]))
+            dilations.append(_plain_pair(step[2]) or dilation_pair(names(lengths, stem is not None)[len(weights)], step[2]))
         weights.append(step[0])
         biases.append(step[1])
     return Strips(tuple(weights), tuple(biases), tuple(dilations), lengths, stem is not None, bool(skip))
+
+
+def _plain_pair(d: Any) -> tuple[int, int] | None:
+    """What nearly all dilations are given as, without the names of steps that a message would need; None for any other."""
+    if type(d) is int and d > 0:
+        return d, d
+    if type(d) is tuple and len(d) == 2 and type(d[0]) is type(d[1]) is int and d[0] > 0 and d[1] > 0:
+        return d
+    return None
 
 
 def _is_sequence(given: object) -> TypeGuard[Sequence[Any]]:

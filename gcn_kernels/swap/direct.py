@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcn_kernels.core.checks import tracing_state
+from gcn_kernels.core.checks import is_channels_last, tracing_state
 from gcn_kernels.swap import rules
 from gcn_kernels.swap.expression import autocast_dtype
 from gcn_kernels.swap.find import hooked
@@ -29,7 +29,7 @@ _conv2d, _conv_forward, _forward = F.conv2d, nn.Conv2d._conv_forward, nn.Conv2d.
 class Smallest(NamedTuple):
     """Numbers of pixels from which the operator is to compute a map on a CPU, in each way; None where PyTorch always does.
 
-    There is none for channels_last without a gradient to record, where PyTorch's float32 kernels take 0.5 to 1 of its time.
+    Of channels_last without a gradient to record nothing has to be known: PyTorch's float32 kernels take 0.5 to 1 of its time.
     """
 
     inference: int | None = 0
@@ -59,13 +59,14 @@ def conv_forward(original: Any, backend: str, families: tuple[str, ...], smalles
                 return plain(self, input, weight, bias)
             with GraphScope(backend, families):
                 return plain(self, input, weight, bias)
-        if type(input) is Tensor and pytorch_is_faster(input, smallest):
-            return plain(self, input, weight, bias)
         if (outer := Scope.current()) is not None:
             with outer.inside(families, pause=hooked(self) is not None):
                 return plain(self, input, weight, bias)
+        # What watches sees what is asked of the map, too.
+        if type(input) is not Tensor or watched() or pytorch_is_faster(input, smallest):
+            return plain(self, input, weight, bias)
         replaced = plain is not _conv_forward or F.conv2d is not _conv2d
-        if replaced or watched() or type(input) is not Tensor or not takes(input):
+        if replaced or not takes(input):
             return plain(self, input, weight, bias)
         dilation = _dilation(self, input, weight, bias)
         if dilation is None:
@@ -79,6 +80,8 @@ def _dilation(conv: Any, x: Tensor, weight: Tensor, bias: Any) -> tuple[int, int
     """(dh, dw) of a convolution of ``x`` that the operator takes, or None."""
     if conv.padding_mode != "zeros" or not go_together(x, weight, bias, autocast_dtype(x)) or x.shape[1] != weight.shape[0]:
         return None
+    if x.stride(1) != 1 and is_channels_last(weight):
+        return None  # which gives PyTorch's result this layout
     return keeps_size_depthwise(weight, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
@@ -89,7 +92,7 @@ def pytorch_is_faster(x: Tensor, smallest: Smallest) -> bool:
     training, channels_last = torch.is_grad_enabled(), x.stride(1) == 1
     if channels_last and not training:
         return x.dtype is torch.float32
-    least = smallest[training + channels_last]
+    least = smallest.inference if not training else smallest.training_channels_last if channels_last else smallest.training
     if least is None:
         return True
     return least > 0 and not tracing_state() and x.numel() < least * x.shape[1]

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gcn_kernels.swap.find import Candidate, convolutions, has_forward, is_depthwise, places_of
 from gcn_kernels.swap.steps import keeps_size_depthwise
@@ -57,6 +58,11 @@ def joined(model: nn.Module, found: list[Candidate], calls: Callable[[Candidate]
     yield from sorted(chosen.values(), key=lambda c: order[c.module])
 
 
+def _like_weight(c: Any) -> Tensor:
+    """A tensor of the shape of a convolution's weight: reading a parametrized one can run a power iteration."""
+    return torch.empty((c.out_channels, c.in_channels // c.groups, *c.kernel_size), device="meta")
+
+
 def flaws(convs: dict[str, nn.Module]) -> list[str]:
     """Why each of these depthwise convolutions is none of strips; nothing for one that could be."""
     found = []
@@ -66,7 +72,7 @@ def flaws(convs: dict[str, nn.Module]) -> list[str]:
             found.append(f"{path} is not initialised yet: run the model once, then convert")
         elif c.padding_mode != "zeros":
             found.append(f"{path} has padding_mode {c.padding_mode!r}")
-        elif keeps_size_depthwise(c.weight, c.stride, c.padding, c.dilation, c.groups) is None:
+        elif keeps_size_depthwise(_like_weight(c), c.stride, c.padding, c.dilation, c.groups) is None:
             found.append(
                 f"{path} has kernel {c.kernel_size}, stride {c.stride}, padding {c.padding}, dilation {c.dilation}: expected an "
                 "odd kernel, stride 1 and zeros that keep the size"

@@ -84,7 +84,7 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
                 return original.forward(self, *inputs, **named)
         if (y := straight_line.run(self, original, inputs, named, how.backend)) is not None:
             return y
-        scope = scope_of(self, *how[:3], noted=not straight_line.is_known(self))
+        scope = scope_of(self, how.children, how.backend, how.families, noted=not straight_line.is_known(self))
         if scope is not None:
             with scope:
                 result = original.forward(self, *inputs, **named)

@@ -28,7 +28,7 @@ def watch(module: nn.Module, convs: Mapping[str, nn.Module], backend: str, famil
     children = tuple(dict.fromkeys(path.split(".")[0] for path in (*convs, *watched_too)))
     _check_hooks(module, children)
     watched = Watched(children, backend, tuple(families))
-    _class_for(module, watched)
+    class_for(module, watched)
     return watched
 
 
@@ -59,7 +59,8 @@ def _check_hooks(module: nn.Module, children: Iterable[str]) -> None:
                 raise Refused(f"{path} has {hook}, which works on the convolutions' own results")
 
 
-def _class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
+def class_for(module: nn.Module, how: Watched) -> type[nn.Module]:
+    """The class that ``module`` would get; raises :class:`Refused` where its own cannot be subclassed."""
     original: Any = type(module)
     try:
         return fused_class(original, how)

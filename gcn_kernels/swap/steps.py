@@ -40,7 +40,6 @@ class Waiting(Counter, Protocol):
     """The scope, as seen from here."""
 
     backend: str
-    notes: list[Any] | None
     trial: bool
     families: frozenset[str]
     waiting: list[Any]
@@ -163,7 +162,10 @@ def keeps_size_depthwise(weight: Any, stride: Any, padding: Any, dilation: Any, 
     _, _, kh, kw = weight.shape
     if not kh & kw & 1 or max(kh, kw) < 3 or min(kh, kw) > LARGEST_SQUARE:
         return None
-    dh, dw = (dilation, dilation) if type(dilation) is int else dilation
+    pair = (dilation, dilation) if type(dilation) is int else tuple(dilation)
+    if len(pair) != 2:
+        return None
+    dh, dw = pair
     same = (dh * (kh // 2), dw * (kw // 2))
     keeps = padding == "same" or (type(padding) in (tuple, list) and tuple(padding) == same)
     keeps = keeps or (type(padding) is int and (padding, padding) == same)

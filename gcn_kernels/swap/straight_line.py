@@ -267,7 +267,7 @@ def _proof(module: nn.Module, original: type[nn.Module], program: Program | None
     wrappers: dict[type[nn.Module], types.CodeType] = {}
     if not _add(module, -1, names, places, wrappers):
         return None
-    library = _library(tuple(dict.fromkeys((original, *(place.kind for place in places)))))
+    library = _library(tuple(dict.fromkeys((original, *(_known_as(place.kind) for place in places)))))
     # What was replaced before this package was imported is not PyTorch's.
     functions = (function for function in library.expected if type(function) is types.FunctionType)
     if not all(str(function.__module__).startswith("torch") for function in functions):
@@ -294,6 +294,11 @@ def _prove(module: nn.Module, original: type[nn.Module], block: Fused) -> Proof 
     return None if _block(block.x, found, proof.lines) is None else proof
 
 
+def _known_as(kind: Any) -> Any:
+    """``kind``; of an ``nn.Conv2d`` that is swapped itself, which runs plainly inside of another module, ``nn.Conv2d``."""
+    return nn.Conv2d if vars(kind).get("_gcn_original") is nn.Conv2d else kind
+
+
 def _add(
     module: Any, at: int, names: tuple[str, ...], places: list[Place], wrappers: dict[type[nn.Module], types.CodeType]
 ) -> bool:
@@ -306,7 +311,7 @@ def _add(
         below: tuple[str, ...] | None = ()
         if kind in _CONTAINERS:
             below = tuple(child._modules)
-        elif kind not in _KNOWN:
+        elif _known_as(kind) not in _KNOWN:
             if child is None or (below := _straight(kind.forward)) is None:
                 return False
             wrappers[kind] = kind.forward.__code__

@@ -18,14 +18,18 @@ from gcn_kernels.swap.may_swap import (
     Decision,
     about_batchnorm,
     check_class,
+    class_for,
     entry_of,
     refuse_slower,
     refuse_without_kernels,
     watch,
 )
-from gcn_kernels.swap.report import StripsForm
+from gcn_kernels.swap.report import ALREADY, StripsForm
 from gcn_kernels.swap.rules import BATCHNORM
 from gcn_kernels.swap.trial import Refused, Trial, trial_of
+
+#: How a convolution that stands alone runs.
+ALONE = Watched((), "auto", ("strips",), alone=True)
 
 
 def strips_of(
@@ -51,18 +55,18 @@ def strips_of(
         return 0 if isinstance(result, Refused) else len(result.fused)
 
     for candidate in joined(model, found, calls) if verify else found:
-        if not left_out.isdisjoint(candidate.module.modules()):
-            continue
         module, channels = candidate.module, _input_channels(candidate.module, parents.get(candidate.module))
         trial = tried(module) if verify else None
         if not isinstance(trial, Trial) or not _all_alone(candidate, trial):
-            yield _decide(candidate, trial, channels, families, backend, force)
+            if left_out.isdisjoint(module.modules()):
+                yield _decide(candidate, trial, channels, families, backend, force)
             continue
-        foldable = BATCHNORM not in families and batchnorms(module)
-        norms = trial_of(module, channels, (*families, BATCHNORM)).normalised if foldable else ()
+        norms = _foldable(module, channels, families)
         for path, conv in candidate.convs.items():
+            if conv in left_out:
+                continue
             entry, _, watched = _decide_alone(conv, places[conv], trial.alone.get(path, []), families, backend, force)
-            if path in norms:
+            if path in norms and entry.swapped:
                 reason = "; ".join(filter(None, (entry.reason, "BatchNorm after it: fold_batchnorm=True folds it in eval")))
                 entry = replace(entry, reason=reason)
             yield entry, conv, watched
@@ -70,17 +74,36 @@ def strips_of(
 
 def _all_alone(candidate: Candidate, trial: Trial) -> bool:
     """Whether every call is one convolution with nothing else in it, so that these can be swapped instead of what calls them."""
-    if not trial.fused or sum(map(len, trial.alone.values())) != len(trial.fused):
+    calls = sum(block.family == "strips" for block in trial.fused)
+    if calls == 0 or sum(map(len, trial.alone.values())) != calls:
         return False
     for path in trial.alone.keys() & candidate.convs.keys():
         conv = candidate.convs[path]
+        if _was_swapped(conv):
+            continue
         try:
             check_class(conv)
+            class_for(conv, ALONE)
         except Refused:
             return False
         if not is_plain(type(conv)):
             return False
     return True
+
+
+def _was_swapped(conv: nn.Module) -> bool:
+    """Whether a convolution is of a generated class, or of one that was made of it since: parametrized, say."""
+    return hasattr(type(conv), "_gcn_how")
+
+
+def _foldable(module: nn.Module, channels: list[int], families: tuple[str, ...]) -> frozenset[str]:
+    """Paths of the convolutions whose normalisation could be folded, where that was not asked for."""
+    if BATCHNORM in families or not batchnorms(module):
+        return frozenset()
+    try:
+        return trial_of(module, channels, (*families, BATCHNORM)).normalised
+    except Refused:
+        return frozenset()
 
 
 def _decide_alone(
@@ -89,13 +112,15 @@ def _decide_alone(
     forms = [StripsForm.of(block) for block in blocks]
     gain, watched, reason = None, None, ""
     try:
+        if _was_swapped(conv):
+            raise Refused(ALREADY)
         if reasons := flaws({"it": conv}):
             raise Refused(reasons[0])
         if not forms:
             raise Refused("no forward computes it")
         like = next(conv.parameters())
         refuse_without_kernels("strips", KERNELS, UNASKED, like, backend, force)
-        watched = Watched((), backend, families, alone=True)
+        watched = ALONE._replace(backend=backend, families=families)
         if not force and (timed := alone_gain(forms[0], like.dtype, like.device, backend)) is not None:
             gain, smallest = timed
             if gain is None:
@@ -126,7 +151,8 @@ def _decide(
         watched = watch(module, convs, backend, families)
         if isinstance(tried, Refused):
             raise tried
-        blocks = [] if tried is None else tried.fused
+        # A module below that was swapped before computes its own family as well.
+        blocks = [] if tried is None else [block for block in tried.fused if block.family == "strips"]
         if tried is not None and not blocks:
             raise Refused("its forward computes no depthwise convolution of them")
         forms = [StripsForm.of(block) for block in blocks]
