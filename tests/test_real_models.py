@@ -83,7 +83,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_values_calls_and_keys(real: tuple[str, nn.Module], calls: list[tuple[int, ...]]) -> None:
     name, plain = real
     model = copy.deepcopy(plain).eval()
-    image = torch.randn(1, 3, 96, 64)
+    image = torch.randn(1, 3, 128, 96)  # its smallest maps have more than one pixel, which would have both layouts
     with torch.no_grad():
         expected = outputs(model, image)
         report = convert_model(model, force=True)
@@ -104,7 +104,7 @@ FOLDED = {"GhostNetV2": [(1,)] * 33 + [(2,)] * 14}
 def test_normalisations_are_folded_on_request(real: tuple[str, nn.Module], calls: list[tuple[int, ...]]) -> None:
     name, plain = real
     model = copy.deepcopy(plain).eval()
-    image = torch.randn(1, 3, 96, 64)
+    image = torch.randn(1, 3, 128, 96)  # its smallest maps have more than one pixel, which would have both layouts
     with torch.no_grad():
         expected = outputs(model, image)
         convert_model(model, force=True, fold_batchnorm=True)
