@@ -26,8 +26,8 @@ BOUNDED = {"shared", "stage", "weights", "scratch", "source", "sums", "steps", "
 BOUNDED |= {"own", "to", "from", "next", "pixel", "window", "entries", "needed", "odd"}
 #: The same in the Hopper kernels.
 BOUNDED |= {"ring", "stages", "rows", "barriers", "windows", "of_warps"}
-#: The first pixel that a unit of the refinement reads of a map in shared memory.
-BOUNDED |= {"origin"}
+#: Maps of the refinement in shared memory, where a unit reads them, and its biases there.
+BOUNDED |= {"origin", "a_at", "b_at", "a_first", "b_first", "biases"}
 #: Bands of the strips in shared memory, and sums of diagonals.
 BOUNDED |= {"words", "diagonal"}
 #: Functions that write device memory through a pointer of such a name; there it is not bounded.

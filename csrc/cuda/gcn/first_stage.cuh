@@ -445,7 +445,7 @@ struct FirstStage {
     const int row = first_stage_sums_row(kTilePixels);
     const int64_t next_split = int64_t(p.tiles) * b.mid * kTilePixels;
     for (int m = warp; m < mids; m += kThreads / 32) {
-      const float* from = b.partial + (int64_t(tile) * b.mid + first_mid + m) * kTilePixels + lane * 4;
+      const float* from = b.partial + ((int64_t(tile) * b.mid + first_mid + m) * kTilePixels + lane * 4);
       float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
       for (int first = 0; first < p.splits; first += kTogether, from += kTogether * next_split) {

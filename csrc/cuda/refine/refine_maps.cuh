@@ -27,13 +27,13 @@ struct alignas(4) RefineWord {
 // A map in shared memory; its first pixel is row0, col0 of the image.
 template <class E>
 struct RefineMap {
-  unsigned char* data;
+  unsigned char* origin;
   int rows, cols, row0, col0;
   int plane;  // bytes
   RefinePixel pixel;
 
   GCN_DEVICE int pieces() const { return pixel.whole + pixel.packed; }
-  GCN_DEVICE unsigned char* at(int row, int col) const { return data + (row * cols + col) * kPieceBytes; }
+  GCN_DEVICE unsigned char* at(int row, int col) const { return origin + (row * cols + col) * kPieceBytes; }
   // The first of the packed pieces starts with the pixel's own channels.
   GCN_DEVICE E* at(int row, int col, int channel) const {
     return reinterpret_cast<E*>(at(row, col) + channel / kPiece<E> * plane) + channel % kPiece<E>;
