@@ -1,4 +1,4 @@
-// Memory for the frequency domain that outlives a call.
+// Memory for spectra, workspaces and sums that outlives a call.
 //
 // Spectra and workspaces are megabytes that live for one call. Fresh from the system, each of their pages costs a fault and
 // is zeroed, which took a sixth of the forward pass of a block with 2048 channels in training; so a little of what is freed is

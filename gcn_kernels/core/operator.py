@@ -191,11 +191,14 @@ class Operator:
         named = dict(zip(self.backward_options, options, strict=True))
         with torch.enable_grad():
             variables = self.variables(given)
-            y = self.definition(*variables, **{name: named[name] for name in self.definition_options})
-            if y.shape != dy.shape:
-                y = y[tuple(slice(size) for size in dy.shape)]
+            y = self._defined(variables, named, dy)
             found = iter(torch.autograd.grad(y, list(compress(_flatten(variables), needed)), dy, create_graph=keep_graph))
         return [next(found) if need else None for need in needed]
+
+    def _defined(self, variables: Sequence[Any], options: Mapping[str, Any], dy: Tensor) -> Tensor:
+        """y by the definition, of which the operator may have given the first rows and columns."""
+        y = self.definition(*variables, **{name: options[name] for name in self.definition_options})
+        return y if y.shape == dy.shape else y[tuple(slice(size) for size in dy.shape)]
 
     def _backward(self, ctx: Any, dy: Tensor | None, *_: None) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad[: len(self.tensors)]
@@ -249,10 +252,7 @@ class Operator:
             given = {"dy": kept_dy, **dict(zip(self.graded, kept, strict=True))}
             variables = self.variables(given)
             flat = _flatten(variables)
-            options = {name: ctx.given[name] for name in self.definition_options}
-            y = self.definition(*variables, **options)
-            if y.shape != dy.shape:  # of y the operator gave the first rows and columns
-                y = y[tuple(slice(size) for size in dy.shape)]
+            y = self._defined(variables, ctx.given, dy)
             first = torch.autograd.grad(y, list(compress(flat, wanted)), dy, create_graph=True)
             found = torch.autograd.grad(
                 first, (dy, *flat), list(compress(outer, wanted)), create_graph=keep_graph, allow_unused=True

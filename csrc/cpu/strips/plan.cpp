@@ -8,8 +8,8 @@ namespace {
 // What the rings of a unit may take: the L2 cache of today's cores and their part of L3, from which rows come without waiting.
 // What a narrower tile computes once more, for its halo, costs more than that.
 constexpr int64_t kCacheBytes = 4 << 20;
-// Row cells of a map at most: sums for gradients are kept for each.
 constexpr int64_t kViewBytes = 128;  // more than that of the march
+// Row cells of a map at most: sums for gradients are kept for each.
 constexpr int64_t kMostCells = 8, kMostParts = 16;
 // Vectors of lanes turned, in multiply-adds, on the way in or out; and the start of a unit.
 constexpr double kMoveCost = 8, kUnitCost = 4000;
