@@ -4,7 +4,7 @@
     python benchmarks/bench_network.py --encoder resnet152 --size 800 --kernel 25 --classes 19 --json network.json
 
 "heads" are the four global convolutions on res-2 ... res-5 alone; "decoder" is everything after the encoder, which is the same
-plain and fused. Both networks are timed in NCHW and in channels_last, weights and image; with --compile the plain one also under
+plain and fused. Both networks are timed in NCHW and in channels_last, weights and image; with --compile also under
 torch.compile, which takes minutes to compile. "faster" is the fastest plain way, which is named, over the fastest fused one;
 "peak MB" is that of these two. Values are compared before anything is timed. Losing rows are printed like the others. Times are
 medians of calls in turns, with the 20th and 80th percentile; the table is Markdown, as in docs/network.md.
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kernel", type=number(int, ODD), default=15, metavar="K", help="odd k of the heads (default: 15)")
     parser.add_argument("--classes", type=count, default=21, metavar="N", help="default: 21")
     parser.add_argument("--batch", type=count, default=1, metavar="N", help="images (default: 1)")
-    parser.add_argument("--compile", action="store_true", help="the plain network under torch.compile, too (takes minutes)")
+    parser.add_argument("--compile", action="store_true", help="both networks under torch.compile, too (takes minutes)")
     comparison.add_arguments(parser)
     options = parser.parse_args(arguments)
     comparison.check(parser, options)
@@ -111,10 +111,13 @@ def main(arguments: list[str] | None = None) -> None:
     if not worst < 1e-4:
         raise SystemExit("the networks do not agree: nothing is timed")
 
-    compiled = {f"{name} compiled": way.compiled() for name, way in ways.items() if options.compile and name.startswith("plain")}
-    everything = {**{name: ways[name] for name in ways if name.startswith("plain")}, **compiled}
-    plain_ways = len(everything)
-    everything |= {name: ways[name] for name in ways if name.startswith("fused")}
+    everything: dict[str, Way] = {}
+    for kind in ("plain", "fused"):
+        eager = {name: way for name, way in ways.items() if name.startswith(kind)}
+        everything |= eager
+        if options.compile:
+            everything |= {f"{name} compiled": way.compiled() for name, way in eager.items()}
+    plain_ways = len(everything) // 2
 
     def job(run: Callable[[], Tensor], training: bool) -> tuple[Tensor, ...]:
         with torch.set_grad_enabled(training):

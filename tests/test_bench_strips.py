@@ -181,8 +181,7 @@ def no_model() -> nn.Module:
 
 
 def small_models(monkeypatch: pytest.MonkeyPatch, *makes: Callable[[], nn.Module]) -> None:
-    monkeypatch.setattr(models, "MODELS", {f"model{i}": (11, make) for i, make in enumerate(makes)})
-    monkeypatch.setattr(models, "SIDE", 16)
+    monkeypatch.setattr(models, "MODELS", {f"model{i}": models.Model(11, 16, make) for i, make in enumerate(makes)})
     # What is slower fused on this map, on this machine, is not the question.
     convert = models.convert_model
     monkeypatch.setattr(models, "convert_model", lambda model, **options: convert(model, force=True, **options))

@@ -5,9 +5,7 @@ They are timm and torchvision; onedl-mmsegmentation, onedl-mmengine and mmcv-lit
 """
 
 import copy
-import importlib
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,19 +20,14 @@ from gcn_kernels.core import backends
 pytestmark = pytest.mark.skipif(backends.why_not("cpu", "cpu") is not None, reason=str(backends.why_not("cpu", "cpu")))
 
 
-def ghostnet() -> nn.Module:
-    model: nn.Module = importlib.import_module("timm").create_model("ghostnetv2_100", pretrained=False)
-    return model
-
-
-#: How the model is made, and the chains of depthwise convolutions of the operator's calls in a forward pass.
-REAL: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
+#: The chains of depthwise convolutions of the operator's calls in a forward pass.
+REAL: dict[str, list[tuple[int, ...]]] = {
     # The attention of each of 13 blocks, and the 3 x 3 of their MLP.
-    "MSCAN-T": (models.MODELS["MSCAN-T"][1], [(2, 2, 2), (1,)] * 13),
+    "MSCAN-T": [(2, 2, 2), (1,)] * 13,
     # Three slices in each of 18 blocks.
-    "InceptionNeXt-T": (models.MODELS["InceptionNeXt-T"][1], [(1,)] * 54),
+    "InceptionNeXt-T": [(1,)] * 54,
     # Normalisations are between the strips: one call for each convolution of stride 1.
-    "GhostNetV2": (ghostnet, [(1,)] * 61),
+    "GhostNetV2": [(1,)] * 61,
 }
 
 
@@ -45,7 +38,7 @@ def real(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of packages that look for parts of theirs
-            model = REAL[request.param][0]()
+            model = models.MODELS[request.param].make()
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"{type(error).__name__}: {error}")
     return request.param, unlike_new(model)
@@ -89,7 +82,7 @@ def test_values_calls_and_keys(real: tuple[str, nn.Module], calls: list[tuple[in
         report = convert_model(model, force=True)
         calls.clear()  # those of the trial and of timing
         found = outputs(model, image)
-    assert sorted(calls) == sorted(REAL[name][1]), str(report)
+    assert sorted(calls) == sorted(REAL[name]), str(report)
     for y, truth in zip(found, expected, strict=True):
         assert (y - truth).norm() <= 1e-6 * truth.norm()
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -112,7 +105,7 @@ def test_normalisations_are_folded_on_request(real: tuple[str, nn.Module], calls
             calls.clear()
             for y, truth in zip(outputs(model, image), expected, strict=True):
                 assert (y - truth).norm() <= 1e-6 * truth.norm()
-            assert sorted(calls) == sorted(FOLDED.get(name, REAL[name][1]))
+            assert sorted(calls) == sorted(FOLDED.get(name, REAL[name]))
 
 
 def test_a_training_step(real: tuple[str, nn.Module]) -> None:

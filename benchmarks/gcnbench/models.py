@@ -1,6 +1,6 @@
 """Whole models under the clock, as they are and converted: what a swap of strips is worth where it is used.
 
-The models are those of other packages, with random parameters and at 512 x 512. In every mode a model computes as in
+The models are those of other packages, with random parameters. In every mode a model computes as in
 inference, so that results do not depend on the call: normalisations use their running statistics, paths are not dropped.
 ``fwdbwd`` is a forward pass and the gradients of the image and of all parameters. Work and floor are those of its matrix
 products and convolutions as PyTorch counts them. Errors are judged as those of a baseline are: the layers after a convolution
@@ -23,12 +23,13 @@ from gcnbench.problems import LAYOUTS, AnyProblem, Inputs, Map
 from gcnbench.subject import Subject
 from gcnbench.variants import Call, UnavailableError, Variant, first_line, result_names
 
-SIDE = 512
 
+def _of_timm(name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        model: nn.Module = importlib.import_module("timm").create_model(name, pretrained=False)
+        return model
 
-def _inception_next_tiny() -> nn.Module:
-    model: nn.Module = importlib.import_module("timm").create_model("inception_next_tiny", pretrained=False)
-    return model
+    return make
 
 
 def _mscan_tiny() -> nn.Module:
@@ -39,10 +40,22 @@ def _mscan_tiny() -> nn.Module:
     return model
 
 
-#: By the name that the table shows: the longest kernel, how the model is made.
-MODELS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
-    "MSCAN-T": (21, _mscan_tiny),
-    "InceptionNeXt-T": (11, _inception_next_tiny),
+@dataclass(frozen=True)
+class Model:
+    """A model of another package: its longest kernel, the height and width of its image, how it is made."""
+
+    k: int
+    side: int
+    make: Callable[[], nn.Module]
+
+
+#: By the name that the table shows. Two have blocks of strips; in the others, on small maps, depthwise convolutions stand alone.
+MODELS = {
+    "MSCAN-T": Model(21, 512, _mscan_tiny),
+    "InceptionNeXt-T": Model(11, 512, _of_timm("inception_next_tiny")),
+    "GhostNetV2": Model(5, 224, _of_timm("ghostnetv2_100")),
+    "MobileNetV3-L": Model(5, 224, _of_timm("mobilenetv3_large_100")),
+    "EfficientNet-B0": Model(5, 224, _of_timm("efficientnet_b0")),
 }
 
 
@@ -56,7 +69,7 @@ def build(name: str, seed: int) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of packages that look for parts of theirs
-            model = MODELS[name][1]()
+            model = MODELS[name].make()
     except Exception as error:
         raise UnavailableError(first_line(error)) from error
     # Layers that start as zeros (scales of residual branches) would hide what is computed before them.
@@ -80,7 +93,8 @@ class ModelProblem(AnyProblem):
     @classmethod
     def of(cls, name: str, batch: int, dtype: torch.dtype) -> "ModelProblem":
         """The problem of a model's name."""
-        return cls(Map(name, 3, SIDE, SIDE, 0, 0), batch, MODELS[name][0], dtype)
+        model = MODELS[name]
+        return cls(Map(name, 3, model.side, model.side, 0, 0), batch, model.k, dtype)
 
     def heading(self) -> str:
         return f"# {self.map.label}, batch {self.batch}, {self.dtype_name}, converted (fused) and as it is"
@@ -88,12 +102,12 @@ class ModelProblem(AnyProblem):
     def flops(self, mode: str) -> int:
         model = build(self.map.name, 0).to("meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            output(model, torch.empty(self.batch, 3, SIDE, SIDE, device="meta"))
+            output(model, torch.empty(self.batch, 3, self.map.height, self.map.width, device="meta"))
         return {"fwd": 1, "bwd": 2, "fwdbwd": 3}[mode] * int(counter.get_total_flops())
 
     def bytes(self, mode: str) -> int:
         parameters = sum(p.numel() for p in build(self.map.name, 0).parameters())
-        image = self.batch * 3 * SIDE * SIDE
+        image = self.batch * 3 * self.map.height * self.map.width
         return {"fwd": 1, "bwd": 2, "fwdbwd": 3}[mode] * (image + parameters) * self.dtype.itemsize
 
 
@@ -117,7 +131,7 @@ def make_inputs(problem: ModelProblem, device: torch.device, seed: int) -> Model
     plain = build(problem.map.name, seed).to(device, problem.dtype)
     fused = convert_model(plain, inplace=False).model
     assert isinstance(fused, nn.Module)
-    image = torch.randn(problem.batch, 3, SIDE, SIDE).to(device, problem.dtype)
+    image = torch.randn(problem.batch, 3, problem.map.height, problem.map.width).to(device, problem.dtype)
     with torch.no_grad():
         y = output(plain, image)
     dy = torch.randn(y.shape).to(device, problem.dtype)
