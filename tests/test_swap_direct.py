@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from families import BlockA, randomise
 from strips_families import C, MetaNeXt, Mlp, dw
-from test_swap_guarantee import assert_equal, compiled_operators, fused_in_graphs, outcome
+from swap_checks import assert_equal, compiled_operators, fused_in_graphs, outcome
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 

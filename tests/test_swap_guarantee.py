@@ -10,24 +10,31 @@ import pytest
 import torch
 import torch.nn.functional as F
 from families import BLOCKS, BlockA, channels, line, randomise
-from test_module_children import ON_A_BLOCK, Adapter
+from gcn_forwards import (
+    FORWARDS,
+    added_twice,
+    autocast,
+    branch_in_place,
+    in_place_on_the_input,
+    in_place_on_the_input_after_the_sum,
+    no_grad,
+    no_grad_around_one_branch,
+    returns_a_branch_too,
+    sum_by_method,
+    sum_in_place,
+    sum_in_place_read_before,
+    with_a_factor,
+)
+from swap_checks import assert_equal, compiled_operators, drawn_change, fused_in_graphs, outcome
+from test_module_children import ON_A_BLOCK
 from torch import Tensor, nn
-from torch._dynamo.backends.common import aot_autograd
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
-from torch.nn.utils import prune
-from torch.utils.checkpoint import checkpoint
 
 import gcn_kernels.swap.fused_class as fused_class
 import gcn_kernels.swap.gain as gain
 import gcn_kernels.swap.rules as rules
 import gcn_kernels.swap.trial as trial
 from gcn_kernels import convert_gcn, revert_gcn
-
-TORCH = tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2])
-fused_in_graphs = pytest.mark.skipif(
-    TORCH < (2, 13),
-    reason=f"Dynamo of torch {torch.__version__} does not show the match what it needs: plain convolutions are traced",
-)
 
 
 class Block(nn.Module):
@@ -72,18 +79,6 @@ class Inline(Block):
         return self.head(F.relu(x_l + x_r))
 
 
-class Double(torch.autograd.Function):
-    """What asks autograd in C++: no Python function sees its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] * 3
-
-
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the calls of the fused operator."""
@@ -105,34 +100,6 @@ def pair(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> t
     model = copy.deepcopy(plain)
     assert convert_gcn(model, verify=False, force=True).swapped
     return plain, model
-
-
-def outcome(model: nn.Module, x: Tensor) -> list[Any]:
-    """Everything that a user can see of one step: results, gradients, what is recorded, errors."""
-    random.seed(3)
-    torch.manual_seed(3)
-    model.zero_grad()
-    x = x.clone().requires_grad_()
-    try:
-        result = model(x)
-        results = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, Tensor)]
-        found: list[Any] = [(type(t), t.requires_grad, t.dtype, t.shape) for t in results]
-        found += [t.detach() for t in results]
-        if any(t.requires_grad for t in results):
-            sum(t.square().sum() for t in results if t.requires_grad).backward()
-            found += [x.grad, *(p.grad for p in model.parameters())]
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        return [type(error).__name__, str(error)]
-    return found
-
-
-def assert_equal(ours: list[Any], theirs: list[Any], tolerance: float = 1e-9) -> None:
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        if isinstance(b, Tensor):
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max([1.0, *b.abs().flatten().tolist()]))
-        else:
-            assert a == b
 
 
 X = torch.randn(2, 6, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -157,24 +124,6 @@ def test_what_is_done_to_a_convolution_counts(change: Callable[[nn.Module], obje
         change(m)
         m(X[:1])
     assert_equal(outcome(model, X), outcome(plain, X))
-
-
-def compiled_operators(model: nn.Module, x: Tensor) -> tuple[Tensor, list[str]]:
-    """The result of the compiled model without gradients, and what its graphs call after dead code is gone."""
-    called: list[str] = []
-
-    def look(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        # As the compiler behind it does: a copy over all of a tensor is what is copied.
-        for copied in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.copy.default):
-            copied.replace_all_uses_with(copied.args[1])
-        graph.graph.eliminate_dead_code()
-        called.extend(str(n.target) for n in graph.graph.nodes if n.op == "call_function")
-        return graph
-
-    torch._dynamo.reset()
-    with torch.no_grad():
-        y = torch.compile(model, backend=aot_autograd(fw_compiler=look))(x)
-    return y, called
 
 
 @fused_in_graphs
@@ -234,208 +183,6 @@ def test_forwards_under_compile() -> None:
                 m.seen += [p.grad for p in m.parameters() if p.grad is not None]
         for ours, theirs in zip(model.seen, plain.seen, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9, msg=forward.__name__)
-
-
-def no_grad(m: Any, x: Tensor) -> Any:
-    with torch.no_grad():
-        u = m.conv_l1(x)
-    return m.conv_l2(u) + m.right(x)
-
-
-def no_grad_around_the_branches(m: Any, x: Tensor) -> Any:
-    with torch.set_grad_enabled(m.flag):
-        left, right = m.left(x), m.right(x)
-    return left + right + x.sum()
-
-
-def autocast(m: Any, x: Tensor) -> Any:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not m.flag):
-        left = m.left(x)
-    return left.float() + m.right(x)
-
-
-def inference(m: Any, x: Tensor) -> Any:
-    with torch.inference_mode():
-        left = m.left(x)
-    return left.clone() + m.right(x)
-
-
-def no_grad_around_one_branch(m: Any, x: Tensor) -> Any:
-    with torch.no_grad():
-        left = m.left(x)
-    return left + m.right(x)
-
-
-def in_place_on_the_input(m: Any, x: Tensor) -> Any:
-    x = x * 1
-    left = m.left(x)
-    x.relu_()
-    return left.detach() + m.right(x).detach()
-
-
-def in_place_on_the_input_after_the_sum(m: Any, x: Tensor) -> Any:
-    x = x.detach() * 1
-    left = m.left(x)
-    y = F.relu(left + m.right(x))
-    x.mul_(2)
-    return y.detach(), left.detach()
-
-
-def in_place_on_a_weight(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    with torch.no_grad():
-        m.conv_l1.weight.mul_(2)
-    return left.detach() + m.right(x).detach()
-
-
-def weight_replaced(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    kept, m.conv_r1.weight.data = m.conv_r1.weight.data, m.conv_r1.weight.data * 2
-    y = left + m.right(x)
-    m.conv_r1.weight.data = kept
-    return y.detach()
-
-
-def custom_function(m: Any, x: Tensor) -> Any:
-    return m.conv_l2(Double.apply(m.conv_l1(x))) + m.right(x)
-
-
-def custom_function_on_the_sum(m: Any, x: Tensor) -> Any:
-    return Double.apply(m.left(x) + m.right(x))
-
-
-def custom_function_beside(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    return Double.apply(left) + (left + m.right(x))
-
-
-def returns_a_branch_too(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    return left + m.right(x), left
-
-
-def uses_a_branch_later(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    y = F.relu(left + m.right(x))
-    return y * left.sigmoid()
-
-
-def branch_in_place(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    left.mul_(2)
-    return left + m.right(x)
-
-
-def sum_in_place(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    same = left
-    left += m.right(x)
-    return left * 2 + same
-
-
-def sum_by_method(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    left.add_(m.right(x))
-    return left
-
-
-def sum_in_place_read_before(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    before = left.detach() * 2
-    left += m.right(x)
-    return left * 2, before
-
-
-def added_twice(m: Any, x: Tensor) -> Any:
-    left, right = m.left(x), m.right(x)
-    return (left + right) * (right + left)
-
-
-def with_a_factor(m: Any, x: Tensor) -> Any:
-    return torch.add(m.left(x), m.right(x), alpha=2)
-
-
-def other_inputs(m: Any, x: Tensor) -> Any:
-    return m.left(x) + m.right(x * 2)
-
-
-def two_inputs(m: Any, x: Tensor) -> Any:
-    z = torch.cat([x[:, :3], x[:, 3:] * 2], 1)
-    return m.left(z) + m.right(z)
-
-
-def chance(m: Any, x: Tensor) -> Any:
-    y = F.dropout(m.left(x) + m.right(x), 0.5) * random.random()
-    return y if random.random() < 0.5 else -y
-
-
-def reads_a_flag(m: Any, x: Tensor) -> Any:
-    y = m.left(x) + m.right(x)
-    return -y if torch.is_grad_enabled() and not m.flag else y
-
-
-def looks_at_a_branch(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    m.seen.append((left.shape, left.dtype, left.requires_grad, isinstance(left, Tensor)))
-    return left + m.right(x) if float(left.mean()) < 1e6 else left
-
-
-def checkpoints_a_branch(m: Any, x: Tensor) -> Any:
-    return checkpoint(m.left, x, use_reentrant=False) + m.right(x)
-
-
-def checkpoints_all(m: Any, x: Tensor) -> Any:
-    return checkpoint(lambda t: m.left(t) + m.right(t), x, use_reentrant=True)
-
-
-def keeps_its_results(m: Any, x: Tensor) -> Any:
-    m.last = m.left(x) + m.right(x)
-    return m.last
-
-
-def retains_a_gradient(m: Any, x: Tensor) -> Any:
-    left = m.left(x)
-    left.retain_grad()
-    m.seen.append(left)
-    return left + m.right(x)
-
-
-def shared_convolution(m: Any, x: Tensor) -> Any:
-    u = m.conv_l1(x)
-    return m.conv_l2(u) + m.conv_l2(u)
-
-
-FORWARDS = [
-    no_grad,
-    no_grad_around_the_branches,
-    no_grad_around_one_branch,
-    autocast,
-    inference,
-    in_place_on_the_input,
-    in_place_on_the_input_after_the_sum,
-    in_place_on_a_weight,
-    weight_replaced,
-    custom_function,
-    custom_function_on_the_sum,
-    custom_function_beside,
-    returns_a_branch_too,
-    uses_a_branch_later,
-    branch_in_place,
-    sum_in_place,
-    sum_by_method,
-    added_twice,
-    with_a_factor,
-    other_inputs,
-    two_inputs,
-    chance,
-    reads_a_flag,
-    looks_at_a_branch,
-    checkpoints_a_branch,
-    checkpoints_all,
-    keeps_its_results,
-    retains_a_gradient,
-    shared_convolution,
-]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -572,50 +319,6 @@ def test_a_trial_needs_no_data(make: type[Block]) -> None:
 
 
 # A drawn test: changes, modes and hooks at random, the same on the plain copy.
-
-
-def drawn_change(draw: random.Random) -> Callable[[Any], object]:
-    name = draw.choice(["conv_l1", "conv_l2", "conv_r1", "conv_r2"])
-    value = draw.random()
-
-    def conv(m: Any) -> Any:
-        c = getattr(m, name)
-        return c if isinstance(c, nn.Conv2d) else next(k for k in c.modules() if isinstance(k, nn.Conv2d))
-
-    def adapt(m: Any) -> None:
-        torch.manual_seed(5)
-        setattr(m, name, Adapter(conv(m)))
-
-    def scale_output(m: Any) -> None:
-        conv(m).register_forward_hook(lambda module, inputs, output: output * (1 + value))
-
-    def patch(m: Any) -> None:
-        c = conv(m)
-        c.forward = lambda x: nn.Conv2d.forward(c, x) + value
-
-    def stretch(m: Any) -> None:
-        c, d = conv(m), draw_dilation
-        c.dilation, c.padding = (d, d), tuple(d * (k // 2) for k in c.kernel_size)
-
-    draw_dilation = draw.choice([1, 2, 3])
-    changes: list[Callable[[Any], object]] = [
-        adapt,
-        scale_output,
-        stretch,
-        lambda m: conv(m).weight.data.mul_(1 + value),
-        lambda m: setattr(conv(m), "weight", nn.Parameter(conv(m).weight.detach() * value)),
-        lambda m: setattr(conv(m), "bias", None),
-        lambda m: conv(m).requires_grad_(value < 0.5),
-        lambda m: setattr(m, name, nn.Sequential(getattr(m, name), nn.ReLU())),
-        lambda m: prune.random_unstructured(conv(m), "bias", 0.5) if value < 0.05 and conv(m).bias is not None else None,
-        patch,
-        lambda m: conv(m)._forward_hooks.clear(),
-        lambda m: m.train(value < 0.5),
-        lambda m: setattr(conv(m), "padding_mode", "zeros"),
-        lambda m: setattr(conv(m), "stride", (1, 1)),
-        lambda m: m.to(memory_format=torch.channels_last if value < 0.5 else torch.contiguous_format),
-    ]
-    return draw.choice(changes)
 
 
 def run_draws(first: int, count: int) -> int:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from families import BLOCKS, BlockA, channels, line, randomise
 from strips_families import STRIPS, C, StripBlock, dw
+from swap_checks import assert_equal, outcome
 from test_module_children import ON_A_BLOCK
-from test_swap_guarantee import assert_equal, outcome
 from torch import Tensor, nn
 
 import gcn_kernels.swap.fused_class as fused_class

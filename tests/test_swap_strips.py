@@ -11,14 +11,22 @@ import torch
 import torch.nn.functional as F
 from families import BlockA, randomise
 from strips_families import MSCA, NO_STRIPS, STRIPS, C, ConvModule, MetaNeXt, StripBlock, dw
-from test_swap_guarantee import Double, assert_equal, compiled_operators, fused_in_graphs, outcome
+from swap_checks import (
+    Double,
+    assert_equal,
+    compare,
+    compare_compiled,
+    compare_drawn,
+    compiled_operators,
+    fused_in_graphs,
+    outcome,
+)
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import gcn_kernels.swap.gain as gain
 import gcn_kernels.swap.rules as rules
 from gcn_kernels import convert_gcn, convert_model, revert_gcn
-from gcn_kernels.swap.pending import Pending
 from gcn_kernels.swap.report import StripsForm
 from gcn_kernels.swap.trial import fused_in
 
@@ -360,14 +368,6 @@ def test_whatever_the_forward_does(forward: Callable[[Any, Tensor], Any]) -> Non
         compare(outcome(model, X), outcome(plain, X))
 
 
-def compare(ours: list[Any], theirs: list[Any]) -> None:
-    """As equal, but for the type of a result that the forward gives away after the end of its chain was computed."""
-    for i, found in enumerate(ours):
-        if isinstance(found, tuple) and found[0] is Pending:
-            ours[i] = (Tensor, *found[1:])
-    assert_equal(ours, theirs)
-
-
 def test_a_result_that_was_passed_over_has_no_place_in_the_graph() -> None:
     _, model = pair(own(middle_is_returned))
     y, middle = model(X)
@@ -431,14 +431,6 @@ def test_under_compile(name: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def compare_compiled(plain: nn.Module, model: nn.Module, x: Tensor) -> None:
-    """The same values under ``torch.compile``."""
-    with torch.no_grad():
-        ours, theirs = torch.compile(model, backend="aot_eager")(x), plain(x)
-    for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (ours, theirs)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=type(plain).forward.__name__)
-
-
 @pytest.mark.usefixtures("fresh_compiler")
 def test_forwards_under_compile() -> None:
     for forward in (
@@ -451,22 +443,6 @@ def test_forwards_under_compile() -> None:
         scaled,
     ):
         compare_compiled(*pair(own(forward)), X)
-
-
-def compare_drawn(drawn: type[nn.Module], channels: int, draw: random.Random, seed: int) -> int:
-    """Compare a drawn class, converted and called in a drawn mode, with the plain one; how many values there were."""
-    torch.manual_seed(seed)
-    plain = drawn().double()
-    model = copy.deepcopy(plain)
-    convert_model(model, verify=False, force=True)
-    x = torch.randn(draw.randint(0, 2), channels, draw.randint(1, 6), draw.randint(1, 6), dtype=torch.float64)
-    with torch.set_grad_enabled(draw.random() < 0.6):
-        ours, theirs = outcome(model, x), outcome(plain, x)
-    try:
-        compare(ours, theirs)
-    except AssertionError as error:
-        raise AssertionError(f"draw {seed}: {error}") from error
-    return len(theirs)
 
 
 def run_draws(first: int, count: int) -> int:
