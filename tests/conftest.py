@@ -13,6 +13,7 @@ import torch
 from ahead import Ahead, has_jobs
 
 from gcn_kernels.core.library import LIBRARIES
+from gcn_kernels.swap import fused_class
 
 AHEAD = pytest.StashKey[Ahead]()
 
@@ -110,3 +111,12 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the runs of a converted module that are watched."""
+    runs: list[int] = []
+    scope_of = fused_class.scope_of
+    monkeypatch.setattr(fused_class, "scope_of", lambda *a, **k: (runs.append(1), scope_of(*a, **k))[1])
+    return runs

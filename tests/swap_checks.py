@@ -78,6 +78,16 @@ def compare_compiled(plain: nn.Module, model: nn.Module, x: Tensor) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=type(plain).forward.__name__)
 
 
+def compare_training_compiled(plain: nn.Module, model: nn.Module, x: Tensor) -> None:
+    """The same gradients of the parameters under ``torch.compile``, in one graph."""
+    gradients = []
+    for m, run in ((plain, plain), (model, torch.compile(model, backend="aot_eager", fullgraph=True))):
+        run(x).square().sum().backward()
+        gradients.append([p.grad for p in m.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def compare_drawn(drawn: type[nn.Module], channels: int, draw: random.Random, seed: int) -> int:
     """Compare a drawn class, converted and called in a drawn mode, with the plain one; how many values there were."""
     torch.manual_seed(seed)

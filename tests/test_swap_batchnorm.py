@@ -18,7 +18,6 @@ from strips_families import dw
 from swap_checks import assert_equal, compare, drawn_change, fused_in_graphs, outcome
 from torch import Tensor, nn
 
-import gcn_kernels.swap.fused_class as fused_class
 import gcn_kernels.swap.rules as rules
 from gcn_kernels import convert_gcn, convert_model, revert_gcn
 from gcn_kernels.convert import main
@@ -267,10 +266,7 @@ def test_copies_and_pickles_fold(fused: Calls) -> None:
 
 
 @pytest.mark.parametrize("name", ["strips", "stem and skip", "GCN", "refinement in a body"])
-def test_one_run_in_eval_mode_is_watched_and_the_next_ones_repeated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    watched: list[int] = []
-    scope_of = fused_class.scope_of
-    monkeypatch.setattr(fused_class, "scope_of", lambda *a, **o: (watched.append(1), scope_of(*a, **o))[1])
+def test_one_run_in_eval_mode_is_watched_and_the_next_ones_repeated(name: str, watched: list[int]) -> None:
     plain, model = pair(FOLDED[name][0])
     for training, runs in ((False, 1), (True, 3), (False, 0)):
         for m in (plain, model):
@@ -283,10 +279,7 @@ def test_one_run_in_eval_mode_is_watched_and_the_next_ones_repeated(name: str, m
     assert_equal([*model.state_dict().values()], [*plain.state_dict().values()])
 
 
-def test_an_nn_sequential_is_repeated_until_it_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    watched: list[int] = []
-    scope_of = fused_class.scope_of
-    monkeypatch.setattr(fused_class, "scope_of", lambda *a, **o: (watched.append(1), scope_of(*a, **o))[1])
+def test_an_nn_sequential_is_repeated_until_it_is_another(watched: list[int]) -> None:
     changes: list[tuple[int, Callable[[Any], object]]] = [
         (0, lambda m: m[3].reset_running_stats()),
         (1, lambda m: m.append(nn.ReLU())),

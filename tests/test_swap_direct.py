@@ -15,7 +15,6 @@ from swap_checks import assert_equal, compiled_operators, fused_in_graphs, outco
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-import gcn_kernels.swap.fused_class as fused_class
 import gcn_kernels.swap.gain as gain
 import gcn_kernels.swap.rules as rules
 import gcn_kernels.swap.trial as trial
@@ -48,15 +47,6 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
     monkeypatch.setattr(rules, "fused_strips", counting)
     return calls
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the runs of a converted module that are watched."""
-    runs: list[int] = []
-    scope_of = fused_class.scope_of
-    monkeypatch.setattr(fused_class, "scope_of", lambda *a, **k: (runs.append(1), scope_of(*a, **k))[1])
-    return runs
 
 
 def pair(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from gcn_forwards import (
     sum_in_place_read_before,
     with_a_factor,
 )
-from swap_checks import assert_equal, compiled_operators, drawn_change, fused_in_graphs, outcome
+from swap_checks import assert_equal, compare_training_compiled, compiled_operators, drawn_change, fused_in_graphs, outcome
 from test_module_children import ON_A_BLOCK
 from torch import Tensor, nn
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
@@ -160,12 +160,7 @@ def test_under_compile_families_are_fused(name: str) -> None:
 @pytest.mark.parametrize("make", [Block, Inline])
 def test_a_compiled_training_step(make: type[Block]) -> None:
     plain, model = pair(make)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for m, run in ((plain, plain), (model, compiled)):
-        run(X).square().sum().backward()
-        m.seen = [p.grad for p in m.parameters()]
-    for ours, theirs in zip(model.seen, plain.seen, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    compare_training_compiled(plain, model, X)
 
 
 @pytest.mark.usefixtures("fresh_compiler")

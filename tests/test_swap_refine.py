@@ -41,11 +41,19 @@ from refine_forwards import (
     two_in_a_row,
 )
 from strips_families import ConvModule
-from swap_checks import assert_equal, compare, compare_compiled, compare_drawn, compiled_operators, fused_in_graphs, outcome
+from swap_checks import (
+    assert_equal,
+    compare,
+    compare_compiled,
+    compare_drawn,
+    compare_training_compiled,
+    compiled_operators,
+    fused_in_graphs,
+    outcome,
+)
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-import gcn_kernels.swap.fused_class as fused_class
 import gcn_kernels.swap.gain as gain
 import gcn_kernels.swap.rules as rules
 from gcn_kernels import FusedRefine, FusedUpsample, convert_gcn, convert_model, revert_gcn
@@ -431,15 +439,7 @@ def test_parametrized_deconvolutions_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["in place", "unused norms", "one unused norm", "body", "other names"])
-def test_one_run_is_watched_and_the_next_ones_repeated(name: str, monkeypatch: pytest.MonkeyPatch, fused: list[str]) -> None:
-    watched: list[int] = []
-    scope_of = fused_class.scope_of
-
-    def counting(*arguments: Any, **options: Any) -> Any:
-        watched.append(1)
-        return scope_of(*arguments, **options)
-
-    monkeypatch.setattr(fused_class, "scope_of", counting)
+def test_one_run_is_watched_and_the_next_ones_repeated(name: str, watched: list[int], fused: list[str]) -> None:
     plain, model = pair(REFINEMENTS[name][0])
     fused.clear()
     for size in ((9, 8), (4, 7)):
@@ -459,12 +459,7 @@ def test_under_compile(name: str) -> None:
     assert sum("gcn_kernels.refine" in call for call in called) == expected, called
     assert sum("gcn_kernels.doubling" in call for call in called) == 1, called
     assert sum("convolution" in call for call in called) == (name == "inline"), called
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for m, run in ((plain, plain), (model, compiled)):
-        run(X).square().sum().backward()
-        m.seen = [p.grad for p in m.parameters()]
-    for ours, theirs in zip(model.seen, plain.seen, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    compare_training_compiled(plain, model, X)
 
 
 def compile_forwards(forwards: list[Callable[[Any, Tensor], Any]]) -> None:

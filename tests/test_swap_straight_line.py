@@ -14,7 +14,6 @@ from swap_checks import assert_equal, outcome
 from test_module_children import ON_A_BLOCK
 from torch import Tensor, nn
 
-import gcn_kernels.swap.fused_class as fused_class
 from gcn_kernels import convert_gcn, convert_model
 from gcn_kernels.swap import repeat, straight_line
 
@@ -43,20 +42,6 @@ class Straight(nn.Module):
         y = self.left(x)
         y += self.conv_r2(self.wrapper(x))
         return y
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the runs of a converted module that are watched."""
-    runs: list[int] = []
-    scope_of = fused_class.scope_of
-
-    def counting(*arguments: Any, **options: Any) -> Any:
-        runs.append(1)
-        return scope_of(*arguments, **options)
-
-    monkeypatch.setattr(fused_class, "scope_of", counting)
-    return runs
 
 
 X = torch.randn(2, 6, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

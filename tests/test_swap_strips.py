@@ -17,6 +17,7 @@ from swap_checks import (
     compare,
     compare_compiled,
     compare_drawn,
+    compare_training_compiled,
     compiled_operators,
     fused_in_graphs,
     outcome,
@@ -423,12 +424,7 @@ def test_under_compile(name: str) -> None:
     y, called = compiled_operators(model, X)
     torch.testing.assert_close(y, plain(X), rtol=1e-9, atol=1e-9)
     assert sum("gcn_kernels.strips" in call for call in called) == len(expected), called
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for m, run in ((plain, plain), (model, compiled)):
-        run(X).square().sum().backward()
-        m.seen = [p.grad for p in m.parameters()]
-    for ours, theirs in zip(model.seen, plain.seen, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    compare_training_compiled(plain, model, X)
 
 
 @pytest.mark.usefixtures("fresh_compiler")
