@@ -279,7 +279,7 @@ def test_one_run_in_eval_mode_is_watched_and_the_next_ones_repeated(name: str, w
     assert_equal([*model.state_dict().values()], [*plain.state_dict().values()])
 
 
-def test_an_nn_sequential_is_repeated_until_it_is_another(watched: list[int]) -> None:
+def test_an_nn_sequential_is_repeated_until_it_is_another(watched: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     changes: list[tuple[int, Callable[[Any], object]]] = [
         (0, lambda m: m[3].reset_running_stats()),
         (1, lambda m: m.append(nn.ReLU())),
