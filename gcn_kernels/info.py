@@ -25,6 +25,7 @@ NOT_ON_GPUS = (
     "CUDA and Triton kernels of fused_refine",
     "Triton kernels of fused_strips",
     "sm_90a kernel of the gradient of x, whose copies, and into NCHW its products, are others than an H200 ran",
+    "sm_90a first stage, whose first copies of x no longer wait for the launch that packs the weights",
     "sm_90a second stage with turned windows (GCN_KERNELS_PLAN=second_stage_turned=1)",
     "CUDA kernels of a forward pass in two launches (GCN_KERNELS_PLAN=unpacked_weights=1)",
 )

@@ -3,7 +3,8 @@
 // What is caught beyond emulated_device.h: accesses to shared memory that no chain of barriers orders, by vector clocks; places
 // that a copy in flight, or wgmma, uses too early, too late or without the fence between the proxies; barriers that are used
 // before they are made, get too many arrivals, or end with bytes outstanding; waits that nothing can end; operands outside of
-// shared memory or in the middle of a swizzled block; wgmma without its fence; blocks of a cluster that end too early.
+// shared memory or in the middle of a swizzled block; wgmma without its fence; blocks of a cluster that end too early. Each
+// thread waits for dependencies by itself, and the launches before end when no other thread gets any further.
 #pragma once
 
 #include "emulated_launch.h"

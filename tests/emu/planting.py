@@ -28,6 +28,9 @@ REACHES = {
     "strips/strips_bands.cuh": ("strips/strips_bands.cuh", "strips/strips_banded.cuh"),
     "refine/refine_maps.cuh": tuple(f"refine/refine_{name}.cuh" for name in ("maps", "products", "finish", "tile")),
     "refine/refine_products.cuh": tuple(f"refine/refine_{name}.cuh" for name in ("products", "finish", "tile")),
+    "gcn/hopper/hopper_block.cuh": tuple(
+        f"gcn/hopper/hopper_{name}.cuh" for name in ("block", "first_stage", "second_stage", "input_grad", "weight_grad")
+    ),
     "gcn/hopper/hopper_tiles.h": ("gcn/hopper/hopper_tiles.h", "gcn/hopper/hopper_first_stage.cuh"),
 }
 #: Faults of a translation unit: few enough that the units of a header keep all cores busy.

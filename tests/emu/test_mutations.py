@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TypeVar
 
+import backward_mutations
 import emulator
 import hopper_mutations
 import mutations
@@ -28,7 +29,7 @@ Given, Result = TypeVar("Given"), TypeVar("Result")
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
 
-MUTATIONS = (*mutations.MUTATIONS, *hopper_mutations.MUTATIONS, *unpacked_mutations.MUTATIONS)
+MUTATIONS = (*mutations.MUTATIONS, *backward_mutations.MUTATIONS, *hopper_mutations.MUTATIONS, *unpacked_mutations.MUTATIONS)
 #: The first fault of each header.
 CANARIES = {m.fault.file: m for m in reversed(MUTATIONS) if not m.sanitized}
 CASES = sorted({m.caught_by for m in MUTATIONS}, key=str)

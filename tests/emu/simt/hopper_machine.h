@@ -278,6 +278,7 @@ class ClusterMachine : public Fibers {
       land(random ? random_() % copies_.size() : 0);
       return true;
     }
+    if (end_of_dependencies()) return true;
     for (const Thread& t : threads_)
       if (t.state != State::kFinished) report("nothing can go on: " + describe_all());
     return false;
@@ -317,13 +318,17 @@ class ClusterMachine : public Fibers {
     std::vector<size_t> everyone(threads_.size());
     std::iota(everyone.begin(), everyone.end(), size_t{0});
     if (all_at(State::kAtClusterBarrier, everyone)) meet(everyone), opened = true;
-    if (all_at(State::kAtDependencies, everyone)) {
-      waited_ = true;
-      dependent_memory.show();
-      for (Thread& t : threads_) t.state = State::kRunnable;
-      opened = true;
-    }
     return opened;
+  }
+
+  // The launches before end as late as they can: when no thread gets any further without what they write.
+  bool end_of_dependencies() {
+    bool any = false;
+    for (Thread& t : threads_) {
+      if (t.state == State::kAtDependencies) t.state = State::kRunnable, any = true;
+    }
+    if (any) waited_ = true, dependent_memory.show();
+    return any;
   }
 
   bool all_at(State state, const std::vector<size_t>& threads) const {

@@ -25,9 +25,9 @@
 //   ring of weights, each of one k-block and up to five groups of taps, [64 rows][64 B] each, 20480 bytes;
 //   for each item 13 positions of its products, [64 rows][13 positions][8 lines] in floats, 26624 bytes; barriers.
 //
-// Pipeline: a stage is full when all its bytes have come, and empty when every consumer warp has released it. When the first
-// products of a stage of weights have been issued, what came before is waited for and released. Warpgroup 2 starts half a ring
-// of weights behind warpgroup 1: while one adds up its taps and writes, the other has the tensor cores.
+// Pipeline (hopper_block.cuh): when the first products of a stage of weights have been issued, what came before is waited for and
+// released. Warpgroup 2 starts half a ring of weights behind warpgroup 1: while one adds up its taps and writes, the other has
+// the tensor cores. The first windows are copied while the launch before still packs the weights.
 //
 // Clusters, where they save anything: two blocks with neighbouring items need the same weights at the same time; each loads 32
 // rows and sends them to both. Where the channels are split, combine.cuh adds up what the splits have: that takes less time than
@@ -38,13 +38,14 @@
 // many come from L2 but for the zeros, 24 B a clock, or 20 in clusters. A warp has about 40 instructions for a step beside its
 // four wgmma, 200 clocks on an H100 where the products take 272. The end of an item is about 1000 instructions of a warp:
 // of its 32 positions 11 at a time are complete, 68 stores and 27 loads for each of three octets.
+//
+// Weights in registers instead would save 320 of the 2520 clocks of shared memory, but the tensor cores bind; and those of two
+// steps in flight take 16 registers, where 17 are left.
 #pragma once
 
 #include "../first_stage.cuh"
-#include "hopper_device.cuh"
+#include "hopper_block.cuh"
 #include "hopper_kernels.h"
-#include "hopper_ring.cuh"
-#include "hopper_tiles.h"
 
 namespace gcn::cuda {
 
@@ -56,17 +57,20 @@ struct HopperFirstStageArguments {
 template <class M>
 struct HopperFirstStageBlock {
   using E = Element<M>;
-  static constexpr int kBlockDepth = kBlockBytes / int(sizeof(E)), kWarps = kGroupSize / 32;
+  static constexpr int kBlockDepth = kBlockBytes / int(sizeof(E));
+  static constexpr RoleRegisters kRegisters{kProducerRegisters, kConsumerRegisters};
   static constexpr uint32_t kStepBytes = 32, kSteps = kBlockBytes / kStepBytes;
 
   const HopperFirstStageArguments& arguments;
   unsigned char* shared;
   const int rank;
   Barrier* const barriers;
-  Ring weights, windows{};  // the windows of the one item that this thread has to do with
-  const StaggeredStart stagger;
+  Ring<true> weights;
+  Ring<> windows;  // of the one item that this thread has to do with
+  StaggeredStart stagger;
 
   GCN_DEVICE const HopperFirstStage& p() const { return arguments.p; }
+  GCN_DEVICE int cluster() const { return p().sharing; }
   GCN_DEVICE const FirstStageBranch& branch(int axis) const { return p().stage.branch[axis]; }
 
   // --- shared memory
@@ -78,9 +82,16 @@ struct HopperFirstStageBlock {
     return sums + side * kEndSums;
   }
   // Barriers are in places that do not depend on how many there are.
-  GCN_DEVICE Ring windows_of(int side) const {
+  GCN_DEVICE Ring<> windows_of(int side) const {
     Barrier* full = barriers + 2 * kRowStagesMost + 2 * side * kWindowsMost;
-    return Ring{full, full + kWindowsMost, p().windows};
+    return {full, full + kWindowsMost, p().windows};
+  }
+
+  GCN_DEVICE void make_barriers() const {
+    for (int axis = 0; axis < 2; ++axis) prefetch(&arguments.x[axis]);
+    weights.make(2);
+    for (int side = 0; side < 2; ++side) windows_of(side).make(1);
+    stagger.make();
   }
 
   // --- units of work
@@ -95,17 +106,17 @@ struct HopperFirstStageBlock {
   // Blocks of a cluster have neighbouring pairs of items.
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
-    const int groups = mid_groups(0) + mid_groups(1), clusters = int(gridDim.x) / p().sharing;
+    const int groups = mid_groups(0) + mid_groups(1);
     const int pair_groups = (max(pairs(0), pairs(1)) + p().sharing - 1) / p().sharing;
     const int splits = p().stage.splits;
     const int least = p().stage.k_blocks / splits, with_one_more = p().stage.k_blocks % splits;  // k-blocks of a split
     const auto start = [&](int split) { return split * least + min(split, with_one_more); };
-    for (int i = int(blockIdx.x) / p().sharing; i < groups * pair_groups * splits; i += clusters) {
+    for_each_unit_of(groups * pair_groups * splits, p().sharing, [&](int i, int) {
       const int which = i % groups, axis = which >= mid_groups(0), at = i / groups;
       const int split = at / pair_groups, first_pair = at % pair_groups * p().sharing;
-      if (first_pair >= pairs(axis)) continue;
+      if (first_pair >= pairs(axis)) return;
       work(Unit{axis, which - axis * mid_groups(0), first_pair + rank, split, start(split), start(split + 1)});
-    }
+    });
   }
 
   struct Item {
@@ -122,7 +133,22 @@ struct HopperFirstStageBlock {
   // Where group `step` of the taps starts.
   GCN_DEVICE int base_of(const FirstStageBranch& b, int step) const { return min(step * b.group_taps, b.taps - b.group_taps); }
 
-  // --- the producer warpgroup: a thread for each ring
+  // --- the producer warpgroup: a thread for each ring, the first of a warp
+
+  // The launch before packs the weights, and maybe x. Whoever wrote an x that was given has ended: only a call's own launches
+  // overlap.
+  GCN_DEVICE bool starts_early() const { return threadIdx.x / 32 < 2 && p().stage.x_given; }
+
+  GCN_DEVICE void copy_all() {
+    const int warp = int(threadIdx.x) / 32;
+    if (int(threadIdx.x) % 32 != 0) return;
+    if (warp < 2) {
+      windows = windows_of(warp);
+      copy_windows(warp);
+    } else if (warp == 2) {
+      copy_weights();
+    }
+  }
 
   GCN_DEVICE void copy_windows(int side) {
     for_each_unit([&](const Unit& u) {
@@ -175,20 +201,8 @@ struct HopperFirstStageBlock {
   };
 
   struct Consumer {
-    int side, thread, lane, warp;                 // of the two warpgroups; within the warpgroup
-    int releases;                                 // the block whose stages of weights this lane releases, or none
-    int taken = 0;                                // stages of weights
-    int window_before = -1, weights_before = -1;  // slots whose products are in flight
+    int side, thread, lane, warp;  // of the two warpgroups; within the warpgroup
   };
-
-  // A stage of weights is free when all warps have said so, in every block that shares it.
-  GCN_DEVICE int released_block(int lane) const {
-    if (lane >= p().sharing) return -1;
-    return p().sharing == 1 ? rank : lane;
-  }
-  GCN_DEVICE void release_weights(const Consumer& c, int slot) const {
-    if (c.releases >= 0) barrier_arrive_at(weights.empty + slot, c.releases);
-  }
 
   // wgmma cuts tf32 off where mma.sync's operands are rounded in registers, which would cost half a bit and be a bias. So the
   // window is rounded where it lies, before the item's first product with it.
@@ -249,7 +263,7 @@ struct HopperFirstStageBlock {
   }
 
   // Until all products are done but those of the last step, and releases what the others have read.
-  GCN_DEVICE void wait_for_all_but(uint32_t last, Consumer& c) {
+  GCN_DEVICE void wait_for_all_but(uint32_t last, const Consumer& c) {
     const bool low = last & (kLow | kEarly), high = last & (kHigh | kHighCut);
     if (last == 0) {
       wgmma_wait<0>();
@@ -258,9 +272,8 @@ struct HopperFirstStageBlock {
     } else {
       wgmma_wait<1>();
     }
-    if (c.weights_before >= 0) release_weights(c, c.weights_before);
-    if (c.window_before >= 0) windows.release(c.window_before, c.lane);
-    c.weights_before = c.window_before = -1;
+    weights.release_in_flight(c.lane);
+    windows.release_in_flight(c.lane);
   }
 
   // The steps of a stage: of each what it multiplies, and the group's first tap.
@@ -280,7 +293,7 @@ struct HopperFirstStageBlock {
   // The products of a unit. Those of one step are 272 clocks in one warpgroup, and whatever else it does for a step must take
   // less than that, at six clocks an instruction and thirty a branch: what a step multiplies is found out before the loops,
   // addresses are only added to, and what came before is waited for when the first products of a stage have been issued.
-  GCN_DEVICE void product_of_unit(Sums& d, Consumer& c, const Unit& u, const Item& item) {
+  GCN_DEVICE void product_of_unit(Sums& d, const Consumer& c, const Unit& u, const Item& item) {
     const FirstStageBranch& b = branch(u.axis);
     const int stage_steps = p().stage_steps;
     const uint32_t next_stage = uint32_t(stage_bytes()) / 16, next_window = uint32_t(2 * p().window_bytes) / 16;
@@ -307,12 +320,10 @@ struct HopperFirstStageBlock {
           w += kRowBlockBytes / 16;
           step_of(steps, w, x);
         }
-        c.weights_before = weights.slot;
-        weights.next();
-        stagger.count(c.taken, c.side, c.lane);
+        weights.next_in_flight();
+        stagger.count();
       }
-      c.window_before = windows.slot;
-      windows.next();
+      windows.next_in_flight();
     }
     wait_for_all_but(0, c);
     wgmma_results(d.low);
@@ -323,13 +334,13 @@ struct HopperFirstStageBlock {
   }
 
   // Of a unit without an item for this warpgroup, the weights that come by are only released.
-  GCN_DEVICE void pass_over(Consumer& c, const Unit& u) {
+  GCN_DEVICE void pass_over(const Consumer& c, const Unit& u) {
     const int stages = (u.last - u.first) * ((branch(u.axis).tap_groups + p().stage_steps - 1) / p().stage_steps);
     for (int i = 0; i < stages; ++i) {
       weights.wait_until_full();
-      release_weights(c, weights.slot);
+      weights.release(weights.slot, c.lane);
       weights.next();
-      stagger.count(c.taken, c.side, c.lane);
+      stagger.count();
     }
   }
 
@@ -481,9 +492,9 @@ struct HopperFirstStageBlock {
 
   GCN_DEVICE void multiply_all(int side) {
     const int thread = int(threadIdx.x) % kGroupSize;
-    Consumer c{side, thread, thread % 32, thread / 32, released_block(thread % 32)};
+    const Consumer c{side, thread, thread % 32, thread / 32};
     windows = windows_of(side);
-    stagger.wait(side);
+    stagger.start(side, c.lane);
     for_each_unit([&](const Unit& u) {
       const Item item = item_of(u, side);
       if (item.valid) {
@@ -494,42 +505,7 @@ struct HopperFirstStageBlock {
         pass_over(c, u);
       }
     });
-    stagger.end(c.taken, side, c.lane);
-  }
-
-  GCN_DEVICE void run() {
-    if (threadIdx.x == 0) {
-      for (int axis = 0; axis < 2; ++axis) prefetch(&arguments.x[axis]);
-      weights.make(2 * kWarps * p().sharing);
-      for (int side = 0; side < 2; ++side) windows_of(side).make(kWarps);
-      stagger.make(kWarps);
-      fence_barrier_init();
-    }
-    wait_for_dependencies();  // the packed weights, and maybe x
-    const bool in_cluster = p().sharing > 1;
-    if (in_cluster) {
-      cluster_sync();
-    } else {
-      __syncthreads();  // takes a microsecond less
-    }
-    const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
-    if (warpgroup == 0) {
-      registers_release<kProducerRegisters>();
-      const int warp = int(threadIdx.x) / 32;
-      if (int(threadIdx.x) % 32 == 0) {
-        if (warp < 2) {
-          windows = windows_of(warp);
-          copy_windows(warp);
-        } else if (warp == 2) {
-          copy_weights();
-        }
-      }
-      __syncwarp();
-    } else {
-      registers_take<kConsumerRegisters>();
-      multiply_all(warpgroup - 1);
-    }
-    if (in_cluster) cluster_sync();  // a block ends when nobody sends it anything any more
+    stagger.end();
   }
 };
 
@@ -537,18 +513,17 @@ template <class M>
 __global__ void __launch_bounds__(kHopperThreads, 1) hopper_first_stage_kernel(GCN_PARAMS HopperFirstStageArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
-  unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
+  unsigned char* aligned = swizzle_aligned(shared);
   const HopperFirstStage& p = arguments.p;
   Barrier* barriers =
       reinterpret_cast<Barrier*>(aligned + hopper_first_stage_barriers_at(p.windows, p.window_bytes, p.stages, p.stage_steps));
-  HopperFirstStageBlock<M>{arguments,
-                           aligned,
-                           cluster_rank(),
-                           barriers,
-                           Ring{barriers, barriers + kRowStagesMost, p.stages},
-                           {},
-                           StaggeredStart{barriers + 2 * kRowStagesMost + 4 * kWindowsMost, p.ahead}}
-      .run();
+  run_block(HopperFirstStageBlock<M>{arguments,
+                                     aligned,
+                                     cluster_rank(),
+                                     barriers,
+                                     {barriers, barriers + kRowStagesMost, p.stages, p.sharing},
+                                     {},
+                                     {barriers + 2 * kRowStagesMost + 4 * kWindowsMost, p.ahead}});
 }
 
 template <class M>

@@ -48,8 +48,8 @@
 #include <cstring>
 
 #include "../../fragment.cuh"
+#include "hopper_block.cuh"
 #include "hopper_kernels.h"
-#include "hopper_ring.cuh"
 
 namespace gcn::cuda {
 
@@ -62,17 +62,27 @@ template <class M, InputGradTile kTile>
 struct HopperInputGradBlock {
   static constexpr InputGradShape kShape = input_grad_shape(kTile);
   static constexpr int kOutputs = kShape.channels, kColumns = kShape.columns(), kProducts = kShape.products();
-  static constexpr int kStageBytes = kOutputs * kBlockBytes, kWarps = kGroupSize / 32, kCount = kColumns / 2;
+  static constexpr int kStageBytes = kOutputs * kBlockBytes, kCount = kColumns / 2;
   static constexpr int kPixelBytes = 16;
+  static constexpr RoleRegisters kRegisters{kGradProducerRegisters, kGradConsumerRegisters};
   using Sums = float[kProducts][kCount];
 
   const HopperInputGradArguments& arguments;
   unsigned char* shared;
   const int rank;
-  Ring weights, windows;
-  const StaggeredStart stagger;
+  Ring<true> weights;
+  WindowSets windows;
+  StaggeredStart stagger;
 
   GCN_DEVICE const HopperInputGrad& p() const { return arguments.p; }
+  GCN_DEVICE int cluster() const { return p().cluster; }
+  GCN_DEVICE static constexpr bool starts_early() { return false; }
+  GCN_DEVICE void make_barriers() const {
+    for (int axis = 0; axis < 2; ++axis) prefetch(&arguments.du[axis]);
+    weights.make(2);
+    windows.make(1);
+    stagger.make();
+  }
 
   // --- shared memory
   GCN_DEVICE int plane_bytes(int axis) const { return p().window_h[axis] * p().window_w[axis] * kPixelBytes; }
@@ -100,13 +110,9 @@ struct HopperInputGradBlock {
     return {int(n), int(row) * kShape.patch_h, int(at - row * in_row) * kShape.patch_w, from,
             min(from + p().together, p().n_tiles)};
   }
-  // `work` is told a group's number and the next one's, or its own again if there is none.
   template <class Work>
   GCN_DEVICE void for_each_group(const Work& work) const {
-    const uint32_t all = patches() * ((p().n_tiles + p().together - 1) / p().together);
-    const bool alone = p().cluster == 1;
-    const uint32_t step = alone ? gridDim.x : gridDim.x / 2;
-    for (uint32_t i = alone ? blockIdx.x : blockIdx.x / 2; i < all; i += step) work(i, i + step < all ? i + step : i);
+    for_each_unit_of(patches() * ((p().n_tiles + p().together - 1) / p().together), p().cluster, work);
   }
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
@@ -119,24 +125,18 @@ struct HopperInputGradBlock {
     });
   }
 
-  // Steps of 16 of a branch with 2 radius + 1 taps: of a pair of octets one for each tap, of a last octet without a partner one
-  // for two taps. In k-blocks of two steps, either's last one may be half full.
-  GCN_DEVICE int k_blocks(int axis, bool pair) const { return pair ? p().radius[axis] + 1 : p().radius[axis] / 2 + 1; }
-
   // --- the producer warpgroup: one thread
 
   // The branch with the smaller windows comes first: where a block starts, products wait for no more than these.
   static constexpr int kFirstAxis = kShape.patch_w > kShape.patch_h;
-  // Of one set of windows, those of a branch that have come.
-  GCN_DEVICE Barrier* windows_full(int axis) const { return windows.full + 2 * windows.slot + axis; }
 
   // A set of windows comes in as many copies as there are octets: this is one of them.
   GCN_DEVICE int copies() const { return p().octets[0] + p().octets[1]; }
   GCN_DEVICE void copy_window(const Group& g, int copy) const {
     const int of_first = p().octets[kFirstAxis], second = copy >= of_first;
     const int axis = kFirstAxis ^ second, octet = copy - second * of_first, plane = plane_bytes(axis);
-    Barrier* const full = windows_full(axis);
-    if (copy == 0) barrier_wait(windows.empty + windows.slot, windows.parity ^ 1);
+    Barrier* const full = windows.full(axis);
+    if (copy == 0) windows.wait_until_empty();
     if (octet == 0) barrier_expect(full, p().octets[axis] * plane);
     copy_tensor_4d(window_at(windows.slot, axis) + octet * plane, &arguments.du[axis], octet * kOctet,
                    g.w - (axis == 1 ? p().radius[1] : 0), g.h - (axis == 0 ? p().radius[0] : 0), g.n, full);
@@ -158,9 +158,7 @@ struct HopperInputGradBlock {
   // has: by then the group that had their place is through.
   GCN_DEVICE void copy_group(const Group& g, const Group& next, bool more) {
     int stages = 0;  // of the group
-    for (int axis = 0; axis < 2; ++axis) {
-      stages += p().octets[axis] / 2 * k_blocks(axis, true) + p().octets[axis] % 2 * k_blocks(axis, false);
-    }
+    for (int axis = 0; axis < 2; ++axis) stages += k_blocks_of_map(p().octets[axis], p().radius[axis]);
     stages *= g.to - g.from;
     const int all = more ? copies() : 0, apart = max(1, (stages - p().stages) / copies());
     int copied = 0, left = p().stages;
@@ -174,7 +172,7 @@ struct HopperInputGradBlock {
 #pragma unroll 1
         for (int phase = 0; phase < phases; ++phase, from += phase_bytes) {
 #pragma unroll 1
-          for (int k_block = 0; k_block < k_blocks(axis, phase < pairs); ++k_block) {
+          for (int k_block = 0; k_block < k_blocks_of_phase(p().radius[axis], phase < pairs); ++k_block) {
             copy_weights(from + int64_t(k_block) * kStageBytes);
             if (copied < all && --left <= 0) copy_window(next, copied++), left = apart;
           }
@@ -186,6 +184,7 @@ struct HopperInputGradBlock {
   }
 
   GCN_DEVICE void copy_all() {
+    if (threadIdx.x != 0) return;
     bool started = false;
     for_each_group([&](uint32_t i, uint32_t next) {
       const Group g = group_of(i);
@@ -202,9 +201,7 @@ struct HopperInputGradBlock {
 
   // What a warpgroup remembers between k-blocks.
   struct Flow {
-    int before, blocks;  // channels_last: the slot whose products are in flight, and how many blocks to tell of it
-    int taken;           // stages of weights, as the staggered start counts them: of the thread that arrives
-    uint64_t of_w;       // channels_last: the first stage
+    uint64_t of_w;  // channels_last: the first stage
     // NCHW: what this lane names to ldmatrix for either step, in the first stage; the weights of either step; from a product's
     // pixels to those of the next one, in bytes.
     const unsigned char* own_w[2];
@@ -218,7 +215,8 @@ struct HopperInputGradBlock {
     if constexpr (kShape.nchw) {
       step<0>(acc, flow, first);
       if constexpr (kSteps == 2) step<1>(acc, flow, second);
-      weights.release_shared(weights.slot, lane, p().cluster);  // all of it is in registers
+      weights.release(weights.slot, lane);  // all of it is in registers
+      weights.next();
     } else {
       const uint64_t of_w = moved(flow.of_w, weights.slot * kStageBytes);
       wgmma_fence();
@@ -226,11 +224,10 @@ struct HopperInputGradBlock {
       if constexpr (kSteps == 2) wgmma<kColumns, false, false>(acc[0], second, moved(of_w, 32), true, M{});
       wgmma_commit();
       wgmma_wait<1>();
-      weights.release_shared(flow.before, lane, flow.blocks);
-      flow.before = weights.slot, flow.blocks = p().cluster;
+      weights.release_in_flight(lane);
+      weights.next_in_flight();
     }
-    weights.next();
-    stagger.count(flow.taken, 0, 0);
+    stagger.count();
   }
 
   // A step into NCHW. The one before it is still in flight when its weights are loaded; of the one before that, which had them
@@ -251,11 +248,10 @@ struct HopperInputGradBlock {
   }
 
   GCN_DEVICE void product(Sums& acc, Flow& flow, const Unit& u, int side, int lane) {
-    flow.blocks = 0;
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
       const int axis = i ^ kFirstAxis;
-      barrier_wait(windows_full(axis), windows.parity);
+      windows.wait_until_full(axis);
       const uint32_t row = p().window_w[axis] * kPixelBytes, tap = axis == 0 ? row : kPixelBytes, plane = plane_bytes(axis);
       const uint32_t group = 8 * kPixelBytes, next_group = kShape.by_row ? group : row;  // of columns: of eight pixels
       const int radius = p().radius[axis], octets = p().octets[axis];
@@ -286,9 +282,9 @@ struct HopperInputGradBlock {
     wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < kProducts; ++i) wgmma_results(acc[i]);
-    if constexpr (!kShape.nchw) weights.release_shared(flow.before, lane, p().cluster);
+    weights.release_in_flight(lane);
     if (!u.last) return;
-    windows.release(windows.slot, lane);
+    windows.release(lane);
     windows.next();
   }
 
@@ -387,46 +383,17 @@ struct HopperInputGradBlock {
 
   GCN_DEVICE void multiply_all(int side) {
     const int warp = of_first_lane(int(threadIdx.x) % kGroupSize / 32), lane = int(threadIdx.x) % 32;
-    constexpr int kNever = -(1 << 30);
     const int row = side * 64 + warp * 16 + a_row(lane);
     const uint64_t of_w = operand(shared_address(shared), 0, 8 * kBlockBytes, Swizzle::k64);
     const auto own = [&](int step) { return shared + swizzle_rows(row, 2 * step + a_half(lane)) * kPieceBytes; };
-    Flow flow{0, 0, side == 0 && lane == 0 ? 0 : kNever, of_w, {own(0), own(1)}, {}, 0};
-    stagger.wait(side);
+    Flow flow{of_w, {own(0), own(1)}, {}, 0};
+    stagger.start(side, lane);
     for_each_unit([&](const Unit& u) {
       Sums acc = {};
       product(acc, flow, u, side, lane);
       write(acc, u, side, warp, lane);
     });
-    stagger.end(flow.taken, side, lane);
-  }
-
-  GCN_DEVICE void run() {
-    for (int i = threadIdx.x; i < p().zeros_bytes / 16; i += kHopperThreads)
-      store_shared(reinterpret_cast<uint4*>(zeros()) + i, make_uint4(0, 0, 0, 0));
-    fence_async_proxy();  // wgmma reads them
-    if (threadIdx.x == 0) {
-      for (int axis = 0; axis < 2; ++axis) prefetch(&arguments.du[axis]);
-      weights.make(2 * kWarps * p().cluster);
-      for (int i = 0; i < 2; ++i) {
-        barrier_init(windows.empty + i, 2 * kWarps);
-        for (int axis = 0; axis < 2; ++axis) barrier_init(windows.full + 2 * i + axis, 1);
-      }
-      stagger.make(kWarps);
-      fence_barrier_init();
-    }
-    wait_for_dependencies();
-    cluster_sync();
-    const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
-    if (warpgroup == 0) {
-      registers_release<kGradProducerRegisters>();
-      if (threadIdx.x == 0) copy_all();
-      __syncwarp();
-    } else {
-      registers_take<kGradConsumerRegisters>();
-      multiply_all(warpgroup - 1);
-    }
-    cluster_sync();  // a block ends when nobody sends it anything any more
+    stagger.end();
   }
 };
 
@@ -434,17 +401,18 @@ template <class M, InputGradTile kTile>
 __global__ void __launch_bounds__(kHopperThreads, 1) hopper_input_grad_kernel(GCN_PARAMS HopperInputGradArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
-  unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
+  unsigned char* aligned = swizzle_aligned(shared);
   const HopperInputGrad& p = arguments.p;
   using Block = HopperInputGradBlock<M, kTile>;
   Barrier* barriers = reinterpret_cast<Barrier*>(aligned + p.stages * Block::kStageBytes + 2 * p.windows_bytes + p.zeros_bytes);
-  Block{arguments,
-        aligned,
-        cluster_rank(),
-        Ring{barriers, barriers + p.stages, p.stages},
-        Ring{barriers + 2 * p.stages, barriers + 2 * p.stages + 4, 2},
-        StaggeredStart{barriers + 2 * p.stages + 6, min(p.stages / 2, kGradStaggerMost)}}
-      .run();
+  Block block{arguments,
+              aligned,
+              cluster_rank(),
+              {barriers, barriers + p.stages, p.stages, p.cluster},
+              {barriers + 2 * p.stages, barriers + 2 * p.stages + 4},
+              {barriers + 2 * p.stages + 6, min(p.stages / 2, kGradStaggerMost)}};
+  fill_with_zeros(block.zeros(), p.zeros_bytes);
+  run_block(block);
 }
 
 template <class M>

@@ -56,7 +56,7 @@ void size_second_stage(const Sizes& s, const SecondStageBranch (&of)[2], int siz
     h.plane_bytes[i] = h.turned ? pixels * kPieceBytes : second_stage_plane_bytes(pixels, h.octets[i]);
     h.windows_bytes += h.octets[i] * h.plane_bytes[i];
     h.zeros_bytes = std::max(h.zeros_bytes, (7 * in_row + 8) * kPieceBytes);
-    const int used = h.octets[i] / 2 * (radius + 1) + h.octets[i] % 2 * (radius / 2 + 1);
+    const int used = k_blocks_of_map(h.octets[i], radius);
     h.weights_bytes += used * kSecondOutputs * kBlockBytes;
     h.packed_bytes[i] = size_t(h.n_tiles) * h.phases[i] * h.k_blocks[i] * kSecondOutputs * kBlockBytes;
   }

@@ -35,8 +35,8 @@
 #pragma once
 
 #include "../../fragment.cuh"
+#include "hopper_block.cuh"
 #include "hopper_kernels.h"
-#include "hopper_ring.cuh"
 
 namespace gcn::cuda {
 
@@ -45,9 +45,10 @@ struct HopperSecondStageBlock {
   using E = Element<M>;
   static constexpr int kTiles = kDown * kAcross, kOutputs = kSecondOutputs, kCount = kOutputs / 2;
   static constexpr int kHeight = 8 * kDown, kWidth = 8 * kAcross, kPixels = kHeight * kWidth;  // of a half
-  static constexpr int kWarps = kGroupSize / 32, kProducerWarps = 2, kPixelBytes = 16;
+  static constexpr int kProducerWarps = 2, kPixelBytes = 16;
   static constexpr int kBlockOfWeights = kOutputs * kBlockBytes, kPixelRow = second_stage_pixel_row(kPixels);
   static constexpr int kColumns = kOutputs / 4;  // of a lane
+  static constexpr RoleRegisters kRegisters = kAsLaunched;
   // Eight columns of a tile's sums while they change places, in floats: a row of pixels, eight of 32 banks further each, and all.
   static constexpr int kTurnRow = 8 * 8 + 8, kTurnTile = 8 * kTurnRow;
   static_assert(kTiles * kTurnTile * 4 <= second_stage_outputs_bytes(kPixels), "they take the place of the outputs");
@@ -55,9 +56,18 @@ struct HopperSecondStageBlock {
   const HopperSecondStage& p;
   unsigned char* shared;
   Barrier* weights_full;
-  Ring windows;                     // a stage is full branch by branch: full()
-  Barrier *half_way, *first_set;    // of one phase each: so far has warpgroup 1 come, and the first set of windows is there
-  const int warpgroup, warp, lane;  // the warp's number in its warpgroup
+  WindowSets windows;
+  Barrier *half_way, *first_set;  // of one phase each: so far has warpgroup 1 come, and the first set of windows is there
+  const int warp, lane;           // the warp's number in its warpgroup
+
+  GCN_DEVICE static constexpr int cluster() { return 1; }
+  GCN_DEVICE static constexpr bool starts_early() { return false; }
+  GCN_DEVICE void make_barriers() const {
+    barrier_init(half_way, kConsumerWarps);
+    barrier_init(first_set, kProducerWarps);
+    for (int branch = 0; branch < 2; ++branch) barrier_init(weights_full + branch, 1);
+    windows.make(kProducerWarps);
+  }
 
   // --- shared memory
   GCN_DEVICE unsigned char* window_at(int slot, int branch) const {
@@ -77,8 +87,6 @@ struct HopperSecondStageBlock {
     return {p.window_w[branch] * kPixelBytes, kPixelBytes};
   }
 
-  GCN_DEVICE Barrier* full(int slot, int branch) const { return windows.full + 2 * slot + branch; }
-
   // --- units of work
   struct Unit {
     int n, h, w, patch;
@@ -86,17 +94,13 @@ struct HopperSecondStageBlock {
   GCN_DEVICE uint32_t patches() const { return uint32_t(p.n) * p.patches_h * p.patches_w; }
   template <class Work>
   GCN_DEVICE void for_each_unit(const Work& work) const {
-    const uint32_t in_row = p.patches_w, in_map = p.patches_h * in_row, all = patches();
-    const uint32_t tiles = p.n_tiles, step = gridDim.x / tiles;
-    for (uint32_t i = blockIdx.x / tiles; i < all; i += step) {
+    const uint32_t in_row = p.patches_w, in_map = p.patches_h * in_row;
+    for_each_unit_of(patches(), p.n_tiles, [&](uint32_t i, uint32_t) {
       const uint32_t n = i / in_map, at = i - n * in_map, row = at / in_row;
       work(Unit{int(n), int(row) * 2 * kHeight, int(at - row * in_row) * kWidth, int(i)});
-    }
+    });
   }
   GCN_DEVICE int n_tile() const { return int(blockIdx.x % uint32_t(p.n_tiles)); }
-
-  // K-blocks of a phase of the depth: a pair of octets takes a step for each tap, a single octet one for two taps.
-  GCN_DEVICE int k_blocks(int branch, bool pair) const { return pair ? p.radius[branch] + 1 : p.radius[branch] / 2 + 1; }
 
   // --- the producer warpgroup
 
@@ -105,13 +109,13 @@ struct HopperSecondStageBlock {
 #pragma unroll 1
     for (int branch = 0; branch < 2; ++branch) {
       const int pairs = p.octets[branch] / 2, phases = (p.octets[branch] + 1) / 2;
-      const int k_blocks_of_all = pairs * k_blocks(branch, true) + p.octets[branch] % 2 * k_blocks(branch, false);
-      barrier_expect(weights_full + branch, uint32_t(k_blocks_of_all * kBlockOfWeights));
+      const int k_blocks = k_blocks_of_map(p.octets[branch], p.radius[branch]);
+      barrier_expect(weights_full + branch, uint32_t(k_blocks * kBlockOfWeights));
       const int64_t phase_bytes = int64_t(p.k_blocks[branch]) * kBlockOfWeights;
       const unsigned char* from = static_cast<const unsigned char*>(p.weights[branch]) + n_tile() * phases * phase_bytes;
 #pragma unroll 1
       for (int phase = 0; phase < phases; ++phase, from += phase_bytes) {
-        const int bytes = k_blocks(branch, phase < pairs) * kBlockOfWeights;
+        const int bytes = k_blocks_of_phase(p.radius[branch], phase < pairs) * kBlockOfWeights;
         copy_bulk(to, from, uint32_t(bytes), weights_full + branch);
         to += bytes;
       }
@@ -169,10 +173,10 @@ struct HopperSecondStageBlock {
   }
 
   // A warp's part of a window has come.
-  GCN_DEVICE void arrive(int slot, int branch) const {
+  GCN_DEVICE void arrive(int branch) const {
     fence_async_proxy();  // wgmma reads it
     __syncwarp();
-    if (lane == 0) barrier_arrive(full(slot, branch));
+    if (lane == 0) barrier_arrive(windows.full(branch));
   }
 
   GCN_DEVICE void copy_all() {
@@ -183,15 +187,15 @@ struct HopperSecondStageBlock {
     if (slot == 1) barrier_wait(first_set, 0);  // what is needed first comes first
     for_each_unit([&](const Unit& u) {
       if (windows.slot == slot) {
-        barrier_wait(windows.empty + slot, windows.parity ^ 1);
+        windows.wait_until_empty();
         for (int branch = 0; branch < 2; ++branch) {
           copy_window(u, slot, branch, warp % kProducerWarps);
           copy_commit();
         }
         copy_wait<1>();
-        arrive(slot, 0);
+        arrive(0);
         copy_wait<0>();
-        arrive(slot, 1);
+        arrive(1);
         if (first && lane == 0) barrier_arrive(first_set);
         first = false;
       }
@@ -223,7 +227,7 @@ struct HopperSecondStageBlock {
     const uint32_t plane = p.plane_bytes[branch], first = shared_address(window_at(windows.slot, branch)) + side * kHeight * down;
     const int radius = p.radius[branch], octets = p.octets[branch];
     barrier_wait(weights_full + branch, 0);
-    barrier_wait(full(windows.slot, branch), windows.parity);
+    windows.wait_until_full(branch);
     const auto tile_at = [&](int i) { return uint32_t(i / kAcross * 8 * down + i % kAcross * 8 * right); };
     uint32_t start = first;
 #pragma unroll 1
@@ -316,7 +320,7 @@ struct HopperSecondStageBlock {
     const int column = int(threadIdx.x) % kGroupSize, output = n_tile() * kOutputs + column;
     if (column < kOutputs && output < out.outputs) {
       float sum = 0;
-      for (int i = 0; i < kWarps; ++i) sum += load_shared(of_warps + i * kOutputs + column);
+      for (int i = 0; i < kConsumerWarps; ++i) sum += load_shared(of_warps + i * kOutputs + column);
       out.sums[int64_t(output) * (2 * patches()) + (2 * u.patch + side)] = sum;
     }
     group_barrier(id, kGroupSize);
@@ -364,7 +368,7 @@ struct HopperSecondStageBlock {
     const int64_t stride_h = out.stride_h, stride_w = out.stride_w, stride_c = out.stride_c;
     E* corner = static_cast<E*>(out.to) + (u.n * out.stride_n + first_h * stride_h + u.w * stride_w + first_output * stride_c);
     if (out.order == LineOrder::kRows) {
-      for (int h = warp; h < rows; h += kWarps) {
+      for (int h = warp; h < rows; h += kConsumerWarps) {
         for (int at = lane * kTogether; at < columns * outputs; at += 32 * kTogether)
           copy_out<kTogether>(corner + h * stride_h + at, tile_of_outputs + h * kWidth * outputs + at);
       }
@@ -414,7 +418,7 @@ struct HopperSecondStageBlock {
         if (first && lane == 0) barrier_arrive(half_way);
         first = false;
         if (kTurned && branch == 0) turn(acc, side);
-        if (branch == 1) windows.release(windows.slot, lane);
+        if (branch == 1) windows.release(lane);
         if (branch == 0 && !p.apart) continue;
         write(acc, p.out[p.apart ? branch : 0], u, side);
 #pragma unroll
@@ -426,49 +430,20 @@ struct HopperSecondStageBlock {
       windows.next();
     });
   }
-
-  GCN_DEVICE void run() {
-    for (int i = threadIdx.x; i < p.zeros_bytes / 16; i += kHopperThreads)
-      store_shared(reinterpret_cast<uint4*>(zeros()) + i, make_uint4(0, 0, 0, 0));
-    fence_async_proxy();  // wgmma reads them
-    if (threadIdx.x == 0) {
-      barrier_init(half_way, kWarps);
-      barrier_init(first_set, kProducerWarps);
-      for (int i = 0; i < 2; ++i) {
-        barrier_init(weights_full + i, 1);
-        barrier_init(windows.empty + i, 2 * kWarps);
-        for (int branch = 0; branch < 2; ++branch) barrier_init(full(i, branch), kProducerWarps);
-      }
-      fence_barrier_init();
-    }
-    wait_for_dependencies();
-    __syncthreads();
-    if (warpgroup == 0) {
-      copy_all();
-    } else {
-      multiply_all(warpgroup - 1);
-    }
-  }
 };
 
 template <class M, int kDown, int kAcross, bool kTurned>
 __global__ void __launch_bounds__(kHopperThreads, 1) hopper_second_stage_kernel(GCN_PARAMS HopperSecondStage p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
-  unsigned char* aligned = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
+  unsigned char* aligned = swizzle_aligned(shared);
   Barrier* barriers = reinterpret_cast<Barrier*>(
       aligned + second_stage_barriers_at(p.weights_bytes, p.windows_bytes, p.zeros_bytes, 64 * kDown * kAcross));
   const int warp = of_first_lane(int(threadIdx.x) / 32);
-  HopperSecondStageBlock<M, kDown, kAcross, kTurned>{p,
-                                                     aligned,
-                                                     barriers,
-                                                     Ring{barriers + 2, barriers + 6, 2},
-                                                     barriers + 8,
-                                                     barriers + 9,
-                                                     warp / 4,
-                                                     warp % 4,
-                                                     int(threadIdx.x) % 32}
-      .run();
+  using Block = HopperSecondStageBlock<M, kDown, kAcross, kTurned>;
+  Block block{p, aligned, barriers, {barriers + 2, barriers + 6}, barriers + 8, barriers + 9, warp % 4, int(threadIdx.x) % 32};
+  fill_with_zeros(block.zeros(), p.zeros_bytes);
+  run_block(block);
 }
 
 template <class M>

@@ -104,6 +104,13 @@ constexpr int hopper_input_grad_shared_bytes(int channels, int windows_bytes, in
   return kSwizzleAlignment + stages * channels * kBlockBytes + 2 * windows_bytes + zeros_bytes + 8 * (2 * stages + 7);
 }
 
+// --- maps of few channels as operands, in input gradient and second stage: the depth runs in phases over pairs of octets. A step
+// of 16 is one tap of both; of an octet without a partner it is two taps. A phase is whole k-blocks of two steps.
+constexpr GCN_HOST_TOO int k_blocks_of_phase(int radius, bool pair) { return pair ? radius + 1 : radius / 2 + 1; }
+constexpr GCN_HOST_TOO int k_blocks_of_map(int octets, int radius) {
+  return octets / 2 * k_blocks_of_phase(radius, true) + octets % 2 * k_blocks_of_phase(radius, false);
+}
+
 // --- second stage: 24 outputs, and of a patch of 16 x 8 or 32 x 16 pixels one half to each multiplying warpgroup
 constexpr int kSecondOutputs = 24;
 constexpr int kSecondStageDown[] = {1, 2}, kSecondStageAcross[] = {1, 2};  // tiles of 8 x 8 pixels of a half, by size

@@ -31,8 +31,8 @@
 #pragma once
 
 #include "../weight_grad.cuh"
+#include "hopper_block.cuh"
 #include "hopper_kernels.h"
-#include "hopper_ring.cuh"
 
 namespace gcn::cuda {
 
@@ -44,17 +44,24 @@ struct HopperWeightGradArguments {
 template <class M>
 struct HopperWeightGradBlock {
   static constexpr int kColumns = 8 * kStripTaps, kHalf = kColumns / 2;
-  static constexpr int kWarps = kGroupSize / 32, kSteps = kPatchSide * kPatchSide / 16;
+  static constexpr int kSteps = kPatchSide * kPatchSide / 16;
   static constexpr int kXBytes = kPatchSide * kPatchSide * 128;
+  static constexpr RoleRegisters kRegisters{kProducerRegisters, kConsumerRegisters};
   static constexpr uint32_t kRowBytes = kPatchSide * kPieceBytes;  // of a window: eight lines at one position
 
   const HopperWeightGradArguments& arguments;
   unsigned char* stages;
-  Ring ring;
-  const StaggeredStart stagger;
+  Ring<> ring;
+  StaggeredStart stagger;
   uint32_t* not_finite;  // of each consumer warp, whether one of its sums is not
 
   GCN_DEVICE const WeightGradParams& p() const { return arguments.p.grad; }
+  GCN_DEVICE static constexpr int cluster() { return 1; }
+  GCN_DEVICE static constexpr bool starts_early() { return false; }
+  GCN_DEVICE void make_barriers() const {
+    ring.make(2);
+    stagger.make();
+  }
 
   struct Unit {
     int axis, first_octet, first_tap, first_channel, split;
@@ -93,6 +100,10 @@ struct HopperWeightGradBlock {
     return {branch, strip / tap_strips * kStripOctets, strip % tap_strips * kStripTaps,   tile * 2 * kSideChannels,
             split,  patches * split / p().splits,      patches * (split + 1) / p().splits};
   }
+  template <class Work>
+  GCN_DEVICE void for_each_unit(const Work& work) const {
+    for_each_unit_of(units(), 1, [&](int i, int) { work(unit_at(i)); });
+  }
   GCN_DEVICE int octets(const Unit& u) const { return min(kStripOctets, p().branch[u.axis].channels / kOctet - u.first_octet); }
   GCN_DEVICE unsigned char* stage() const { return stages + ring.slot * kWeightGradStageBytes; }
 
@@ -124,14 +135,17 @@ struct HopperWeightGradBlock {
     }
   }
 
-  GCN_DEVICE void copy_all() {
-    for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
-      const Unit u = unit_at(i);
+  GCN_DEVICE void copy_units() {
+    for_each_unit([&](const Unit& u) {
       for_each_patch(u, [&](const Patch& at) {
         copy_patch(u, at);
         ring.next();
       });
-    }
+    });
+  }
+  GCN_DEVICE void copy_all() {
+    if (threadIdx.x == 0) copy_units();
+    if (again() && threadIdx.x == 0) copy_units();
   }
 
   // --- a consumer warpgroup
@@ -240,17 +254,14 @@ struct HopperWeightGradBlock {
 
   // Returns whether all sums of this thread are finite.
   template <bool kCareful>
-  GCN_DEVICE bool multiply_all(int side) {
+  GCN_DEVICE bool multiply_units(int side) {
     const int thread = int(threadIdx.x) % kGroupSize, lane = thread % 32;
     bool finite = true;
-    int taken = 0;  // stages
-    if (!kCareful) stagger.wait(side);
-    for (int i = int(blockIdx.x); i < units(); i += int(gridDim.x)) {
-      const Unit u = unit_at(i);
+    if (!kCareful) stagger.start(side, lane);
+    for_each_unit([&](const Unit& u) {
       const WeightGradBranch& b = p().branch[u.axis];
       const int length = u.axis == 0 ? p().h : p().w;
       float acc[kStripOctets][kHalf] = {};
-      int before = -1;  // the slot whose products are in flight
       const int behind = length + b.radius - u.first_tap;
       for_each_patch(u, [&](const Patch& at) {
         ring.wait_until_full();
@@ -261,21 +272,26 @@ struct HopperWeightGradBlock {
         }
         multiply(acc, side, behind - at.position);
         wgmma_wait<kSteps>();
-        if (before >= 0) ring.release(before, lane);
-        before = ring.slot;
-        ring.next();
-        stagger.count(taken, side, lane);
+        ring.release_in_flight(lane);
+        ring.next_in_flight();
+        stagger.count();
       });
       if constexpr (!kCareful) {
         wgmma_wait<0>();
 #pragma unroll
         for (int o = 0; o < kStripOctets; ++o) wgmma_results(acc[o]);
-        ring.release(before, lane);
+        ring.release_in_flight(lane);
       }
       finite &= write(acc, u, side, thread / 32, lane);
-    }
-    if (!kCareful) stagger.end(taken, side, lane);
+    });
+    if (!kCareful) stagger.end();
     return finite;
+  }
+  GCN_DEVICE void multiply_all(int side) {
+    const int warp = of_first_lane(int(threadIdx.x) / 32) - kConsumerWarps;
+    const uint32_t bad = ballot(!multiply_units<false>(side));
+    if (threadIdx.x % 32 == 0) store_shared(not_finite + warp, bad);
+    if (again()) multiply_units<true>(side);
   }
 
   // All threads of the block come here when their units are done.
@@ -283,30 +299,8 @@ struct HopperWeightGradBlock {
     group_barrier(1, kHopperThreads);
     uint32_t any = 0;
 #pragma unroll
-    for (int i = 0; i < 2 * kWarps; ++i) any |= load_shared(not_finite + i);
+    for (int i = 0; i < 2 * kConsumerWarps; ++i) any |= load_shared(not_finite + i);
     return any != 0;
-  }
-
-  GCN_DEVICE void run() {
-    if (threadIdx.x == 0) {
-      ring.make(2 * kWarps);
-      stagger.make(kWarps);
-      fence_barrier_init();
-    }
-    wait_for_dependencies();
-    __syncthreads();
-    const int warpgroup = of_first_lane(int(threadIdx.x) / kGroupSize);
-    if (warpgroup == 0) {
-      registers_release<kProducerRegisters>();
-      if (threadIdx.x == 0) copy_all();
-      if (again() && threadIdx.x == 0) copy_all();
-    } else {
-      registers_take<kConsumerRegisters>();
-      const int warp = of_first_lane(int(threadIdx.x) / 32);
-      const uint32_t bad = ballot(!multiply_all<false>(warpgroup - 1));
-      if (threadIdx.x % 32 == 0) store_shared(not_finite + warp - kWarps, bad);
-      if (again()) multiply_all<true>(warpgroup - 1);
-    }
   }
 };
 
@@ -314,13 +308,12 @@ template <class M>
 __global__ void __launch_bounds__(kHopperThreads, 1) hopper_weight_grad_kernel(GCN_PARAMS HopperWeightGradArguments arguments) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
-  unsigned char* stages = shared + (kSwizzleAlignment - shared_address(shared) % kSwizzleAlignment) % kSwizzleAlignment;
+  unsigned char* stages = swizzle_aligned(shared);
   const int count = arguments.p.stages;
   Barrier* barriers = reinterpret_cast<Barrier*>(stages + count * kWeightGradStageBytes);
   uint32_t* not_finite = reinterpret_cast<uint32_t*>(barriers + 2 * count + 1);
-  HopperWeightGradBlock<M>{arguments, stages, Ring{barriers, barriers + count, count},
-                           StaggeredStart{barriers + 2 * count, count / 2}, not_finite}
-      .run();
+  run_block(HopperWeightGradBlock<M>{
+      arguments, stages, {barriers, barriers + count, count}, {barriers + 2 * count, count / 2}, not_finite});
 }
 
 template <class M>
