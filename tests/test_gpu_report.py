@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -271,6 +274,74 @@ def test_a_kernels_time_is_what_it_adds_to_the_critical_path() -> None:
     found.add([("finish", 140.0, 143.0), ("line_conv", 106.0, 109.0), ("prepare", 100.0, 105.0)])
     assert found.kernels == {"prepare": [[4.0, 5.0]], "line_conv": [[6.0, 3.0], [12.0]], "finish": [[0.0, 3.0]]}
     assert found.whole == [22.0, 43.0]
+
+
+class Recorded:
+    """What stands for torch.cuda: a graph is what was done while it was captured, and a replay does it again, in a trace."""
+
+    def __init__(self) -> None:
+        self.nodes: list[str] | None = None
+        self.trace: list[str] = []
+
+    def do(self, *kernels: str) -> None:
+        (self.trace if self.nodes is None else self.nodes).extend(kernels)
+
+    def CUDAGraph(self) -> "Recorded":
+        return self
+
+    def replay(self) -> None:
+        assert self.nodes is not None
+        self.trace.extend(self.nodes)
+
+    def traced(self, run: Callable[[], object]) -> list[kernels.Span]:
+        self.trace.clear()
+        run()
+        return [(name, 10.0 * i, 10.0 * i + 4.0) for i, name in enumerate(self.trace)]
+
+    @contextmanager
+    def graph(self, graph: object, stream: object) -> Iterator[None]:
+        self.nodes = []
+        yield
+
+    @contextmanager
+    def stream(self, stream: object) -> Iterator[None]:
+        yield
+
+    def Stream(self) -> SimpleNamespace:
+        return SimpleNamespace(wait_stream=lambda other: None)
+
+    def current_stream(self) -> None:
+        return None
+
+    def synchronize(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_kernels_are_timed_in_a_replay_of_calls_that_each_find_l2_cold(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Recorded()
+    reads = iter(range(2 if lost else 1 + kernels.REPEATS))  # one to learn its name by
+
+    def operator(*tensors: torch.Tensor, backend: str) -> torch.Tensor:
+        cuda.do("void gcn::cuda::prepare_kernel<__half>(P)", "Memset (Device)", "void gcn::cuda::line_conv_kernel<__half>(P)")
+        return tensors[0]
+
+    def flush() -> None:
+        if next(reads, None) is not None:
+            cuda.do("at::reduce_kernel<512>", "Memset (Device)")
+
+    monkeypatch.setattr(torch, "cuda", cuda)
+    monkeypatch.setattr(kernels, "traced", cuda.traced)
+    monkeypatch.setattr(gcn_kernels, "fused_gcn", operator)
+    x = torch.zeros(1)
+    inputs = SimpleNamespace(leaves=lambda: (x,), tensors=(x,), dy=x)
+    if lost:
+        with pytest.raises(RuntimeError, match=f"expected {kernels.REPEATS} calls in the trace of a replay, found 1"):
+            kernels.measure(inputs, flush, backward=False)  # type: ignore[arg-type]
+        return
+    found = kernels.measure(inputs, flush, backward=False)  # type: ignore[arg-type]
+    assert found.kernels == {name: [[4.0] * kernels.REPEATS] for name in ("prepare", "line_conv")}
+    assert found.whole == [24.0] * kernels.REPEATS
 
 
 def test_benchmark_program_saves_every_map_and_the_summary_shows_it(
