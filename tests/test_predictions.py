@@ -86,6 +86,13 @@ def test_copies_are_predicted_by_what_the_device_says_of_its_memory(name: str) -
     assert of_h200 == pytest.approx(took, rel=0.15) and of_h200 <= of_h100
 
 
+def test_memory_is_predicted_at_the_rate_that_an_h200_copied_at() -> None:
+    """The 4.2 TB/s of the documentation, from what its device says of its memory: of two copies, all else cancels."""
+    smaller, larger = (info.plan(256, 21, (128, 128), batch=n, generation="hopper", gpu="H200")["launches"][0] for n in (16, 32))
+    megabytes, microseconds = (larger[unit] - smaller[unit] for unit in ("mbytes", "predicted_us"))
+    assert megabytes / microseconds == pytest.approx(4.2, rel=0.01)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("name", CHANNELS)
 def test_predictions_are_near_what_the_second_stage_took(name: str, backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:

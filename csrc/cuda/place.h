@@ -50,6 +50,14 @@ inline int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
+// The same of what only predictions need, and a driver may refuse to tell: 0 then.
+inline int64_t told(cudaDeviceAttr which, int device) {
+  int value = 0;
+  if (cudaDeviceGetAttribute(&value, which, device) == cudaSuccess) return value;
+  cudaGetLastError();
+  return 0;
+}
+
 // What the environment asks of plans, at every call, so that runs can be compared within one process.
 struct Asked {
   const char *generation, *overrides;
@@ -92,8 +100,8 @@ inline const Gpu& properties(int device) {
   gpu.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   gpu.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   gpu.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-  apply({attribute(cudaDevAttrClockRate, device), attribute(cudaDevAttrMemoryClockRate, device),
-         attribute(cudaDevAttrGlobalMemoryBusWidth, device), attribute(cudaDevAttrL2CacheSize, device)},
+  apply({told(cudaDevAttrClockRate, device), told(cudaDevAttrMemoryClockRate, device),
+         told(cudaDevAttrGlobalMemoryBusWidth, device), told(cudaDevAttrL2CacheSize, device)},
         gpu);
   const bool is_9_0 =
       attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 && attribute(cudaDevAttrComputeCapabilityMinor, device) == 0;

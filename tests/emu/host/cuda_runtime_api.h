@@ -24,7 +24,8 @@ enum cudaDeviceAttr {
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   const char* const asked = std::getenv("GCN_EMULATED_GPU");
   const bool large_blocks = asked && std::string(asked) == "large-blocks";
-  if (which >= cudaDevAttrClockRate) {
+  if (which == cudaDevAttrClockRate || which == cudaDevAttrMemoryClockRate) return 1;  // as drivers may that refuse to tell
+  if (which > cudaDevAttrMemoryClockRate) {
     *value = 0;  // not told
     return cudaSuccess;
   }
