@@ -107,6 +107,26 @@ def test_refinements_multiply_on_tensor_cores(kernels: tuple[Kernel, ...]) -> No
         assert not kernel.loop["FFMA"] and not kernel.loop["LDL"] and not kernel.loop["STL"], str(kernel)
 
 
+def test_doublings_have_registers_for_the_blocks_of_the_plan(kernels: tuple[Kernel, ...]) -> None:
+    """Two blocks of 256 threads."""
+    found = [k for k in kernels if k.name in ("upsample_forward_kernel", "upsample_backward_kernel")]
+    assert len(found) == 8
+    assert not [f"{k}: {k.registers}" for k in found if k.registers * 512 > REGISTERS]
+
+
+@needs_nvdisasm
+def test_doublings_multiply_on_tensor_cores_in_16_bits(kernels: tuple[Kernel, ...]) -> None:
+    """A step of two rows of taps is 24 products to 6 fragments of x, as upsample_products.cuh counts; others multiply and add."""
+    found = [k for k in kernels if k.name == "upsample_forward_kernel"]
+    assert {k.math for k in found} == {"half", "bfloat16", ""}
+    for kernel in found:
+        if kernel.math:
+            assert (kernel.loop["HMMA"], kernel.loop["LDSM"]) == (24, 6), str(kernel)
+            assert not kernel.loop["FFMA"] and not kernel.loop["LDL"] and not kernel.loop["STL"], str(kernel)
+        else:
+            assert kernel.instructions["FFMA"] >= 128 or kernel.instructions["DFMA"] >= 64, kernel.symbol
+
+
 @needs_nvdisasm
 def test_no_local_memory(kernels: tuple[Kernel, ...]) -> None:
     assert all(k.instructions for k in kernels)

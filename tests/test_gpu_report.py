@@ -23,7 +23,7 @@ from gcnbench import plot
 from gcnbench.clock import CpuClock
 from gcnbench.problems import PRESETS, Map
 from gcnbench.variants import Call, Variant
-from gpureport import agenda, correctness, kernels, measured, parts, refine, steps, summary, timing, upsample
+from gpureport import agenda, correctness, kernels, measured, parts, refine, steps, summary, timing, upsample, upsample_forms
 from gpureport.subject import Subject
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_report.py"
@@ -376,3 +376,10 @@ def test_an_operator_is_checked_and_timed(subject: Subject) -> None:
     assert len(rows) == 8 and all(row["ms"] > 0 and row["faster_than_best_eager"] > 0 for row in rows)
     wrong = replace(subject, run=lambda backend: lambda *given: 1.01 * subject.definition(*given))
     assert wrong.check(sizes, "float32", "NCHW", "cpu", device)["status"] == "failed"
+
+
+@pytest.mark.parametrize("sizes", upsample_forms.SUBJECT.small, ids=upsample.label)
+def test_every_form_of_the_doubling_is_checked(sizes: tuple[int, ...]) -> None:
+    for math in ("float32", "tf32"):
+        found = upsample_forms.SUBJECT.check(sizes, math, "NCHW", "cpu", torch.device("cpu"))
+        assert found["status"] == "passed", found

@@ -140,3 +140,11 @@ def check(
         allowed = 2 * (own[name].double() - expected[name]).abs().max() + ulp * sizes[name].abs().max()
         error = (result.double() - expected[name]).abs().max()
         assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def compare_finite(ours: dict[str, Tensor], definition: Callable[..., Tensor], *tensors: Tensor, nan: bool = True) -> None:
+    """Results are finite, and nan, where those of a definition are."""
+    exact = evaluate(definition, *(t.cpu().double() for t in tensors))
+    for name in ours:
+        assert torch.equal(ours[name].isfinite().cpu(), exact[name].isfinite()), name
+        assert not nan or torch.equal(ours[name].isnan().cpu(), exact[name].isnan()), name

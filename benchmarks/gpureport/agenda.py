@@ -24,6 +24,7 @@ GPU_TESTS = (
     "test_cuda_first_call.py",
     "test_strips_cuda.py",
     "test_refine_cuda.py",
+    "test_upsample_cuda.py",
     "test_registration.py",
     "test_determinism.py",
     "test_strides.py",
@@ -36,7 +37,7 @@ GPU_TESTS = (
     "test_upsample.py",
 )
 #: How the names of the kernels begin.
-OURS = "prepare|first_stage|unpacked|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips|refine"
+OURS = "prepare|first_stage|unpacked|combine|line_conv|weight_grad|second_stage_grad|finish|direct|hopper|strips|refine|upsample"
 #: Whose kernels: those of every GPU, and those of sm_90a wherever they take a problem.
 GENERATIONS = ("hopper", "portable")
 
@@ -150,9 +151,13 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         return Step(name, f"depthwise strips by Triton's kernels: {task}", command, limit, missing, least=15)
 
     def upsample(task: str, limit: float) -> Step:
-        missing = backends.why_not("triton", "cuda")
+        missing = backends.why_not("triton", "cuda") and backends.why_not("cuda", "cuda")  # either will do
         command = module("upsample", task, "--out", out / f"upsample-{task}.jsonl", "--seconds", 0.8 * limit)
         return Step(f"upsample-{task}", f"doubling of a map: {task}", command, limit, missing, least=12)
+
+    def upsample_forms(task: str, limit: float) -> Step:
+        command = module("upsample_forms", task, "--out", out / f"upsample-forms-{task}.jsonl", "--seconds", 0.8 * limit)
+        return step(f"upsample-forms-{task}", f"doubling by other kernels: {task}", limit, command, least=12)
 
     def refine(task: str, limit: float) -> Step:
         command = module("refine", task, "--out", out / f"refine-{task}.jsonl", "--seconds", 0.8 * limit)
@@ -189,7 +194,8 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             *(correctness(generation, 30, "tests-correctness", *rest) for generation in GENERATIONS),
             unpacked_correctness(25),
             correctness("portable", 20, "triton-correctness", *first, backend="triton"),
-            upsample("check", 40),
+            upsample("check", 60),
+            upsample_forms("check", 30),
             refine("check", 40),
             refine_in_triton("check", 60),
             triton_strips("check", 60),
@@ -203,7 +209,8 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             unpacked("kernels", "every kernel against its floor", 35, module("kernels", "--out", out / "kernels-unpacked.json")),
             strips("time", 45),
             benchmark("float32", 40),
-            upsample("time", 40),
+            upsample("time", 60),
+            upsample_forms("time", 40),
             refine("time", 40),
             refine_in_triton("time", 60),
             triton_strips("time", 60),

@@ -56,6 +56,8 @@ def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome], so
         *_one_operator(_lines(out / "triton-strips-check.jsonl"), _lines(out / "triton-strips-time.jsonl")),
         "## Doubling of a map",
         *_one_operator(_lines(out / "upsample-check.jsonl"), _lines(out / "upsample-time.jsonl")),
+        "### By other kernels",
+        *_one_operator(_lines(out / "upsample-forms-check.jsonl"), _lines(out / "upsample-forms-time.jsonl")),
         "## Boundary refinement",
         *_one_operator(_lines(out / "refine-check.jsonl"), _lines(out / "refine-time.jsonl")),
         "### In Triton",

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from gcn_kernels.core.children import hooks_on_all
 from gcn_kernels.models.heads import make_head
-from gcn_kernels.refine import functional as refine
 from gcn_kernels.refine.module import FusedRefine
-from gcn_kernels.upsample import functional as upsample
 from gcn_kernels.upsample.module import FusedUpsample
 
 #: What the four stages divide the size of the image by.
@@ -36,14 +34,14 @@ class BoundaryRefinement(FusedRefine):
     """
 
     def __init__(self, classes: int, *, backend: str = "auto") -> None:
-        super().__init__(classes, backend=_where_there_are(refine.KERNELS, backend))
+        super().__init__(classes, backend=backend)
 
 
 class Deconvolution(FusedUpsample):
     """Doubles a score map; starts as bilinear interpolation of every class by itself (the paper does not say)."""
 
     def __init__(self, classes: int, *, backend: str = "auto") -> None:
-        super().__init__(classes, classes, backend=_where_there_are(upsample.KERNELS, backend))
+        super().__init__(classes, classes, backend=backend)
         slope = torch.tensor([0.25, 0.75, 0.75, 0.25])
         with torch.no_grad():
             self.weight.copy_(torch.eye(classes)[:, :, None, None] * slope[:, None] * slope)
@@ -60,8 +58,7 @@ class GCNNet(nn.Module):
         head: ``"gcn"``, or what it is compared with, see :func:`gcn_kernels.models.make_head`.
         refine: whether to use boundary refinement; without, the nine places are the identity.
         middle: maps of the ``"stack"`` head.
-        backend: of the GCN, see :func:`gcn_kernels.fused_gcn`, and of the refinements and deconvolutions; those that have no
-            kernels for it choose by themselves.
+        backend: of the GCN, see :func:`gcn_kernels.fused_gcn`, and of the refinements and deconvolutions.
 
     Shape:
         [N, 3, H, W] -> [N, classes, H, W], any H and W of at least 1.
@@ -127,11 +124,6 @@ def _added(lateral: Tensor, double: nn.Module, score: Tensor) -> Tensor:
     else:
         total = double(score, add=lateral)
     return total
-
-
-def _where_there_are(kernels: Sequence[str], backend: str) -> str:
-    """``backend``, or ``"auto"`` if it is one that an operator has no kernels for."""
-    return "auto" if backend in {"cpu", "cuda", "triton"}.difference(kernels) else backend
 
 
 def _stages(encoder: nn.Module) -> tuple[list[int], list[int]]:

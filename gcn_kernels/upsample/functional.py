@@ -21,9 +21,9 @@ from gcn_kernels.core.checks import (
 from gcn_kernels.core.operator import autocast, is_traced, records
 from gcn_kernels.upsample.spec import DOUBLING, TRITON_UPSAMPLE
 
-#: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown Triton's to be faster.
+#: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown kernels to be faster.
 KERNELS = (*DOUBLING.backends, *TRITON_UPSAMPLE.backends)
-UNASKED = DOUBLING.backends
+UNASKED = ("cpu",)
 #: Bytes of a result that caches do not hold: each channel by itself, PyTorch writes it faster in channels_last and inference.
 LARGE = 8 << 20
 #: Kernels k x k; a transposed convolution with stride 2 doubles with padding k > 2 and output_padding k == 3.
@@ -54,9 +54,9 @@ def fused_upsample(
         size: (H', W') of the result, at most (2H, 2W); that of ``add``, or else 2H x 2W, if None. A map that was halved from an
             odd size needs it.
         groups: 1, or C: each channel is doubled by itself, as bilinear interpolation does; then O is C.
-        backend: ``"auto"``, or one of ``"cpu"``, ``"triton"``, ``"torch"``, which then runs or raises. On a GPU ``"auto"`` is
-            ``"torch"``: no GPU has shown yet that the Triton kernels are faster. They take 4 x 4 with ``groups=1``; ``add`` is a
-            pass of its own there.
+        backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"``, which then runs or raises. On a GPU
+            ``"auto"`` is ``"torch"``: no GPU has shown yet that the kernels are faster. Triton's take 4 x 4 with ``groups=1``;
+            ``add`` is a pass of its own there.
 
     Returns:
         [N, O, H', W'] (or [O, H', W']) in the dtype of ``x``.
@@ -147,7 +147,7 @@ def _decide(
     if chosen not in ("torch", *backends_for(int(weight.shape[2]), groups)):
         raise RuntimeError(
             f"backend='triton' cannot run: it has kernels for weights of 4 x 4 with groups=1, got {shape_of(weight)} with "
-            f"groups={groups}; use backend='auto'"
+            f"groups={groups}; use backend='cuda' or 'auto'"
         )
     like = x if add is None else add
     batch = like if like.dim() == 4 else like.unsqueeze(0)

@@ -1,7 +1,7 @@
 """The specification of the doubling: its operators, the shapes of their results, their definition.
 
-There are three pairs: ``doubling`` and ``doubling_backward``, compiled; ``triton_upsample`` and ``triton_upsample_backward``; and
-``upsample`` and ``upsample_backward``, which graphs saved by earlier versions call.
+There are three pairs: ``doubling`` and ``doubling_backward``, compiled for CPUs and GPUs; ``triton_upsample`` and
+``triton_upsample_backward``; and ``upsample`` and ``upsample_backward``, which graphs saved by earlier versions call.
 """
 
 import torch
@@ -49,7 +49,7 @@ DOUBLING = Operator(
     vectors={"bias": ("dy", 1)},
     added=("add",),
     definition_options=("groups",),
-    backends=("cpu",),
+    backends=("cpu", "cuda"),
 )
 
 #: For graphs that were saved: no call chooses it.

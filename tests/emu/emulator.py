@@ -197,6 +197,15 @@ REFINE = Build(
         *(f"refine/refine_{math}.cu" for math in ("half", "bfloat16", "tf32", "float", "double")),
     ),
 )
+#: The doubling likewise.
+UPSAMPLE = Build(
+    "emu_upsample",
+    (
+        *("host_module.cpp", "upsample_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
+        *("upsample/upsample_plan.cpp", "upsample/upsample_execute.cpp", "upsample/upsample_kernels.cu"),
+        *(f"upsample/upsample_{stored}.cu" for stored in ("half", "bfloat16", "float", "double")),
+    ),
+)
 
 
 def host_library() -> Path:
@@ -212,6 +221,11 @@ def strips_library(more: Sequence[Path] = (), build: Build = STRIPS) -> Path:
 def refine_library(more: Sequence[Path] = (), build: Build = REFINE) -> Path:
     """The same of boundary refinement."""
     return _host_library("host_refine.cpp", build.sources, more, build)
+
+
+def upsample_library(more: Sequence[Path] = (), build: Build = UPSAMPLE) -> Path:
+    """The same of the doubling."""
+    return _host_library("host_upsample.cpp", build.sources, more, build)
 
 
 def _host_library(host_source: str, sources: Sequence[str], more: Sequence[Path] = (), build: Build = OPERATOR) -> Path:

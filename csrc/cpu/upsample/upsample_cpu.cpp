@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../../dtype.h"
+#include "../../upsample/arguments.h"
 #include "../dense.h"
 #include "../image.h"
 #include "../parallel.h"
@@ -29,26 +29,7 @@ constexpr int64_t kForwardColumns = 256, kBackwardColumns = 128;
 
 #include "../kernels_in_use.inl"
 
-// Users meet the checks of gcn_kernels/upsample/functional.py, which explain themselves; the ones here only keep a direct call of
-// the registered operators from reading out of bounds.
-Sizes sizes_of(const Tensor& x, const Tensor& weight, int64_t groups) {
-  check(x.dim() == 4, "x: expected [N, C, H, W], got ", x.dim(), " dimensions");
-  check_dtype(x.scalar_type());
-  check(groups == 1 || groups == x.size(1), "groups: expected 1 or the channels C = ", x.size(1), " of x, got ", groups);
-  const bool depthwise = groups > 1;
-  check(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) >= 2 && weight.size(2) <= 4 &&
-            weight.size(3) == weight.size(2) && (!depthwise || weight.size(1) == 1),
-        "weight: expected [C, ", depthwise ? "1" : "O", ", k, k] with the channels C = ", x.size(1), " of x and k of 2, 3 or 4");
-  check(weight.scalar_type() == x.scalar_type() && weight.device() == x.device(), "weight: expected the dtype and device of x");
-  const int64_t h = x.size(2), w = x.size(3);
-  return {x.size(0), x.size(1), depthwise ? x.size(1) : weight.size(1), h, w, 2 * h, 2 * w, weight.size(2), depthwise};
-}
-
-void keep(Sizes& s, const char* name, int64_t height, int64_t width) {
-  check(height >= 0 && height <= 2 * s.h && width >= 0 && width <= 2 * s.w, name, ": expected at most ", 2 * s.h, " x ", 2 * s.w,
-        ", got ", height, " x ", width);
-  s.yh = height, s.yw = width;
-}
+Sizes sizes_of(const gcn::upsample::Arguments& a) { return {a.n, a.c, a.o, a.h, a.w, a.yh, a.yw, a.k, a.by_itself}; }
 
 // The vectors also multiply with zeros beside the map, which nan and infinity must not meet.
 bool all_finite(const std::vector<float>& values) {
@@ -57,16 +38,9 @@ bool all_finite(const std::vector<float>& values) {
 
 Tensor doubling(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const std::optional<Tensor>& add,
                 std::optional<int64_t> height, std::optional<int64_t> width, int64_t groups, bool channels_last) {
-  Sizes s = sizes_of(x, weight, groups);
-  check(!bias ||
-            (bias->dim() == 1 && bias->size(0) == s.o && bias->scalar_type() == x.scalar_type() && bias->device() == x.device()),
-        "bias: expected [", s.o, "] with the dtype and device of x");
-  keep(s, "height, width", height.value_or(s.yh), width.value_or(s.yw));
-  check(!add || (add->dim() == 4 && add->size(0) == s.n && add->size(1) == s.o && add->scalar_type() == x.scalar_type() &&
-                 add->device() == x.device()),
-        "add: expected [", s.n, ", ", s.o, ", H', W'] with the dtype and device of x");
-  if (add) keep(s, "add", add->size(2), add->size(3));
-  check(!add || (height.value_or(s.yh) == s.yh && width.value_or(s.yw) == s.yw), "add: expected the size that is asked for");
+  gcn::upsample::Arguments arguments(x, weight, groups);
+  arguments.check_result(x, bias, add, height, width);
+  const Sizes s = sizes_of(arguments);
   const Tensor y = new_tensor(x, {s.n, s.o, s.yh, s.yw}, channels_last);
   if (y.numel() == 0) return y;
   const auto plain = [&](auto a) {
@@ -147,15 +121,12 @@ void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const T
 
 std::tuple<Tensor, Tensor, Tensor> doubling_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, int64_t wanted,
                                                      int64_t groups) {
-  Sizes s = sizes_of(x, weight, groups);
-  check(
-      dy.dim() == 4 && dy.size(0) == s.n && dy.size(1) == s.o && dy.scalar_type() == x.scalar_type() && dy.device() == x.device(),
-      "dy: expected [", s.n, ", ", s.o, ", H', W'] in the dtype and on the device of x");
-  keep(s, "dy", dy.size(2), dy.size(3));
+  gcn::upsample::Arguments arguments(x, weight, groups);
+  arguments.check_gradient(x, dy);
+  const Sizes s = sizes_of(arguments);
   const bool want_x = wanted & 1, want_w = wanted & 2, want_b = wanted & 4;
-  const Tensor dx = want_x ? torch::stable::empty_like(x) : new_tensor(x, {0});
-  const Tensor dw = want_w ? torch::stable::empty_like(weight) : new_tensor(x, {0});
-  const Tensor db = new_tensor(x, {want_b ? s.o : 0});
+  const gcn::upsample::Gradients found(x, weight, s.o, wanted);
+  const Tensor &dx = found.x, &dw = found.weight, &db = found.bias;
   const bool empty = s.n == 0;
   if (empty && want_w) torch::stable::zero_(const_cast<Tensor&>(dw));
   if (!empty && (want_x || want_w)) {
