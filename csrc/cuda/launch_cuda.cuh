@@ -47,6 +47,8 @@ inline cudaError_t grant_shared(const void* kernel, size_t bytes) {
   return error;
 }
 
+inline cudaError_t clear_memory(void* to, size_t bytes, CUstream_st* stream) { return cudaMemsetAsync(to, 0, bytes, stream); }
+
 template <class... A>
 cudaError_t launch(void (*kernel)(A...), const Launch& how, typename NotDeduced<A>::type... arguments) {
   const cudaError_t error = grant_shared(reinterpret_cast<const void*>(kernel), how.shared_bytes);

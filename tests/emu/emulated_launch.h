@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <type_traits>
 
@@ -11,6 +12,11 @@ namespace gcn::cuda {
 inline bool is_refused(const void* kernel) {
   const char* const name = std::getenv("GCN_EMULATOR_REFUSES");
   return name && ::simt::kernel_name(kernel).find(name) != std::string::npos;
+}
+
+inline cudaError_t clear_memory(void* to, size_t bytes, CUstream_st*) {
+  std::memset(to, 0, bytes);
+  return cudaSuccess;
 }
 
 template <class... A>

@@ -68,7 +68,19 @@ FIRST_STAGE = _of(
     ),
     ("no-shift", "x + (step >> kProductBits) * kPosition", "x", "all groups of taps meet the same pixels", ITEMS),
     ("early-place", "w, x + kEarlyFrom * kPosition", "w, x", "early positions start at the first", SHARED),
-    ("tap-place", "r.mids * kEndRow + kBundle", "r.mids * kEndRow", "taps of a group are added at the same place", ITEMS),
+    (
+        "segment",
+        "first = i % segments * p().outputs[u.axis];",
+        "first = 0 * segments;",
+        "every item is the first of its line",
+        LONG,
+    ),
+    ("x-not-packed-yet", "threadIdx.x / 32 < 2 && p().stage.x_given;", "threadIdx.x / 32 < 2;", "x is being packed", COPIED),
+)
+
+FIRST_STAGE_END = _of(
+    "gcn/hopper/hopper_first_stage_end.cuh",
+    ("tap-place", "mids * kEndRow + kBundle", "mids * kEndRow", "taps of a group are added at the same place", ITEMS),
     (
         "sums-not-there",
         "high, bias);\n      group_barrier(1 + c.side, kGroupSize);\n",
@@ -76,7 +88,7 @@ FIRST_STAGE = _of(
         "other warps' rows are read before they are written",
         ITEMS,
     ),
-    ("bias-of-all-taps", "&& m < r.mids;", ";", "rows of other taps have a bias of their own", ITEMS),
+    ("bias-of-all-taps", "&& m < mids;", ";", "rows of other taps have a bias of their own", ITEMS),
     (
         "segments-apart",
         "const int step = kEndPositions - b.group_taps + 1;",
@@ -87,22 +99,14 @@ FIRST_STAGE = _of(
     ("segment-place", "(position - segment.from) * kBundle", "position * kBundle", "positions of the segment before", LONG),
     (
         "sums-overwritten",
-        "write_partial(sums, c, u, item, r, segment);\n      }\n      group_barrier(1 + c.side, kGroupSize);",
-        "write_partial(sums, c, u, item, r, segment);\n      }",
+        "write_partial(segment);\n      }\n      group_barrier(1 + c.side, kGroupSize);",
+        "write_partial(segment);\n      }",
         "sums are written out meanwhile",
         LONG,
     ),
     ("lines-outside", "    if (line >= (u.axis == 0 ? w : h)) return;\n", "", "lines that the map does not have", ODD),
-    (
-        "segment",
-        "first = i % segments * p().outputs[u.axis];",
-        "first = 0 * segments;",
-        "every item is the first of its line",
-        LONG,
-    ),
-    ("x-not-packed-yet", "threadIdx.x / 32 < 2 && p().stage.x_given;", "threadIdx.x / 32 < 2;", "x is being packed", COPIED),
     ("place-of-partial", "+ item.line / kBundle;", ";", "partial sums of all bundles in one place", SPLIT),
-    ("slot", "(u.split * int64_t(p().stage.tiles)", "(0 * int64_t(p().stage.tiles)", "all splits in one place", SPLIT),
+    ("slot", "(u.split * int64_t(p.stage.tiles)", "(0 * int64_t(p.stage.tiles)", "all splits in one place", SPLIT),
 )
 
 PRODUCTS = _of(
@@ -248,4 +252,4 @@ SECOND_STAGE = _of(
     ),
 )
 
-MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *PRODUCTS, *PREPARE, *SECOND_STAGE)
+MUTATIONS: tuple[Mutation, ...] = (*FIRST_STAGE, *FIRST_STAGE_END, *PRODUCTS, *PREPARE, *SECOND_STAGE)

@@ -94,14 +94,6 @@ FIRST_STAGE = _of(
         "half of another block",
         NCHW,
     ),
-    (
-        "left-halo",
-        "radius - min(position, before)",
-        "radius - min(position - 1, before)",
-        "the tap on the line's first position is lost",
-        NCHW,
-    ),
-    ("tap-off-by-one", "e - radius * (1 << shift)", "e - (radius - 1) * (1 << shift)", "all sums move by a position", NCHW),
     ("overhang", "split * b.tap_groups + tap_group", "tap_group", "all splits write one slot", SPLIT),
     (
         "split-start",
@@ -125,6 +117,32 @@ FIRST_STAGE = _of(
         LINES,
     ),
     (
+        "pixels-no-barrier",
+        "until & ~before);\n    __syncthreads();",
+        "until & ~before);",
+        "read before they are written",
+        NCHW,
+    ),
+    (
+        "bias-of-another-channel",
+        "(b.bias)[first_mid + m]",
+        "(b.bias)[m]",
+        "every group takes the first group's bias",
+        WHOLE,
+    ),
+)
+
+FIRST_STAGE_TAPS = _of(
+    "gcn/first_stage_taps.cuh",
+    (
+        "left-halo",
+        "radius - min(position, before)",
+        "radius - min(position - 1, before)",
+        "the tap on the line's first position is lost",
+        NCHW,
+    ),
+    ("tap-off-by-one", "e - radius * (1 << shift)", "e - (radius - 1) * (1 << shift)", "all sums move by a position", NCHW),
+    (
         "column-order",
         "apart = mids * kScratchRow + (1 << shift)",
         "apart = kScratchRow + (1 << shift)",
@@ -139,13 +157,6 @@ FIRST_STAGE = _of(
         WHOLE,
     ),
     (
-        "pixels-no-barrier",
-        "until & ~before);\n    __syncthreads();",
-        "until & ~before);",
-        "read before they are written",
-        NCHW,
-    ),
-    (
         "scratch-reused-at-once",
         "add_taps<0>(scratch, sums, partial);\n    __syncthreads();",
         "add_taps<0>(scratch, sums, partial);",
@@ -153,13 +164,6 @@ FIRST_STAGE = _of(
         NCHW,
     ),
     ("first-half-lost", "sum[i] = load_shared(sums + i * row);", "sum[i] = 0;", "the second half's sums start with zero", WHOLE),
-    (
-        "bias-of-another-channel",
-        "(b.bias)[first_mid + m]",
-        "(b.bias)[m]",
-        "every group takes the first group's bias",
-        WHOLE,
-    ),
 )
 
 COMBINE = _of(
@@ -409,4 +413,4 @@ SANITIZED = [
     )
 ]
 
-MUTATIONS = (*FIRST_STAGE, *COMBINE, *PREPARE, *LINE_CONV, *DIRECT, *SANITIZED)
+MUTATIONS = (*FIRST_STAGE, *FIRST_STAGE_TAPS, *COMBINE, *PREPARE, *LINE_CONV, *DIRECT, *SANITIZED)

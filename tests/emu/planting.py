@@ -18,6 +18,7 @@ from faults import Fault, without_comments
 
 #: What a fault in a header reaches: the headers that are compiled with it, in their order, and those whose kernels use it.
 REACHES = {
+    "gcn/first_stage_taps.cuh": ("gcn/first_stage_taps.cuh", "gcn/first_stage.cuh"),
     "gcn/line_conv.cuh": ("gcn/line_conv.cuh", "gcn/second_stage_grad.cuh", "gcn/second_stage_unpacked.cuh"),
     "gcn/prepare.cuh": ("gcn/prepare.cuh", "gcn/second_stage_unpacked.cuh"),
     "gcn/weight_grad.cuh": ("gcn/weight_grad.cuh", "gcn/second_stage_grad.cuh"),
@@ -34,6 +35,7 @@ REACHES = {
     "upsample/upsample_maps.cuh": tuple(f"upsample/upsample_{name}.cuh" for name in ("maps", "products", "multiply_add", "tile")),
     "upsample/upsample_products.cuh": tuple(f"upsample/upsample_{name}.cuh" for name in ("products", "tile")),
     "upsample/upsample_multiply_add.cuh": tuple(f"upsample/upsample_{name}.cuh" for name in ("multiply_add", "tile")),
+    "gcn/hopper/hopper_first_stage_end.cuh": ("gcn/hopper/hopper_first_stage_end.cuh", "gcn/hopper/hopper_first_stage.cuh"),
     "gcn/hopper/hopper_tiles.h": ("gcn/hopper/hopper_tiles.h", "gcn/hopper/hopper_first_stage.cuh"),
 }
 #: Faults of a translation unit: few enough that the units of a header keep all cores busy.

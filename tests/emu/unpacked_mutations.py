@@ -10,26 +10,26 @@ DEEP = EmulatedCase(ONE_TILE, "bfloat16", "channels_last", "unpacked-splits")
 SKIPS = EmulatedCase(SINGLE_SKIPS, "half", "channels_last", "unpacked")
 
 FIRST_STAGE = _of(
-    "gcn/first_stage.cuh",
-    ("given-taps", "uint32_t(given->skipped[axis] + tap)", "uint32_t(tap)", "taps that were left out are not", SKIPS),
+    "gcn/first_stage_unpacked.cuh",
+    ("given-taps", "uint32_t(given->skipped[block.axis] + tap)", "uint32_t(tap)", "taps that were left out are not", SKIPS),
     ("given-swizzle", " ^ (swizzle_rows(first, 0) & 3);", ";", "pieces of weights change places", SPLITS),
     ("given-past-the-end", "valid = within && at != kOutside;", "valid = at != kOutside;", "nan behind the weights", SPLITS),
     ("ticket-too-early", "last = uint32_t(p.splits) - 1;", "last = uint32_t(p.splits) - 2;", "a split is missing", SPLITS),
     (
         "ticket-of-another",
-        "given->tickets + own, last",
-        "given->tickets + tile, last",
+        "take_ticket(counters + own, last)",
+        "take_ticket(counters + block.tile, last)",
         "groups of middle channels count together",
         SPLITS,
     ),
     (
         "ticket-not-told",
-        "take_ticket(counters + given->tickets + own, last));\n    __syncthreads();",
-        "take_ticket(counters + given->tickets + own, last));",
+        "take_ticket(counters + own, last));\n    __syncthreads();",
+        "take_ticket(counters + own, last));",
         "other threads do not know yet whether it is the last",
         SPLITS,
     ),
-    ("split-left-out", "part[i] = first + i < p.splits", "part[i] = first + i + 1 < p.splits", "one is not added", SPLITS),
+    ("split-left-out", "first + i < p.splits ?", "first + i + 1 < p.splits ?", "one is not added", SPLITS),
 )
 
 SECOND_STAGE = _of(

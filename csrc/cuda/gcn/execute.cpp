@@ -226,13 +226,16 @@ void unpacked_forward(const ForwardPlan& plan, const ForwardTensors& t, void* wo
   u.stage = first_stage_params(plan, t, workspace);
   u.weights[0] = t.w_l1, u.weights[1] = t.w_r1;
   for (int i = 0; i < 2; ++i) u.skipped[i] = plan.first.branch[i].taps.skipped;
-  u.tickets = plan.tickets ? TicketCounters::of(workspace) : -1;
-  chain.then("unpacked_first_stage",
-             [&](Stream q) { return unpacked_first_stage(plan.math, plan.first.column_blocks, u, plan.first.shared_bytes, q); });
-  if (plan.tickets && u.tickets < 0) {
-    const CombineParams c = combine_params(plan, t, u.stage);
-    chain.then("combine", [&](Stream q) { return combine(plan.math, c, q); });
+  if (plan.tickets) u.tickets = TicketCounters::of(workspace);
+  const bool clears = u.tickets < 0;
+  if (clears) {
+    u.counters = reinterpret_cast<uint32_t*>(at(workspace, plan.counters_at));
+    chain.then("clear", [&](Stream q) { return clear(u.counters, kTicketsOfACall * sizeof(uint32_t), q); });
   }
+  chain.then("unpacked_first_stage", [&](Stream q) {
+    q.dependent = q.dependent && !clears;
+    return unpacked_first_stage(plan.math, plan.first.column_blocks, u, plan.first.shared_bytes, q);
+  });
 
   const void* const maps[2] = {t.u_l, t.u_r};
   const LineWeights second[2] = {{t.w_l2, s.m_l, false}, {t.w_r2, s.m_r, false}};

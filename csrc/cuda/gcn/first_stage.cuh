@@ -21,10 +21,7 @@
 // are whole column blocks before and after the others; short lines alternate in a tile (`interleave`), so that 16 pixels have few
 // positions in them. Of 16 x 16 pixels at k = 15, 82 % of the column blocks are left, of 32 x 32 93 %.
 //
-// Weights come packed (prepare.cuh), or, of single images, as they are given, where their channels are whole pieces: then each
-// column's pieces are copied from where they stand, by a table of 672 bytes behind the stages. There a block whose channels are
-// a split leaves its sums in the workspace and takes a ticket; the block with a tile's last one adds all splits, in their order,
-// and writes u. That is 16 x 5.6 KB to read for eleven middle channels in 16 splits, instead of a launch.
+// Weights come packed (PackedWeights, by prepare.cuh), or as they are given (first_stage_unpacked.cuh).
 //
 // Cost of a step (32 bytes of depth, 16-bit): a warp issues 2 ldmatrix.x4 for x and 10 + 1 for w against up to 42 HMMA, in 75
 // instructions where both its fragments want nearly all column blocks, which is code without questions, else in 93; and about
@@ -38,6 +35,7 @@
 #include <type_traits>
 
 #include "../fragment.cuh"
+#include "first_stage_taps.cuh"
 #include "tiles.h"
 
 namespace gcn::cuda {
@@ -56,22 +54,62 @@ GCN_DEVICE Position line_position(int q, int axis, int interleave, int height, i
   return {bundle / bundles, axis == 0 ? position : line, axis == 0 ? line : position};
 }
 
-// Where pixel q stands in its line.
-GCN_DEVICE int position_in_line(int q, const FirstStageBranch& b) { return q / b.interleave % b.length; }
+// Weights as prepare.cuh packs them: of each k-block [columns][64 B], as they will lie in a stage.
+template <int kColumnBlocks>
+struct PackedWeights {
+  static constexpr int kPieces = 8 * kColumnBlocks * 4;      // of a k-block
+  static constexpr int kCopyBytes = kThreads * kPieceBytes;  // from one of a thread's pieces to the next, in a stage
 
-GCN_DEVICE int floor_div(int a, int b) { return (a >= 0 ? a : a - b + 1) / b; }
+  const unsigned char* from = nullptr;  // this thread's first piece of the k-block to come
+  int used = 0;                         // column blocks with weights in them
 
-// kPacked: weights come from prepare.cuh; else as they are given, see UnpackedFirstStage.
-template <class M, int kColumnBlocks, bool kChannelsLast, bool kPacked = true>
+  template <class Block>
+  GCN_DEVICE void find_columns(const Block&, int) const {}
+  template <class Block>
+  GCN_DEVICE void start(const Block& block, int first) {
+    from = static_cast<const unsigned char*>(block.b.weights) +
+           (int64_t(block.group) * block.p.k_blocks + first) * (kPieces * kPieceBytes) + threadIdx.x * kPieceBytes;
+    used = (block.mids * block.taps + 7) / 8;
+  }
+
+  // Weights come four column blocks at a time; a rest of less than four is for the first threads.
+  template <class Block>
+  GCN_DEVICE void load(unsigned char* to, int, const Block&) {
+    constexpr int kWhole = kPieces / kThreads, kRest = kPieces % kThreads;
+    const int tid = threadIdx.x;
+    to += tid * kPieceBytes;
+    const auto copy = [&](int i) { copy_async<16>(to + i * kCopyBytes, from + i * kCopyBytes, true); };
+    if (used > 4 * (kWhole - 1)) {
+#pragma unroll
+      for (int i = 0; i < kWhole; ++i) copy(i);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWhole - 1; ++i) {
+        if (4 * i < used) copy(i);
+      }
+    }
+    if (kRest > 0 && 4 * kWhole < used && tid < kRest) copy(kWhole);
+    from += kPieces * kPieceBytes;
+  }
+
+  // What is split, or leads out of the tile, is completed by combine.cuh.
+  template <class Block>
+  GCN_DEVICE static bool in_parts(const Block& block) {
+    return !block.b.u;
+  }
+  template <class Block>
+  GCN_DEVICE bool completes(const Block&, float*, int) const {
+    return false;
+  }
+};
+
+template <class M, int kColumnBlocks, bool kChannelsLast, class Weights>
 struct FirstStage {
   using E = Element<M>;
   static constexpr int kStageBytes = first_stage_stage_bytes(kColumnBlocks);
-  static constexpr int kScratchColumns = first_stage_scratch_columns(kColumnBlocks);
   static constexpr int kXBytes = kTilePixels * kBlockBytes;
   static constexpr int kBlockDepth = kBlockBytes / int(sizeof(E));  // channels of a k-block
   static constexpr int kPixelPieces = kTilePixels / kPiece<E>;      // pieces of one channel's pixels, from NCHW
-  static constexpr int kHalf = (kColumnBlocks + 1) / 2;             // column blocks of one pass of the epilogue
-  static constexpr int kWeightPieces = 8 * kColumnBlocks * 4;       // of a k-block
   static constexpr int kCopyBytes = kThreads * kPieceBytes;         // from one of a thread's pieces to the next, in a stage
   // Column blocks that straight code multiplies without asking, where a warp wants them all. Groups may use one or two less.
   static constexpr int kSure = kColumnBlocks - 2;
@@ -80,7 +118,7 @@ struct FirstStage {
   const FirstStageBranch& b;
   const int axis, group, tile, split, lane, warp;
   unsigned char* shared;
-  const UnpackedFirstStage* const given = nullptr;
+  Weights weights{};
   // Of the block's group, see run(); the logarithm of `interleave`.
   int mids = 0, first_tap = 0, taps = 0, shift = 0;
   static constexpr uint32_t kOutside = 0xffffffffu;
@@ -94,19 +132,6 @@ struct FirstStage {
   GCN_DEVICE Pixel* pixels() const { return reinterpret_cast<Pixel*>(shared); }
   GCN_DEVICE uint32_t* masks() const { return reinterpret_cast<uint32_t*>(pixels() + kTilePixels); }
   GCN_DEVICE unsigned char* stages() const { return shared + kFirstStageTableBytes; }
-
-  // Unpacked: of each column, where its weights begin, in pieces, or kOutside.
-  GCN_DEVICE uint32_t* columns() const { return reinterpret_cast<uint32_t*>(stages() + kFirstStageStages * kStageBytes); }
-
-  GCN_DEVICE void find_columns(int first_mid) const {
-    const StridedWeights& w = given->weights[axis];
-    const uint32_t next_mid = uint32_t(w.output_stride / kPiece<E>), next_tap = uint32_t(w.tap_stride / kPiece<E>);
-    for (int column = threadIdx.x; column < 8 * kColumnBlocks; column += kThreads) {
-      const int tap = column / mids, m = column - tap * mids;
-      const uint32_t at = uint32_t(first_mid + m) * next_mid + uint32_t(given->skipped[axis] + tap) * next_tap;
-      store_shared(columns() + column, tap < taps ? at : kOutside);
-    }
-  }
 
   // Each thread finds out about one pixel, and with the 15 others of its fragment which taps lead from one of them to another
   // place in its line.
@@ -139,23 +164,16 @@ struct FirstStage {
     return 16 * ((place >> 1) * 4 + (i == 0 ? odd : 3 - odd));
   }
 
-  // What this thread copies: pieces of x and of the weights that stand kCopyBytes apart in a stage. Found once, and kept.
+  // What this thread copies: pieces of x that stand kCopyBytes apart in a stage. Found once, and kept.
   struct Copies {
-    const unsigned char *x, *weights;          // of the k-block to come; x of pixel 0
+    const unsigned char* x;                    // of the k-block to come, of pixel 0
     uint32_t x_offset[kChannelsLast ? 4 : 1];  // of its pixels, in pieces
     uint32_t inside;                           // which of these there are, a bit each
     int x_to;                                  // in a stage
-    int used;                                  // column blocks with weights in them
   };
   GCN_DEVICE Copies find_copies(int first) const {
     const int tid = threadIdx.x;
-    Copies c{
-        static_cast<const unsigned char*>(p.x), static_cast<const unsigned char*>(b.weights), {}, 0, 0, (mids * taps + 7) / 8};
-    if constexpr (kPacked) {
-      c.weights += (int64_t(group) * p.k_blocks + first) * (kWeightPieces * kPieceBytes) + tid * kPieceBytes;
-    } else {
-      c.weights = static_cast<const unsigned char*>(given->weights[axis].data) + int64_t(first) * kBlockBytes;
-    }
+    Copies c{static_cast<const unsigned char*>(p.x), {}, 0, 0};
     if (kChannelsLast) c.x += int64_t(first) * kBlockBytes;
 #pragma unroll
     for (int i = 0; i < (kChannelsLast ? 4 : 1); ++i) {
@@ -197,41 +215,6 @@ struct FirstStage {
         copy_async<16>(to + i * kCopyBytes, start + uint64_t(valid ? offset + i * apart : 0) * kPieceBytes, valid);
       }
     }
-  }
-
-  // Weights come four column blocks at a time; a rest of less than four is for the first threads.
-  GCN_DEVICE void load_weights(unsigned char* to, Copies& c) const {
-    constexpr int kWhole = kWeightPieces / kThreads, kRest = kWeightPieces % kThreads;
-    const int tid = threadIdx.x;
-    to += tid * kPieceBytes;
-    const auto copy = [&](int i) { copy_async<16>(to + i * kCopyBytes, c.weights + i * kCopyBytes, true); };
-    if (c.used > 4 * (kWhole - 1)) {
-#pragma unroll
-      for (int i = 0; i < kWhole; ++i) copy(i);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kWhole - 1; ++i) {
-        if (4 * i < c.used) copy(i);
-      }
-    }
-    if (kRest > 0 && 4 * kWhole < c.used && tid < kRest) copy(kWhole);
-    c.weights += kWeightPieces * kPieceBytes;
-  }
-
-  // The same from where they are given: a thread has the same piece of every 32nd column.
-  GCN_DEVICE void load_given_weights(unsigned char* to, int k_block, Copies& c) const {
-    constexpr int kStep = kThreads / 4, kColumns = 8 * kColumnBlocks;
-    const int first = int(threadIdx.x) / 4, piece = int(threadIdx.x) % 4 ^ (swizzle_rows(first, 0) & 3);
-    const bool within = k_block * kBlockDepth + piece * kPiece<E> < p.c;
-    to += int(threadIdx.x) * kPieceBytes;
-#pragma unroll
-    for (int i = 0; i < (kColumns + kStep - 1) / kStep; ++i) {
-      if (first + i * kStep >= kColumns) continue;
-      const uint32_t at = load_shared(columns() + first + i * kStep);
-      const bool valid = within && at != kOutside;
-      copy_async<16>(to + i * kCopyBytes, c.weights + (valid ? uint64_t(at) + piece : 0) * kPieceBytes, valid);
-    }
-    c.weights += kBlockBytes;
   }
 
   // Where a lane finds its numbers in a stage: of either fragment, and of the weights. The second step's are at the same places
@@ -292,109 +275,6 @@ struct FirstStage {
     }
   }
 
-  // One half of T, transposed: scratch[column][pixel].
-  template <int kPass>
-  GCN_DEVICE void store_half(const float (&acc)[2][kColumnBlocks][4], float* scratch) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float* own = scratch + c_column(lane, 0) * kScratchRow + fragment_row(i) + c_row(lane, 0);
-#pragma unroll
-      for (int j = kPass * kHalf; j < kColumnBlocks && j < (kPass + 1) * kHalf; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          store_shared(own + ((j - kPass * kHalf) * 8 + (e & 1)) * kScratchRow + (e >> 1) * 8, acc[i][j][e]);
-        }
-      }
-    }
-  }
-
-  // Of one position of the tile or its overhang: the taps whose source is in the position's line and in this tile, counted from
-  // the group's first; and where in the scratch its sources are, for tap 0 and middle channel 0 of the group.
-  struct Reach {
-    int low, high, middle;  // see add_taps_of()
-    const float* source;
-  };
-  GCN_DEVICE Reach reach_of(int e, int position, int middle, const float* scratch) const {
-    const int radius = b.radius - first_tap, before = e >> shift, after = (kTilePixels - 1 - e) >> shift;
-    return {radius - min(position, before), radius + min(b.length - 1 - position, after) + 1, middle,
-            scratch + e - radius * (1 << shift)};
-  }
-
-  // Adds the taps whose columns are in this pass's half to kCount middle channels from first_m on, at one position. Column
-  // t * mids + m is in the second half from tap `middle` on, or one tap later for the first `rest` of the m.
-  template <int kPass, int kCount>
-  GCN_DEVICE void add_taps_of(float (&sum)[kCount], int first_m, const Reach& r) const {
-    constexpr int kColumns = kHalf * 8;
-    const int middle = r.middle, rest = kColumns - middle * mids, apart = mids * kScratchRow + (1 << shift);
-    const float* const source = r.source + (first_m - kPass * kColumns) * kScratchRow;
-    const auto add_middle = [&] {
-      const bool inside = middle >= r.low && middle < r.high && middle < taps;
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        if (inside && (kPass == 0) == (first_m + i < rest)) sum[i] += load_shared(source + middle * apart + i * kScratchRow);
-      }
-    };
-    if (kPass == 1) add_middle();
-    const int end = kPass == 0 ? min(middle, taps) : taps;
-    int t = kPass == 0 ? 0 : middle + 1;
-    const float* next = source + t * apart;
-    constexpr int kTogether = 4;  // taps whose loads are in flight at a time
-#pragma unroll 1
-    for (; t < end; t += kTogether) {
-      float value[kTogether][kCount];
-#pragma unroll
-      for (int k = 0; k < kTogether; ++k, next += apart) {
-        const bool inside = t + k >= r.low && t + k < r.high && t + k < end;
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) value[k][i] = inside ? load_shared(next + i * kScratchRow) : 0.0f;
-      }
-#pragma unroll
-      for (int k = 0; k < kTogether; ++k) {
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) sum[i] += value[k][i];
-      }
-    }
-    if (kPass == 0 && rest > 0) add_middle();
-  }
-
-  // The first pass leaves its sums in shared memory, and so does the second one if they are complete; else they go to `partial`.
-  template <int kPass, int kCount>
-  GCN_DEVICE void add_some_taps(int first_m, const Reach& r, float* sums, int row, float* partial, int extent) const {
-    float sum[kCount] = {};
-    sums += first_m * row;
-    if (kPass == 1) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) sum[i] = load_shared(sums + i * row);
-    }
-    add_taps_of<kPass, kCount>(sum, first_m, r);
-    if (kPass == 1 && partial) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) partial[int64_t(first_m + i) * extent] = sum[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) store_shared(sums + i * row, sum[i]);
-    }
-  }
-
-  // Adds the taps whose columns are in this pass's half. Each thread has its own positions, in every pass the same.
-  template <int kPass>
-  GCN_DEVICE void add_taps(const float* scratch, float* sums, float* partial) const {
-    const int total = p.n * p.h * p.w, extent = kTilePixels + 2 * b.overhang, row = first_stage_sums_row(extent);
-    const int middle = kHalf * 8 / mids;
-    for (int at = threadIdx.x; at < extent; at += kThreads) {
-      const int e = at - b.overhang, q = tile * kTilePixels + e;
-      if (q < 0 || q >= total) continue;
-      const Reach r = reach_of(e, int(unsigned(q >> shift) % unsigned(b.length)), middle, scratch);
-      float* const to = partial ? partial + at : nullptr;
-      int m = 0;
-#pragma unroll 1
-      for (; m + 4 <= mids; m += 4) add_some_taps<kPass, 4>(m, r, sums + at, row, to, extent);
-      if (mids - m == 3) add_some_taps<kPass, 3>(m, r, sums + at, row, to, extent);
-      if (mids - m == 2) add_some_taps<kPass, 2>(m, r, sums + at, row, to, extent);
-      if (mids - m == 1) add_some_taps<kPass, 1>(m, r, sums + at, row, to, extent);
-    }
-  }
-
   // 16 threads have a pixel, a middle channel each.
   GCN_DEVICE void write_u(const float* sums, int first_mid) const {
     constexpr int kAcross = 16, kDown = kThreads / kAcross, kTogether = 4;
@@ -425,58 +305,19 @@ struct FirstStage {
     }
   }
 
-  // --- unpacked: what is split is completed by the last of its blocks
-
-  // Whether all other splits of this block's sums have been written.
-  GCN_DEVICE bool takes_last_ticket() const {
-    static uint32_t counters[kTicketSlots * kTicketsOfACall];  // zero between calls
-    uint32_t* const taken = reinterpret_cast<uint32_t*>(stages());
-    const int groups = p.branch[0].groups + p.branch[1].groups, own = tile * groups + axis * p.branch[0].groups + group;
-    const uint32_t last = uint32_t(p.splits) - 1;
-    __syncthreads();  // all threads have written theirs
-    if (threadIdx.x == 0) store_shared(taken, take_ticket(counters + given->tickets + own, last));
-    __syncthreads();
-    return load_shared(taken) == last;
-  }
-
-  // A lane has four pixels, a warp every fourth middle channel; splits are added in their order.
-  GCN_DEVICE void add_splits(float* sums, int first_mid) const {
-    constexpr int kTogether = 8;  // splits whose sums are on their way
-    const int row = first_stage_sums_row(kTilePixels);
-    const int64_t next_split = int64_t(p.tiles) * b.mid * kTilePixels;
-    for (int m = warp; m < mids; m += kThreads / 32) {
-      const float* from = b.partial + ((int64_t(tile) * b.mid + first_mid + m) * kTilePixels + lane * 4);
-      float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 1
-      for (int first = 0; first < p.splits; first += kTogether, from += kTogether * next_split) {
-        float4 part[kTogether];
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          part[i] = first + i < p.splits ? load_global(reinterpret_cast<const float4*>(from + i * next_split))
-                                         : make_float4(0, 0, 0, 0);
-        }
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          sum.x += part[i].x, sum.y += part[i].y, sum.z += part[i].z, sum.w += part[i].w;
-        }
-      }
-      float* const to = sums + m * row + lane * 4;
-      store_shared(to, sum.x), store_shared(to + 1, sum.y), store_shared(to + 2, sum.z), store_shared(to + 3, sum.w);
-    }
-  }
-
   GCN_DEVICE void run() {
     const int mid_group = group / b.tap_groups, tap_group = group % b.tap_groups;
     const int first_mid = mid_group * b.group_mid;
     mids = min(b.group_mid, b.mid - first_mid);
     first_tap = tap_group * b.group_taps, taps = min(b.group_taps, b.taps - first_tap);
     while (1 << shift < b.interleave) ++shift;
-    if constexpr (!kPacked) find_columns(first_mid);
+    weights.find_columns(*this, first_mid);
     find_pixels();
     int first = 0, last = p.k_blocks;
     if (p.splits > 1) {
       first = int(int64_t(p.k_blocks) * split / p.splits), last = int(int64_t(p.k_blocks) * (split + 1) / p.splits);
     }
+    weights.start(*this, first);
     Copies copies = find_copies(first);
     const uint32_t wanted[2] = {broadcast(load_shared(masks() + fragment_row(0) / 16)),
                                 broadcast(load_shared(masks() + fragment_row(1) / 16))};
@@ -490,11 +331,7 @@ struct FirstStage {
       if (k_block < last) {
         unsigned char* const to = stages() + free_stage * kStageBytes;
         if (with_x) load_x(to, k_block, copies);
-        if constexpr (kPacked) {
-          load_weights(to + kXBytes, copies);
-        } else {
-          load_given_weights(to + kXBytes, k_block, copies);
-        }
+        weights.load(to + kXBytes, k_block, *this);
         free_stage = next_stage(free_stage);
       }
       copy_commit();
@@ -519,22 +356,14 @@ struct FirstStage {
     __syncthreads();
 
     const int extent = kTilePixels + 2 * b.overhang, slot = split * b.tap_groups + tap_group;
-    const bool in_parts = kPacked ? !b.u : p.splits > 1;
+    const bool in_parts = weights.in_parts(*this);
     float* const partial = !in_parts ? nullptr : b.partial + ((int64_t(slot) * p.tiles + tile) * b.mid + first_mid) * extent;
-    float* scratch = reinterpret_cast<float*>(stages());
-    float* sums = scratch + kScratchColumns * kScratchRow;
-    store_half<0>(acc, scratch);
-    __syncthreads();
-    add_taps<0>(scratch, sums, partial);
-    __syncthreads();
-    store_half<1>(acc, scratch);
-    __syncthreads();
-    add_taps<1>(scratch, sums, partial);
-    if (partial) {
-      if constexpr (kPacked) return;
-      if (given->tickets < 0 || !takes_last_ticket()) return;
-      add_splits(sums, first_mid);
-    }
+    const FirstStageTaps<kColumnBlocks> end{p, b, tile, lane, mids, first_tap, taps, shift};
+    const int rows[2] = {fragment_row(0), fragment_row(1)};
+    float* const scratch = reinterpret_cast<float*>(stages());
+    float* const sums = end.sums_behind(scratch);
+    end.add_all(acc, rows, scratch, sums, partial);
+    if (partial && !weights.completes(*this, sums, first_mid)) return;
     __syncthreads();
     write_u(sums, first_mid);
   }
@@ -547,44 +376,10 @@ __global__ void __launch_bounds__(kThreads, 2) first_stage_kernel(GCN_PARAMS Fir
   launch_dependents();
   const int items = p.branch[0].groups + p.branch[1].groups, item = int(blockIdx.x) % items;
   const int axis = item >= p.branch[0].groups, group = axis ? item - p.branch[0].groups : item;
-  FirstStage<M, kColumnBlocks, kChannelsLast>{
+  FirstStage<M, kColumnBlocks, kChannelsLast, PackedWeights<kColumnBlocks>>{
       p,     p.branch[axis], axis, group, int(blockIdx.x) / items, int(blockIdx.y), int(threadIdx.x) % 32, int(threadIdx.x) / 32,
       shared}
       .run();
-}
-
-template <class M, int kColumnBlocks>
-__global__ void __launch_bounds__(kThreads, 2) unpacked_first_stage_kernel(GCN_PARAMS UnpackedFirstStage p) {
-  GCN_DYNAMIC_SHARED(shared);
-  launch_dependents();
-  const FirstStageBranch(&branch)[2] = p.stage.branch;
-  const int items = branch[0].groups + branch[1].groups, item = int(blockIdx.x) % items;
-  const int axis = item >= branch[0].groups, group = axis ? item - branch[0].groups : item;
-  FirstStage<M, kColumnBlocks, true, false>{p.stage,
-                                            branch[axis],
-                                            axis,
-                                            group,
-                                            int(blockIdx.x) / items,
-                                            int(blockIdx.y),
-                                            int(threadIdx.x) % 32,
-                                            int(threadIdx.x) / 32,
-                                            shared,
-                                            &p}
-      .run();
-}
-
-template <class M, int kColumnBlocks>
-int launch_unpacked_first_stage(const UnpackedFirstStage& p, int shared_bytes, Stream s) {
-  const int items = p.stage.branch[0].groups + p.stage.branch[1].groups;
-  const Launch how{dim3(unsigned(p.stage.tiles) * items, p.stage.splits), kThreads, size_t(shared_bytes), s.stream, s.dependent};
-  return launch(unpacked_first_stage_kernel<M, kColumnBlocks>, how, p);
-}
-
-template <class M>
-int launch_unpacked_first_stage(int column_blocks, const UnpackedFirstStage& p, int shared_bytes, Stream s) {
-  if (column_blocks == 8) return launch_unpacked_first_stage<M, 8>(p, shared_bytes, s);
-  if (column_blocks == 21) return launch_unpacked_first_stage<M, 21>(p, shared_bytes, s);
-  return cudaErrorInvalidValue;
 }
 
 template <class M, int kColumnBlocks>

@@ -3,6 +3,7 @@
 #include "combine.cuh"
 #include "direct.cuh"
 #include "finish.cuh"
+#include "first_stage_unpacked.cuh"
 #include "line_conv.cuh"
 #include "prepare.cuh"
 #include "second_stage_grad.cuh"
@@ -65,6 +66,8 @@ int first_stage(Math math, int column_blocks, bool channels_last, const FirstSta
   return with_math(math,
                    [&](auto m) { return launch_first_stage<decltype(m)>(column_blocks, channels_last, p, shared_bytes, s); });
 }
+
+int clear(void* to, size_t bytes, Stream s) { return clear_memory(to, bytes, s.stream); }
 
 int unpacked_first_stage(Math math, int column_blocks, const UnpackedFirstStage& p, int shared_bytes, Stream s) {
   if (math == Math::kHalf) return launch_unpacked_first_stage<Half>(column_blocks, p, shared_bytes, s);

@@ -103,7 +103,9 @@ struct UnpackedFirstStage {
   FirstStageParams stage;  // overhang 0, one group of taps; with splits, `u` and `partial` are both given
   StridedWeights weights[2];
   int skipped[2];  // taps left out in front
-  int tickets;     // the first of the call's counters, see tickets.h; or none, -1, and sums are left in `partial`
+  // With splits: the first of the call's counters, see tickets.h; or -1, and they are in the workspace, and zero.
+  int tickets;
+  uint32_t* counters;
 };
 
 // --- line convolution: y, du_l and du_r, dx ------------------------------------------------------------------------------
@@ -232,6 +234,8 @@ struct DirectWeightGrad {
 
 int prepare(Math, const PrepareParams&, Stream);
 int first_stage(Math, int column_blocks, bool channels_last, const FirstStageParams&, int shared_bytes, Stream);
+// Zeros, by a node of its own; what follows it is no dependent launch.
+int clear(void* to, size_t bytes, Stream);
 int unpacked_first_stage(Math, int column_blocks, const UnpackedFirstStage&, int shared_bytes, Stream);
 int unpacked_second_stage(Math, const UnpackedSecondStage&, int shared_bytes, Stream);
 int combine(Math, const CombineParams&, Stream);

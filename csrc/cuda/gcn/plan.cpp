@@ -177,6 +177,7 @@ std::string make_unpacked(ForwardPlan& plan, bool whole_weights, const Gpu& gpu)
   plan.first = unpacked.first, plan.second = unpacked.second;
   plan.unpacked = true, plan.tickets = unpacked.tickets;
   for (int i = 0; i < 2; ++i) plan.partial_at[i] = take(plan.workspace_bytes, plan.first.branch[i].partial_bytes);
+  plan.counters_at = take(plan.workspace_bytes, plan.tickets ? kTicketsOfACall * sizeof(uint32_t) : 0);
   note_unpacked(plan, unpacked, plan.math, gpu);
   return "";
 }

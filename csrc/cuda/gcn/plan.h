@@ -104,7 +104,7 @@ struct ForwardPlan : Plan {
   bool unpacked = false, tickets = false;  // as UnpackedPlan has them
   std::string why_packed;                  // where unpacked weights were asked for and are packed all the same
   // Places in the workspace.
-  size_t x_at = 0, first_at[2] = {}, second_at = 0, partial_at[2] = {};
+  size_t x_at = 0, first_at[2] = {}, second_at = 0, partial_at[2] = {}, counters_at = 0;
 };
 
 // What backward is asked for.

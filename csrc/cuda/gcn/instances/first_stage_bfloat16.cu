@@ -1,4 +1,4 @@
-#include "../first_stage.cuh"
+#include "../first_stage_unpacked.cuh"
 
 namespace gcn::cuda {
 template int launch_first_stage<BFloat16>(int, bool, const FirstStageParams&, int, Stream);
