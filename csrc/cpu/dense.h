@@ -7,17 +7,17 @@
 #include <initializer_list>
 #include <vector>
 
+#include "../new_tensor.h"
 #include "map.h"
 #include "parallel.h"
 
 namespace gcn::cpu {
 
-// In the dtype of `like`.
+// In the dtype of `like`; four sizes for channels_last.
 inline torch::stable::Tensor new_tensor(const torch::stable::Tensor& like, std::initializer_list<int64_t> sizes,
                                         bool channels_last = false) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty({sizes.begin(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const int64_t* s = sizes.begin();
+  return channels_last ? new_map(like, {s[0], s[1], s[2], s[3]}, true) : new_dense(like, sizes, like.scalar_type());
 }
 
 // f of a value of the type that a dtype is computed in.

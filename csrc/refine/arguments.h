@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "../dtype.h"
+#include "../new_tensor.h"
 
 namespace gcn::refine {
 
@@ -65,8 +66,8 @@ struct Gradients {
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> results() const { return {x, w1, w2, b1, b2}; }
 
  private:
-  static Tensor vector(const Tensor& x, int64_t length) { return torch::stable::new_empty(x, {&length, 1}); }
-  static Tensor like(const Tensor& t, bool is_wanted) { return is_wanted ? torch::stable::empty_like(t) : vector(t, 0); }
+  static Tensor vector(const Tensor& x, int64_t length) { return new_dense(x, {length}, x.scalar_type()); }
+  static Tensor like(const Tensor& t, bool is_wanted) { return is_wanted ? new_like(t) : vector(t, 0); }
 };
 
 }  // namespace gcn::refine

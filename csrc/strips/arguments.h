@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../dtype.h"
+#include "../new_tensor.h"
 #include "program.h"
 
 namespace gcn::strips {
@@ -72,9 +73,8 @@ class Gradients {
     const size_t count = 1 + weights.size() + biases.size();
     check(count < 63 && wanted_bits >> count == 0, "wanted: expected one bit for each of ", count, " gradients, at most 62");
     const auto is_wanted = [&](size_t i) { return (wanted_bits >> i & 1) != 0; };
-    const int64_t none[] = {0};
     const auto add = [&](const Tensor& like) {
-      results_.push_back(is_wanted(results_.size()) ? torch::stable::empty_like(like) : torch::stable::new_empty(x, {none, 1}));
+      results_.push_back(is_wanted(results_.size()) ? new_like(like) : new_dense(x, {0}, x.scalar_type()));
     };
     add(x);
     for (const Tensor& w : weights) add(w);

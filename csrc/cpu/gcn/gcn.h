@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../../gcn/problem.h"
+#include "../../new_tensor.h"
 #include "../fft/engine.h"
 #include "../map.h"
 
@@ -76,9 +77,6 @@ BackwardPlans plan_backward(const Problem& problem);
 void forward_fft(const Forward& call, const LinePlans& plans);
 void backward_fft(const Backward& call, const BackwardPlans& plans);
 
-inline Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
-}
 template <class A>
 A* data_of(const Tensor& t) {
   return static_cast<A*>(t.mutable_data_ptr());

@@ -22,10 +22,7 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   check_bias("b_r1", b.r1, x, p.m_r);
   check_bias("b_r2", b.r2, x, p.o);
   check_algorithm(algo);
-  using torch::headeronly::MemoryFormat;
-  const int64_t sizes[] = {p.n, p.o, p.h, p.w};
-  const Tensor y = torch::stable::empty({sizes, 4}, p.dtype, std::nullopt, x.device(), std::nullopt,
-                                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor y = new_map(x, {p.n, p.o, p.h, p.w}, channels_last);
   const Tensor u_l = new_dense(x, {p.n, p.m_l, p.h, p.w}, p.accumulate());
   const Tensor u_r = new_dense(x, {p.n, p.m_r, p.h, p.w}, p.accumulate());
   const Forward call{p, x, w, b, y, u_l, u_r, cache_weights};
@@ -56,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     if (!is_wanted(static_cast<Gradient>(i))) {
       grads.push_back(new_dense(x, {0}, p.dtype));
     } else if (i < kBl1) {
-      grads.push_back(torch::stable::empty_like(like[i]));
+      grads.push_back(new_like(like[i]));
     } else {
       grads.push_back(new_dense(x, {bias_sizes[i - kBl1]}, p.dtype));
     }

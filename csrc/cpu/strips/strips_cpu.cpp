@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "../../new_tensor.h"
 #include "../../strips/arguments.h"
 #include "../huge_pages.h"
 #include "../map.h"
@@ -82,10 +83,7 @@ void run(const Call& call) {
 Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Ints& lengths,
               const Ints& dilations, const Ints& biased, bool stem, bool skip, bool channels_last) {
   const Form form = read_form(x, weights, biases, lengths, dilations, biased, stem, skip);
-  using torch::headeronly::MemoryFormat;
-  const int64_t sizes[] = {x.size(0), x.size(1), x.size(2), x.size(3)};
-  const Tensor y = torch::stable::empty({sizes, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor y = new_map(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, channels_last);
   if (y.numel() == 0) return y;
   prefer_huge_pages(y);
   Program program = gcn::strips::forward_program(form);
