@@ -78,7 +78,7 @@ Tensor refine(const Tensor& x, const Tensor& w1, const Tensor& w2, const std::op
   const Sizes s = sizes_of(x, w1, w2, b1);
   check_bias("b2", b2, s.c, x);
   const Tensor y = new_tensor(x, {s.n, s.c, s.h, s.w}, channels_last);
-  prefer_huge_pages(y);
+  prepare_pages(y);
   if (s.n == 0) return y;
   if (is_plain(x)) {
     with_arithmetic(x.scalar_type(), [&](auto a) {
@@ -148,7 +148,7 @@ void backward_plain(const Sizes& s, const Tensor& dy, const Tensor& x, const Ten
 
 void backward_vectors(const Sizes& s, const Tensor& dy, const Tensor& x, const Tensor& w1, const Tensor& w2,
                       const std::optional<Tensor>& b1, const Results& to) {
-  if (to.x) prefer_huge_pages(*to.x);
+  if (to.x) prepare_pages(*to.x);
   const Tiling tiling(s, kBackwardUnits);
   const Sums layout(s);
   const bool sums_wanted = to.w1 || to.w2 || to.b1 || to.b2;

@@ -85,7 +85,7 @@ Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::ve
   const Form form = read_form(x, weights, biases, lengths, dilations, biased, stem, skip);
   const Tensor y = new_map(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, channels_last);
   if (y.numel() == 0) return y;
-  prefer_huge_pages(y);
+  prepare_pages(y);
   Program program = gcn::strips::forward_program(form);
   measure(program, x.size(2));
   const Plan plan = plan_for(program, x);
@@ -154,7 +154,7 @@ Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std:
   Call call = new_call(program, plan, parameters);
   call.images[0] = image_of(input_map(dy)), call.images[1] = image_of(input_map(x));
   if (wanted.x) {
-    prefer_huge_pages(gradients.x());
+    prepare_pages(gradients.x());
     call.images[2] = image_of(output_map(gradients.x()));
   }
   Floats sums;
