@@ -112,7 +112,33 @@ def test_saves_x_and_the_parameters_only() -> None:
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
         block.fused(*block.arguments)
-    assert sorted(saved) == sorted(t.data_ptr() for t in block.named.values())
+    last = {"b2", "b4", "b6"}
+    assert sorted(saved) == sorted(t.data_ptr() for name, t in block.named.items() if name not in last)
+
+
+def changed_between(name: str) -> tuple[Strips, Tensor]:
+    """A block, and its result before the bias ``name`` was changed."""
+    block = make(MSCA).map(torch.clone).leaves()
+    y = block.fused(*block.arguments)
+    with torch.no_grad():
+        block.named[name].add_(1)
+    return block, y
+
+
+def test_biases_of_last_steps_may_change_before_the_backward_pass() -> None:
+    """As with conv2d; the maps that are computed again depend on the other biases."""
+    block = make(MSCA).leaves()
+    expected = torch.autograd.grad(block.fused(*block.arguments), tuple(block.named.values()), block.dy)
+    for name in ("b2", "b4", "b6"):
+        block, y = changed_between(name)
+        found = torch.autograd.grad(y, tuple(block.named.values()), block.dy)
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)), name
+    block, y = changed_between("b1")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(y, block.x, block.dy)
+    block, y = changed_between("b6")
+    with pytest.raises(RuntimeError, match=r"(?s)modified by an inplace operation.*biases was changed.*create_graph"):
+        torch.autograd.grad(y, block.x, block.dy, create_graph=True)
 
 
 def test_vmap_and_forward_mode_go_through_the_definition() -> None:

@@ -40,6 +40,8 @@ class Operator:
         vectors: for every tensor that may be missing, be it optional or not among what the backward operator takes: the tensor,
             or dy, and the dimension of it that tell its length. Lists go element by element.
         read: those of ``vectors`` whose values the backward operator reads. The others may be changed before the backward pass.
+        unread: for an operator that takes a list of vectors: its name, and a function of the forward operator's options. It tells
+            for each element of the list whether the backward operator does without its value.
         added: the last of the forward operator's tensors, if they are optional maps that are added to y. Their gradient is dy;
             neither the backward operator nor the definition knows of them.
         definition_options: names of the options that the definition needs, passed by their names.
@@ -58,6 +60,7 @@ class Operator:
     fake: Callable[..., tuple[Tensor, ...] | Tensor] | None = None
     vectors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     read: tuple[str, ...] = ()
+    unread: tuple[str, Callable[..., Sequence[bool]]] | None = None
     added: tuple[str, ...] = ()
     definition_options: tuple[str, ...] = ()
     backends: tuple[str, ...] = ("cpu", "cuda", "triton")
@@ -90,6 +93,8 @@ class Operator:
         everything = (*self.tensors, *self.options, *self.results)
         self._saved_places = tuple(everything.index(name) for name in self.saved)
         self._option_places = tuple(everything.index(name) for name in self.backward_options)
+        unread = [name in self.vectors and name not in self.read for name in self.saved]
+        self._unread_places = tuple(i for i, is_unread in enumerate(unread) if is_unread)
         self._takes_lists = "Tensor[]" in self.schema
 
     @property
@@ -140,16 +145,26 @@ class Operator:
         return y
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        everything = (*inputs, output) if len(self.results) == 1 else (*inputs, *output)
-        ctx.mark_non_differentiable(*everything[len(inputs) + 1 :])
+        if len(self.results) == 1:
+            everything = (*inputs, output)
+        else:
+            everything = (*inputs, *output)
+            ctx.mark_non_differentiable(*everything[len(inputs) + 1 :])
         ctx.set_materialize_grads(False)
         values = [everything[place] for place in self._saved_places]
         # Biases whose values the backward kernels do not read: one that an optimizer changes before the backward pass is no
         # error, as with conv2d. Only the derivative of the backward pass needs the values as they were.
-        unread = [name in self.vectors and name not in self.read for name in self.saved]
-        _keep(ctx, [None if skip else value for value, skip in zip(values, unread, strict=True)])
-        ctx.unread = [value if skip else None for value, skip in zip(values, unread, strict=True)]
-        ctx.versions = _versions(ctx.unread)
+        ctx.unread = unread = {}
+        for i in self._unread_places:
+            unread[i], values[i] = values[i], None
+        if self.unread is not None:
+            name, is_unread = self.unread
+            i = self.saved.index(name)
+            flags = is_unread(*inputs[len(self.tensors) :])
+            unread[i] = [t if flag else None for t, flag in zip(values[i], flags, strict=True)]
+            values[i] = [None if flag else t for t, flag in zip(values[i], flags, strict=True)]
+        _keep(ctx, values)
+        ctx.versions = _versions(unread.values())
         ctx.options = [inputs[place] for place in self._option_places]
 
     def _gradients(self, ctx: Any, dy: Tensor | None, needed: Sequence[bool], call: Callable[..., Any]) -> list[Tensor | None]:
@@ -166,14 +181,16 @@ class Operator:
         wanted = sum(1 << i for i, need in enumerate(needed) if need)
         if dy is None or not wanted:
             return [None] * len(needed)
-        if torch.is_grad_enabled() and _versions(ctx.unread) != ctx.versions:
-            changed = [name for name in self.saved if name in self.vectors and name not in self.read]
+        if torch.is_grad_enabled() and _versions(ctx.unread.values()) != ctx.versions:
+            changed = [self.saved[i] for i, value in ctx.unread.items() if value is not None]
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
                 f"{' or '.join(changed)} was changed between the forward pass and a backward pass with create_graph=True, whose "
                 "own derivative needs their values; change them after the last backward pass, or use clones"
             )
-        saved = [a if b is None else b for a, b in zip(_kept(ctx), ctx.unread, strict=True)]
+        saved = _kept(ctx)
+        for i, value in ctx.unread.items():
+            saved[i] = _merged(saved[i], value) if isinstance(value, list) else value
         # torch.autograd maps over gradients in a way of its own, which is no torch.func transform.
         if foreign_transform() is not None or torch._C._functorch.is_legacy_batchedtensor(dy):
             return self._through_the_definition(dy, saved, needed, ctx.options)
@@ -342,7 +359,7 @@ def _arguments(schema: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(tensors), tuple(a.name for a in arguments if a.name not in tensors)
 
 
-def _flatten(values: Sequence[Any]) -> list[Any]:
+def _flatten(values: Iterable[Any]) -> list[Any]:
     """The elements, those of lists one by one."""
     flat: list[Any] = []
     for value in values:
@@ -358,6 +375,11 @@ def _like(structure: Sequence[Any], flat: Iterator[Any]) -> list[Any]:
     return [[next(flat) for _ in part] if isinstance(part, (list, tuple)) else next(flat) for part in structure]
 
 
+def _merged(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
+    """Element by element what is not None."""
+    return [x if y is None else y for x, y in zip(a, b, strict=True)]
+
+
 def _keep(ctx: Any, values: Sequence[Any]) -> None:
     """Save tensors and lists of tensors."""
     ctx.save_for_backward(*_flatten(values))
@@ -370,7 +392,7 @@ def _kept(ctx: Any) -> list[Any]:
     return [next(flat) if length < 0 else [next(flat) for _ in range(length)] for length in ctx.lengths]
 
 
-def _versions(values: Sequence[Any]) -> list[int | None]:
+def _versions(values: Iterable[Any]) -> list[int | None]:
     """How often each tensor was changed in place; None for those that keep no count (inference tensors)."""
     return [None if t is None or t.is_inference() else t._version for t in _flatten(values)]
 

@@ -42,6 +42,15 @@ def _definition(
     return reference.strips(x, branches, stem=first, skip=skip)
 
 
+def _unread(lengths: Sequence[int], _: Sequence[int], biased: Sequence[int], stem: bool, *__: bool) -> list[bool]:
+    """Which biases are those of last steps: no map that the backward pass computes again depends on them."""
+    ends, step = [False] * len(biased), int(stem) - 1
+    for length in lengths:
+        step += length
+        ends[step] = True
+    return [end for end, has_bias in zip(ends, biased, strict=True) if has_bias]
+
+
 def fake(x: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
     """The forward operators for tensors without data, of every device."""
     *_, channels_last = options
@@ -57,6 +66,7 @@ STRIPS = Operator(
     ),
     results=("y",),
     definition=_definition,
+    unread=("biases", _unread),
     fake=fake,
     definition_options=("lengths", "dilations", "biased", "stem", "skip"),
     backends=("cpu", "cuda"),
@@ -71,6 +81,7 @@ TRITON_STRIPS = Operator(
     ),
     results=("y",),
     definition=_definition,
+    unread=("biases", _unread),
     definition_options=("lengths", "dilations", "biased", "stem", "skip"),
     backends=("triton",),
 )
