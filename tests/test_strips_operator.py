@@ -251,6 +251,14 @@ def test_non_finite_values_reach_what_they_should_and_no_more(case: Case, value:
                 assert t.isfinite().all(), (name, where)
 
 
+def test_large_results_are_those_of_the_definition() -> None:
+    """Those whose memory is made ready before they are written."""
+    block = make(replace(PAIR, name="large", n=1, c=16, h=161, w=163))
+    expected = expect(block)
+    for layout in LAYOUTS:
+        check(evaluate(block.fused, block.in_layout(layout)), expected)
+
+
 @every_layout
 def test_nan_in_the_output_gradient(layout: str) -> None:
     block = make(MSCA).in_layout(layout)
@@ -358,6 +366,10 @@ def step(kh: int = 3, kw: int = 1, c: int = 4, **options: Any) -> tuple[Tensor, 
     return torch.zeros(c, 1, kh, kw, **options), None
 
 
+class Subclass(Tensor):
+    """A tensor of which nobody knows what its operations do."""
+
+
 X = torch.zeros(1, 4, 5, 5)
 ERRORS: dict[str, tuple[type[Exception], str, Callable[[], object]]] = {
     "rank": (ValueError, r"expected \[N, C, H, W\]", lambda: fused_strips(X[0, 0], [[step()]])),
@@ -386,12 +398,14 @@ def test_error(name: str) -> None:
         call()
 
 
-def test_checks_are_made_once_for_each_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_in_python_name_what_the_kernels_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain tensors of the CPU go to the kernels, which check; another kind of call is checked once for its form."""
     made: list[int] = []
     check_ = problem.check
     monkeypatch.setattr(problem, "check", lambda *given: made.append(1) or check_(*given))
     monkeypatch.setattr(functional._how, "known", {})
-    forms: list[Callable[[], object]] = [
+    wrapped = torch.zeros(4, 1, 3, 1).as_subclass(Subclass)
+    straight: list[Callable[[], object]] = [
         lambda: fused_strips(X, [[step()]]),
         lambda: fused_strips(X, [[step()]], skip=True),
         lambda: fused_strips(X, [[step(1, 3)]]),
@@ -400,17 +414,31 @@ def test_checks_are_made_once_for_each_form(monkeypatch: pytest.MonkeyPatch) -> 
         lambda: fused_strips(X, [[step()], [step()]]),
         lambda: fused_strips(X, [[step()]], stem=step()),
         lambda: fused_strips(X, [[(step()[0], torch.zeros(4))]]),
+        lambda: fused_strips(X.to(memory_format=torch.channels_last), [[step()]], backend="cpu"),
+        lambda: fused_strips(X.requires_grad_(), ([(step()[0], torch.nn.Parameter(torch.zeros(4)), (1, 2))],)),
+    ]
+    for run in straight:
+        run()
+    assert not made
+    X.requires_grad_(False)
+    others: list[Callable[[], object]] = [
         lambda: fused_strips(X, [[step()]], backend="torch"),
         lambda: fused_strips(X[0], [[step()]]),
-        lambda: fused_strips(X.to(memory_format=torch.channels_last), [[step()]]),
+        lambda: fused_strips(X, [[(wrapped, None)]]),
+        lambda: torch.func.vmap(lambda x: fused_strips(x, [[step()]]))(torch.stack([X, X])),
+        lambda: fused_strips(X, [[[*step(1, 3), (1, 1)]]]),  # type: ignore[list-item]
     ]
-    for count, run in enumerate(forms, 1):
+    for count, run in enumerate(others, 1):
         for _ in range(2):
             run()
             assert len(made) == count
     for name in ("mixed", "channels", "bias", "devices"):  # what is refused is refused again
         for _ in range(2):
             test_error(name)
+    with FakeTensorMode(), pytest.raises(ValueError, match=r"expected \[4, 1"):  # whose operators would make do with any sizes
+        fused_strips(torch.empty(1, 4, 5, 5), [[(torch.empty(3, 1, 3, 3), None)]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused_strips(X, [[step()]]).dtype == torch.bfloat16
 
 
 def test_torch_backend_is_the_definition() -> None:

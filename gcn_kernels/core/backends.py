@@ -112,6 +112,41 @@ def choose_dense(backend: str, algo: str, x: Tensor) -> str:
     return chosen
 
 
+#: Types whose operations are the dispatcher's own.
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
+# By their own names: a name that is looked up in modules whose dictionaries no cache holds takes microseconds.
+_compiler, _forward_ad = torch.compiler, torch.autograd.forward_ad
+_in_dynamo, _functorch = torch.compiler.is_dynamo_compiling, torch._C._functorch.peek_interpreter_stack
+_modes, _autocast, _tracing_state = torch._C._len_torch_dispatch_stack, torch.is_autocast_enabled, torch._C._get_tracing_state
+
+
+def straight_to_cpu(x: Tensor, backend: str) -> bool:
+    """Whether a call with ``x`` and other plain tensors reaches the CPU's kernels as it is.
+
+    That is so if nothing is at work that has to be asked first: no graph is being made, no transform, no mode, no autocast. The
+    kernels check their arguments themselves; what they refuse, the checks in Python have to name. These take as long as a small
+    problem, and several times that where other work has pushed them out of the caches.
+    """
+    return (
+        not _in_dynamo()
+        and not _compiler._is_compiling_flag
+        and type(x) in PLAIN
+        and x.is_cpu
+        and backend in ("auto", "cpu")
+        and LIBRARIES.cpu_reason is None
+        and _functorch() is None
+        and _forward_ad._current_level < 0
+        and not _modes()
+        and _tracing_state() is None
+        and not _autocast("cpu")
+    )
+
+
+def plain(tensors: Sequence[object]) -> bool:
+    """Whether all are plain tensors of the CPU, or None."""
+    return all([t is None or (type(t) in PLAIN and t.is_cpu) for t in tensors])  # type: ignore[attr-defined]
+
+
 _PROVIDERS: dict[str, Callable[[], object]] = {}
 
 

@@ -121,24 +121,23 @@ class Operator:
             options: what it takes after them, in order.
         """
         # A graph that outlives this call holds the operator itself.
-        if not is_traced():
+        return self._first(self.forward(*tensors, *options)) if is_traced() else self.run(tensors, options)
+
+    def run(self, tensors: Sequence[Any], options: tuple[object, ...]) -> Tensor:
+        """:meth:`__call__` where it is known that no graph of this call is being made."""
+        if not self.counted:
             self._count()
-            if self.records(tensors):
-                flat = _flatten(tensors) if self._takes_lists else tensors
+        if torch.is_grad_enabled():
+            flat = _flatten(tensors) if self._takes_lists else tensors
+            if any([t is not None and t.requires_grad for t in flat]):
                 y: Tensor = _Recorded.apply(self, (*tensors, *options), *flat)  # type: ignore[no-untyped-call]
                 return y
-            if not torch.is_inference_mode_enabled():
-                return self._first(_unrecorded(self.forward, *tensors, *options))
-        return self._first(self.forward(*tensors, *options))
+        call = _dispatched if torch.is_inference_mode_enabled() else _unrecorded
+        return self._first(call(self.forward, *tensors, *options))
 
     def _count(self) -> None:
         """Tell ``torch.utils.flop_counter``, once it is imported, how to count both operators."""
-        if not self.counted:
-            self.counted = flops.register_if_counted(self)
-
-    def records(self, tensors: Sequence[Any]) -> bool:
-        """Whether a call with these tensors records a gradient."""
-        return records(_flatten(tensors) if self._takes_lists else tensors)
+        self.counted = self.counted or flops.register_if_counted(self)
 
     def _first(self, results: Any) -> Tensor:
         y: Tensor = results if len(self.results) == 1 else results[0]

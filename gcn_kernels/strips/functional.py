@@ -1,5 +1,6 @@
 """The strips as a function: check, cast, choose, call."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,12 @@ def fused_strips(
 
     Source: Guo et al., *SegNeXt*, NeurIPS 2022, section 3.1; Yuan et al., *Strip R-CNN*, 2025, section 3.
     """
+    if backends.straight_to_cpu(x, backend) and (plain := problem.plain(x, branches, stem)) is not None:
+        *tensors, lengths, dilations, biased = plain
+        options = lengths, dilations, biased, stem is not None, bool(skip), is_channels_last(x)
+        # What the kernels refuse, the checks name.
+        with contextlib.suppress(RuntimeError):
+            return STRIPS.run(tensors, options)
     strips = problem.arrange(branches, stem, skip)
     device_type = x.device.type if isinstance(x, Tensor) else "meta"
     if device_type != "meta" and torch.is_autocast_enabled(device_type):

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
+from gcn_kernels.core.backends import PLAIN
 from gcn_kernels.core.checks import check_map, check_tensor, shape_of
 from gcn_kernels.core.operator import autocast
 from gcn_kernels.reference import Step
+
+_LISTS = frozenset((tuple, list))
 
 
 class Strips(NamedTuple):
@@ -72,6 +75,59 @@ def arrange(branches: Sequence[Sequence[Step]], stem: Step | None, skip: bool) -
         weights.append(step[0])
         biases.append(step[1])
     return Strips(tuple(weights), tuple(biases), tuple(dilations), lengths, stem is not None, bool(skip))
+
+
+#: x, weights, biases, lengths, dilations and biased, as the operator takes them.
+Plain = tuple[Tensor, list[Tensor], list[Tensor], list[int], list[int], list[int]]
+
+
+def plain(x: Tensor, branches: Any, stem: Any) -> Plain | None:
+    """The arguments as the operator takes them, in one pass; None unless they are given as they nearly always are.
+
+    That is an ``x`` with a batch, tuples and lists of plain tensors on the CPU, dilations that are ints or pairs. Whether they
+    go together is not looked at.
+    """
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    lengths: list[int] = []
+    dilations: list[int] = []
+    biased: list[int] = []
+    if type(branches) not in _LISTS or x.dim() != 4:
+        return None
+    for branch in branches if stem is None else (stem, *branches):
+        if type(branch) not in _LISTS:
+            return None
+        if branch is stem:
+            branch = (stem,)
+        else:
+            lengths.append(len(branch))
+        for step in branch:
+            if type(step) is not tuple:
+                return None
+            if len(step) == 3:
+                weight, bias, d = step
+                if type(d) is int:
+                    dilations += (d, d)
+                elif type(d) is tuple and len(d) == 2 and type(d[0]) is type(d[1]) is int:
+                    dilations += d
+                else:
+                    return None
+            elif len(step) == 2:
+                weight, bias = step
+                dilations += (1, 1)
+            else:
+                return None
+            if type(weight) not in PLAIN or not weight.is_cpu:
+                return None
+            weights.append(weight)
+            if bias is None:
+                biased.append(0)
+            elif type(bias) in PLAIN and bias.is_cpu:
+                biases.append(bias)
+                biased.append(1)
+            else:
+                return None
+    return x, weights, biases, lengths, dilations, biased
 
 
 def _plain_pair(d: Any) -> tuple[int, int] | None:
