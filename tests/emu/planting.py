@@ -32,7 +32,10 @@ REACHES = {
     "gcn/hopper/hopper_block.cuh": tuple(
         f"gcn/hopper/hopper_{name}.cuh" for name in ("block", "first_stage", "second_stage", "input_grad", "weight_grad")
     ),
-    "upsample/upsample_maps.cuh": tuple(f"upsample/upsample_{name}.cuh" for name in ("maps", "products", "multiply_add", "tile")),
+    "upsample/upsample_maps.cuh": tuple(
+        f"upsample/upsample_{name}.cuh" for name in ("maps", "products", "multiply_add", "tile", "single")
+    ),
+    "upsample/upsample_positions.cuh": tuple(f"upsample/upsample_{name}.cuh" for name in ("positions", "single", "direct")),
     "upsample/upsample_products.cuh": tuple(f"upsample/upsample_{name}.cuh" for name in ("products", "tile")),
     "upsample/upsample_multiply_add.cuh": tuple(f"upsample/upsample_{name}.cuh" for name in ("multiply_add", "tile")),
     "gcn/hopper/hopper_first_stage_end.cuh": ("gcn/hopper/hopper_first_stage_end.cuh", "gcn/hopper/hopper_first_stage.cuh"),

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 every_math = pytest.mark.parametrize("math", MATHS)
 TILED = {"upsample_forward_kernel", "upsample_backward_kernel", "upsample_finish_kernel"}
+SINGLE_CHANNELS = {"upsample_single_forward_kernel", "upsample_single_backward_kernel", "upsample_finish_kernel"}
 UNTILED = {"upsample_direct_forward_kernel", "upsample_direct_backward_kernel", "upsample_finish_kernel"}
 EVERY_DAY = 40
 
@@ -57,10 +58,10 @@ def test_every_form_and_dtype(form: str, math: str) -> None:
     launched()
     for layout in ("nchw", "channels_last"):
         channels = (5, 6) if math == "float64" else (21, 19)
-        case = Case((2, *channels, 5, 34), math, k, by_itself, layout)
+        case = Case((2, *channels, *((19, 10) if by_itself else (5, 34))), math, k, by_itself, layout)
         for crop, add in (((0, 0), False), ((1, 2), True)):
             assert wrong_with(replace(case, crop=crop, add=add)) == ""
-    assert launched() == (UNTILED if by_itself else TILED)
+    assert launched() == (SINGLE_CHANNELS if by_itself else TILED)
 
 
 @pytest.mark.parametrize("part", in_suites(range(5), everyday=lambda part: part == 0))
@@ -83,7 +84,8 @@ def test_several_tiles_and_groups_of_channels(case: Case) -> None:
 
 def test_channels_of_which_no_tile_fits_are_read_from_device_memory() -> None:
     launched()
-    assert wrong_with(DIRECT) == ""
+    for case in (DIRECT, replace(DIRECT, k=3, layout="channels_last", add=True, crop=(1, 1)), replace(DIRECT, k=2)):
+        assert wrong_with(case) == ""
     assert launched() == UNTILED
 
 
@@ -166,13 +168,14 @@ def test_values_that_are_not_finite_reach_what_they_meet_in_the_definition(where
             ((1, 3, 4, 3, 40), "float32", 4, False),
             ((1, 3, 4, 3, 40), "float64", 3, False),
             ((1, 3, 3, 3, 40), "float32", 4, True),
+            ((1, 3, 3, 3, 40), "float32", 2, True),
         ):
             case = Case(sizes, arithmetic, k, by_itself, special=special)
             assert wrong_with(case) == "", case
 
 
 def test_same_bits_whatever_runs_first() -> None:
-    for case in (TILES, FLOAT, SINGLE):
+    for case in (TILES, FLOAT, SINGLE, DIRECT):
         tensors, of = make(case)
         functions().set_random_order(0)
         expected = evaluate(of(doubling), *tensors)

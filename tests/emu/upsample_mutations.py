@@ -45,6 +45,7 @@ FEW = Case((1, 3, 4, 5, 13), "float32")
 ADDED = Case((1, 5, 6, 6, 12), add=True, crop=(1, 2))
 SINGLE = Case((2, 5, 5, 11, 7), by_itself=True, math="float32")
 DIRECT = Case((1, 200, 3, 6, 5), math="float32")
+NEAR_EDGE = Case((1, 3, 3, 3, 7), "float32", by_itself=True, special=("x", float("inf"), 1, 0))
 THREE = replace(TILE, k=3)
 TWO = replace(TILE, k=2)
 
@@ -93,33 +94,35 @@ MAPS = _of(
 PRODUCTS = _of(
     "products.cuh",
     (
-        "zeros",
-        "const bool there = piece < pieces;",
-        "const bool there = true;",
+        "half-step",
+        "left >= 2; left -= 2",
+        "left >= 1; left -= 2",
         "a zero weight meets what is not finite",
         replace(INFINITE, k=2),
     ),
-    ("second-row", "own + (tap * to_row + block * 32)", "own + block * 32", "both rows of taps have one's weights", TILE),
+    ("window", "at += kPieceBytes - of_window;", "at -= of_window;", "both windows are one", TILE),
+    ("last-piece", "at = (conv.pieces - 1) * map.plane;", "at = 0;", "the last piece is the first", replace(TILE, k=3)),
+    ("second-row", "own + (tap * to_tap + block * 32)", "own + block * 32", "both rows of taps have one's weights", TILE),
     ("bias", "i % 2 ? both.y : both.x", "0", "the bias is left out", TILE),
     (
         "mask-end",
-        "{first - col, end - col}",
-        "{first - col, 16}",
+        "first - col, end - col",
+        "first - col, 16",
         "the product of a value outside of x",
         EDGE,
     ),
     (
         "mask-first",
-        "{first - col, end - col}",
-        "{0, end - col}",
+        "first - col, end - col",
+        "0, end - col",
         "the product of a value outside of x",
         CORNER,
     ),
-    ("rows-outside", "above + row < 0 || above + row >= p.h", "false", "rows outside of x", CORNER),
+    ("rows-outside", "above + row + tap < 0 || above + row + tap >= h ||", "", "rows outside of x", CORNER),
     ("columns", "taps_w.first + column, x_piece", "taps_w.first, x_piece", "the columns of taps are one", TILE),
     (
         "accumulate",
-        "is_first ? sums[tap][block][i] : sum + sums[tap][block][i]",
+        "is_first ? sums[tap][block][i] : *sum + sums[tap][block][i]",
         "sums[tap][block][i]",
         "sums of earlier tiles are lost",
         MANY,
@@ -171,20 +174,65 @@ FINISH = _of(
         TILE,
     ),
 )
+POSITIONS = _of(
+    "positions.cuh",
+    (
+        "first",
+        "(row - int(k == 2)) * k + (col - int(k == 2))",
+        "row * k + col",
+        "2 x 2 is taken for another form",
+        replace(SINGLE, k=2),
+    ),
+    ("last", "row == 3 || col == 3 ? k == 4 :", "", "3 x 3 has a fourth tap", replace(SINGLE, k=3)),
+    ("warps", "warp < kWarps; ++warp", "warp < 1; ++warp", "a warp adds up alone", replace(SINGLE, sizes=(1, 2, 2, 40, 80))),
+)
+SINGLY = _of(
+    "single.cuh",
+    ("far", "far_h ? 3 - 3 * odd : 1 + odd", "far_h ? 3 * odd : 1 + odd", "the outer taps change places", SINGLE),
+    ("above", "odd ? below[at] : above[at]", "below[at]", "the row above is the one below", SINGLE),
+    ("shift", "above[i] = here[i], here[i] = below[i];", "here[i] = below[i];", "the row above is the first", SINGLE),
+    ("last-row", "if (2 * row + odd >= p.yh) continue;", "", "a row behind the last is written", replace(SINGLE, crop=(1, 0))),
+    (
+        "last-column",
+        "min(p.yw - 2 * s.col, 2 * kCols)",
+        "2 * kCols",
+        "a column behind the last is written",
+        replace(SINGLE, crop=(0, 1)),
+    ),
+    (
+        "runs",
+        "upsample_wide<E>(p.out, p.yw) == 4 &&",
+        "",
+        "four outputs at once where they are no run",
+        replace(SINGLE, sizes=(1, 2, 2, 5, 6), crop=(0, 2)),
+    ),
+    (
+        "outside",
+        "at_w >= 0 && at_w < p.yw ? A(to_float(pixels[col])) : A(0)",
+        "A(to_float(pixels[col]))",
+        "a product outside of dy",
+        NEAR_EDGE,
+    ),
+    ("bias", "i > 0 && i < kAround - 1", "i > 0", "outputs of a neighbour count in the bias", SINGLE),
+    (
+        "strip",
+        "s.row = row0 + at.row * p.strip",
+        "s.row = row0",
+        "every strip is the first",
+        replace(SINGLE, sizes=(1, 2, 2, 40, 8)),
+    ),
+)
 DIRECTLY = _of(
     "direct.cuh",
-    ("positions", "int first = int(p.k == 2);", "int first = 0;", "2 x 2 is taken for another form", replace(SINGLE, k=2)),
-    ("three", "position < 3 || k == 4", "position < 4", "3 x 3 has a fourth tap", replace(SINGLE, k=3)),
-    ("edge", "at_h < 0 || at_h >= p.yh ||", "at_h < 0 ||", "outputs behind the last row", replace(SINGLE, crop=(3, 0))),
-    ("bias", "(tap / 4 == 1 || tap / 4 == 2) &&", "(tap / 4 == 1) &&", "half of dy counts in the bias", SINGLE),
+    ("edge", "at_h < 0 || at_h >= p.yh ||", "at_h < 0 ||", "outputs behind the last row", replace(DIRECT, crop=(3, 0))),
+    ("bias", "(tap / 4 == 1 || tap / 4 == 2) &&", "(tap / 4 == 1) &&", "half of dy counts in the bias", DIRECT),
     (
         "last-rows",
         "if (at_h >= p.yh || at_w >= p.yw) continue;",
         "if (at_w >= p.yw) continue;",
         "rows behind the last are written",
-        SINGLE,
+        DIRECT,
     ),
-    ("channel", "int c = p.by_itself ? o : 0;", "int c = 0;", "each channel by itself reads those before", SINGLE),
-    ("warps", "warp < kWarps; ++warp", "warp < 1; ++warp", "a warp adds up alone", SINGLE),
+    ("shift", "const int r = row - shift_h;", "const int r = row + shift_h;", "rows of x are turned", DIRECT),
 )
-MUTATIONS = [*MAPS, *PRODUCTS, *MULTIPLY_ADD, *TILES_OF, *FINISH, *DIRECTLY]
+MUTATIONS = [*MAPS, *PRODUCTS, *MULTIPLY_ADD, *TILES_OF, *FINISH, *POSITIONS, *SINGLY, *DIRECTLY]

@@ -1,43 +1,24 @@
-// The doubling from device memory, for each channel by itself and for channels of which no tile fits in shared memory.
+// The doubling from device memory, for channels of which no tile fits in shared memory.
 //
 //   forward    a thread has four pixels of x below each other, and so eight rows of two outputs, of one output channel
 //   backward   a block has some rows of pixels of a channel of x: a thread reads the outputs that a pixel reaches, for its
-//   gradient
-//              and for the sums of all taps, which the block adds up
+//              gradient and for the sums of all taps, which the block adds up
 //
-// Every kernel is seen as one of 4 x 4 with padding 1: of 3 x 3 the last position is missing, of 2 x 2 the first and the last.
-// Each channel by itself this is bound by bytes; of several channels by L1, with a load for one to four multiply-adds.
+// Bound by L1, with a load for one to four multiply-adds.
 #pragma once
 
 #include <algorithm>
 
-#include "../device.cuh"
-#include "upsample_kernels.h"
+#include "upsample_positions.cuh"
 
 namespace gcn::cuda {
 
-constexpr int kUpsampleDirectThreads = 128, kUpsampleDirectPixels = 4;
-constexpr int64_t kUpsampleDirectBlocks = 1 << 20;  // at most; the kernels loop
-
-GCN_DEVICE bool upsample_has(int k, int position) { return position == 0 ? k > 2 : position < 3 || k == 4; }
-
-// Weights by their positions; zeros where there are none.
-template <class E>
-GCN_DEVICE void upsample_load_kernel(Accumulator<E> (&taps)[4][4], const UpsampleDirect& p, int c, int o) {
-  const E* const weight = static_cast<const E*>(p.weight) + (p.by_itself ? int64_t(c) : int64_t(c) * p.o + o) * p.k * p.k;
-  const int first = int(p.k == 2);
-#pragma unroll
-  for (int row = 0; row < 4; ++row)
-#pragma unroll
-    for (int col = 0; col < 4; ++col) {
-      const bool there = upsample_has(p.k, row) && upsample_has(p.k, col);
-      taps[row][col] = there ? Accumulator<E>(to_float(weight[(row - first) * p.k + (col - first)])) : Accumulator<E>(0);
-    }
-}
+constexpr int kUpsampleDirectPixels = 4;
 
 // Grid: x = (image, output channel, four rows of pixels, column), where channels are next to each other the channel last.
 template <class E>
-__global__ void __launch_bounds__(kUpsampleDirectThreads, 4) upsample_direct_forward_kernel(GCN_PARAMS UpsampleDirect p) {
+__global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResident<E>)
+    upsample_direct_forward_kernel(GCN_PARAMS UpsampleDirect p) {
   using A = Accumulator<E>;
   launch_dependents();
   wait_for_dependencies();
@@ -62,9 +43,9 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, 4) upsample_direct_for
 #pragma unroll
     for (int r = 0; r < kUpsampleDirectPixels; ++r) sums[r][0][0] = sums[r][0][1] = sums[r][1][0] = sums[r][1][1] = bias;
 #pragma unroll 1
-    for (int c = p.by_itself ? o : 0; c < (p.by_itself ? o + 1 : p.c); ++c) {
+    for (int c = 0; c < p.c; ++c) {
       A taps[4][4];
-      upsample_load_kernel<E>(taps, p, c, o);
+      load_taps<E>(taps, static_cast<const E*>(p.weight) + (int64_t(c) * p.o + o) * p.k * p.k, p.k);
       const E* const image = static_cast<const E*>(p.x.data) + (n * p.x.stride_n + c * p.x.stride_c);
 #pragma unroll
       for (int row = -1; row <= kUpsampleDirectPixels; ++row)
@@ -81,8 +62,7 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, 4) upsample_direct_for
             for (int phase = 0; phase < 4; ++phase) {
               const int tap_h = phase / 2 + 1 - 2 * shift_h, tap_w = phase % 2 + 1 - 2 * shift_w;
               if (tap_h < 0 || tap_h > 3 || tap_w < 0 || tap_w > 3) continue;
-              if (upsample_has(p.k, tap_h) && upsample_has(p.k, tap_w))
-                sums[r][phase / 2][phase % 2] += value * taps[tap_h][tap_w];
+              if (upsample_has(p.k, tap_h, tap_w)) sums[r][phase / 2][phase % 2] += value * taps[tap_h][tap_w];
             }
           }
         }
@@ -104,26 +84,6 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, 4) upsample_direct_for
   }
 }
 
-// Adds up the sums of a block's threads: the first threads get one each. `scratch`: [warp][kCount].
-template <int kCount, class A>
-GCN_DEVICE A sum_of_each(A (&mine)[kCount], A* scratch) {
-  constexpr int kWarps = kUpsampleDirectThreads / 32;
-  const int tid = int(threadIdx.x);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) mine[i] += shuffle_xor(mine[i], distance);
-    if (tid % 32 == 0) store_shared(scratch + (tid / 32 * kCount + i), mine[i]);
-  }
-  __syncthreads();
-  A sum = 0;
-  if (tid < kCount) {
-    for (int warp = 0; warp < kWarps; ++warp) sum += load_shared(scratch + (warp * kCount + tid));
-  }
-  __syncthreads();  // before the next sums
-  return sum;
-}
-
 // Where an output is in dy, or null outside of it.
 template <class E>
 GCN_DEVICE const E* upsample_output_at(const UpsampleDirect& p, const E* image, int at_h, int at_w) {
@@ -133,33 +93,33 @@ GCN_DEVICE const E* upsample_output_at(const UpsampleDirect& p, const E* image, 
 
 // Grid: x = (part, channel of x).
 template <class E>
-__global__ void __launch_bounds__(kUpsampleDirectThreads, 4) upsample_direct_backward_kernel(GCN_PARAMS UpsampleDirect p) {
+__global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResident<E>)
+    upsample_direct_backward_kernel(GCN_PARAMS UpsampleDirect p) {
   using A = Accumulator<E>;
   GCN_DYNAMIC_SHARED(shared);
   constexpr int kSums = 17;  // of sixteen positions, and of dy
   launch_dependents();
   wait_for_dependencies();
-  const int tid = int(threadIdx.x), parts_of_image = int(p.parts / p.n), taps_of_kernel = p.k * p.k;
+  const int tid = int(threadIdx.x), parts_of_image = int(p.parts / p.n);
   for (int64_t i = blockIdx.x; i < p.parts * p.c; i += gridDim.x) {
     const int c = int(i % p.c);
     const int64_t part = i / p.c, n = part / parts_of_image;
     const int row0 = int(part % parts_of_image) * p.part_rows, pixels = min(p.part_rows, p.h - row0) * p.w;
     const E* const x = static_cast<const E*>(p.x.data) + (n * p.x.stride_n + c * p.x.stride_c);
     E* const dx = static_cast<E*>(const_cast<void*>(p.out.data)) + (n * p.out.stride_n + c * p.out.stride_c);
-    const int first = p.by_itself ? c : 0, end = p.by_itself ? c + 1 : p.o;
     if (p.wants_dx) {
       for (int pixel = tid; pixel < pixels; pixel += kUpsampleDirectThreads) {
         const int h = row0 + pixel / p.w, w = pixel % p.w;
         A sum = 0;
 #pragma unroll 1
-        for (int o = first; o < end; ++o) {
+        for (int o = 0; o < p.o; ++o) {
           A taps[4][4];
-          upsample_load_kernel<E>(taps, p, c, o);
+          load_taps<E>(taps, static_cast<const E*>(p.weight) + (int64_t(c) * p.o + o) * p.k * p.k, p.k);
           const E* const dy = static_cast<const E*>(p.dy.data) + (n * p.dy.stride_n + o * p.dy.stride_c);
 #pragma unroll
           for (int tap = 0; tap < 16; ++tap) {
             const E* const at = upsample_output_at(p, dy, 2 * h - 1 + tap / 4, 2 * w - 1 + tap % 4);
-            if (at && upsample_has(p.k, tap / 4) && upsample_has(p.k, tap % 4)) sum += taps[tap / 4][tap % 4] * A(to_float(*at));
+            if (at && upsample_has(p.k, tap / 4, tap % 4)) sum += taps[tap / 4][tap % 4] * A(to_float(*at));
           }
         }
         dx[h * p.out.stride_h + w * p.out.stride_w] = from_float<E>(sum);
@@ -167,7 +127,7 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, 4) upsample_direct_bac
     }
     if (!p.wants_sums) continue;
 #pragma unroll 1
-    for (int o = first; o < end; ++o) {
+    for (int o = 0; o < p.o; ++o) {
       const E* const dy = static_cast<const E*>(p.dy.data) + (n * p.dy.stride_n + o * p.dy.stride_c);
       A sums[kSums] = {};
 #pragma unroll 1
@@ -185,12 +145,11 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, 4) upsample_direct_bac
         }
       }
       const A sum = sum_of_each(sums, reinterpret_cast<A*>(shared));
-      if (tid < 16 && p.partial && upsample_has(p.k, tid / 4) && upsample_has(p.k, tid % 4)) {
-        const int tap = (tid / 4 - int(p.k == 2)) * p.k + tid % 4 - int(p.k == 2);
-        const int64_t outputs = p.by_itself ? 1 : p.o, of_output = p.by_itself ? 0 : o;
-        static_cast<A*>(p.partial)[((part * taps_of_kernel + tap) * outputs + of_output) * p.c + c] = sum;
+      if (tid < 16 && p.partial && upsample_has(p.k, tid / 4, tid % 4)) {
+        const int64_t before = part * p.k * p.k + upsample_tap_at(p.k, tid / 4, tid % 4);
+        static_cast<A*>(p.partial)[(before * p.o + o) * p.c + c] = sum;
       }
-      if (tid == 16 && p.partial_bias && (p.by_itself || c == 0)) static_cast<A*>(p.partial_bias)[part * p.o + o] = sum;
+      if (tid == 16 && p.partial_bias && c == 0) static_cast<A*>(p.partial_bias)[part * p.o + o] = sum;
     }
   }
 }

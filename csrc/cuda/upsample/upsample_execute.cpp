@@ -27,11 +27,15 @@ int run_upsample(const UpsamplePlan& plan, const UpsampleTensors& t, void* works
     UpsampleDirect direct = plan.direct;
     direct.x = t.x, direct.dy = t.dy, direct.add = t.add, direct.out = t.out;
     direct.weight = t.weight, direct.bias = t.bias, direct.partial = partial, direct.partial_bias = partial_bias;
-    const auto launch = plan.backward ? upsample_direct_backward : upsample_direct_forward;
-    chain.then(plan.backward ? "upsample_direct_backward" : "upsample_direct_forward",
-               [&](Stream s) { return launch(plan.math, direct, s); });
+    const bool single = plan.sizes.by_itself;
+    const auto forward = single ? upsample_single_forward : upsample_direct_forward;
+    const auto backward = single ? upsample_single_backward : upsample_direct_backward;
+    chain.then(plan.backward ? single ? "upsample_single_backward" : "upsample_direct_backward"
+               : single      ? "upsample_single_forward"
+                             : "upsample_direct_forward",
+               [&](Stream s) { return (plan.backward ? backward : forward)(plan.math, direct, s); });
     finish.parts = finish.parts_bias = direct.parts;
-    finish.o = finish.o_padded = direct.by_itself ? 1 : direct.o, finish.c_padded = direct.c, finish.biases_padded = direct.o;
+    finish.o = finish.o_padded = single ? 1 : direct.o, finish.c_padded = direct.c, finish.biases_padded = direct.o;
   }
   if (plan.backward && wanted.sums())
     chain.then("upsample_finish", [&](Stream s) { return upsample_finish(plan.math, finish, s); });

@@ -1,6 +1,7 @@
 // From a run-time choice of type to the kernels compiled for it, each type in a file of its own.
 #include "upsample_direct.cuh"
 #include "upsample_finish.cuh"
+#include "upsample_single.cuh"
 #include "upsample_tile.cuh"
 
 namespace gcn::cuda {
@@ -9,6 +10,8 @@ namespace gcn::cuda {
   extern template int launch_upsample_forward<E>(const UpsampleTile&, int, int, Stream);  \
   extern template int launch_upsample_backward<E>(const UpsampleTile&, int, int, Stream); \
   extern template int launch_upsample_finish<E>(const UpsampleFinish&, Stream);           \
+  extern template int launch_upsample_single_forward<E>(const UpsampleDirect&, Stream);   \
+  extern template int launch_upsample_single_backward<E>(const UpsampleDirect&, Stream);  \
   extern template int launch_upsample_direct_forward<E>(const UpsampleDirect&, Stream);   \
   extern template int launch_upsample_direct_backward<E>(const UpsampleDirect&, Stream);
 GCN_DECLARE_UPSAMPLE(Half)
@@ -45,6 +48,14 @@ int upsample_backward(Math math, const UpsampleTile& p, int blocks, int shared_b
 
 int upsample_finish(Math math, const UpsampleFinish& p, Stream s) {
   return with_stored(math, [&](auto e) { return launch_upsample_finish<decltype(e)>(p, s); });
+}
+
+int upsample_single_forward(Math math, const UpsampleDirect& p, Stream s) {
+  return with_stored(math, [&](auto e) { return launch_upsample_single_forward<decltype(e)>(p, s); });
+}
+
+int upsample_single_backward(Math math, const UpsampleDirect& p, Stream s) {
+  return with_stored(math, [&](auto e) { return launch_upsample_single_backward<decltype(e)>(p, s); });
 }
 
 int upsample_direct_forward(Math math, const UpsampleDirect& p, Stream s) {

@@ -66,7 +66,7 @@ struct UpsampleDirect {
   StridedMap x, dy, add, out;
   const void *weight, *bias;
   int n, c, o, h, w, yh, yw, k;
-  bool by_itself;  // each channel
+  int strip;  // each channel by itself: rows of pixels of a thread
   bool wants_dx, wants_sums;
   int part_rows;                 // of one image, of which a block adds up
   int64_t parts;                 // of all images
@@ -76,6 +76,8 @@ struct UpsampleDirect {
 int upsample_forward(Math, const UpsampleTile&, int blocks, int shared_bytes, Stream);
 int upsample_backward(Math, const UpsampleTile&, int blocks, int shared_bytes, Stream);
 int upsample_finish(Math, const UpsampleFinish&, Stream);
+int upsample_single_forward(Math, const UpsampleDirect&, Stream);  // each channel by itself
+int upsample_single_backward(Math, const UpsampleDirect&, Stream);
 int upsample_direct_forward(Math, const UpsampleDirect&, Stream);
 int upsample_direct_backward(Math, const UpsampleDirect&, Stream);
 

@@ -7,7 +7,7 @@
 namespace gcn::cuda {
 namespace {
 
-constexpr int kMostRows = 32, kReservedShared = 1024;
+constexpr int kMostRows = 32, kReservedShared = 1024, kStripRows = 16, kStripThreads = 128;
 // Pixels of x that a block of the kernels without tiles adds up, and bytes of the parts of all of them.
 constexpr int64_t kDirectPixels = 4096, kDirectBytes = 256 << 20;
 
@@ -17,13 +17,15 @@ constexpr int64_t kDirectPixels = 4096, kDirectBytes = 256 << 20;
 constexpr double kUse = 0.85, kIssue = 2.5, kIssueOfMultiplyAdds = 3.4, kLoadWait = 1500, kBarrierWait = 150;
 // Instructions of a warp as they stand in the machine code for sm_90 in 16 bits. Of a unit of a convolution before its first step
 // and behind the last, and a step of two rows beside its products; of a unit of the sums likewise, whose step is 16 pixels.
-constexpr double kUnitInstructions = 252, kStepInstructions = 52, kGradInstructions = 450, kGradStepInstructions = 39;
+constexpr double kUnitInstructions = 280, kStepInstructions = 27, kGradInstructions = 400, kGradStepInstructions = 12;
 // Of a piece of two neighbours of x on its way in, and of dx out; of four neighbours of dy in, of y out, and what is added to
 // them.
 constexpr double kLoadInstructions = 88, kStoreInstructions = 74, kLoadFourInstructions = 131, kStoreFourInstructions = 150;
 constexpr double kAddFourInstructions = 130, kWordInstructions = 60;
-// Of a thread of the kernels without tiles: of four pixels of one channel, and of one pixel backward, its gradient and the sums.
-constexpr double kDirectForward = 600, kDirectGradient = 580, kDirectSums = 560;
+// Of a thread of the kernels without tiles and a pixel of a channel: each by itself forward, what is added, and backward; of many
+// channels forward, and backward its gradient and the sums.
+constexpr double kSingleForward = 70, kSingleAdd = 22, kSingleBackward = 130;
+constexpr double kDirectForward = 150, kDirectGradient = 580, kDirectSums = 560;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
@@ -109,7 +111,7 @@ class Planner {
     t.conv.of_group = of_group, t.conv.groups = int(ceil_div(t.conv.outputs, of_group));
     t.tiles = s_.n * t.tiles_h * t.tiles_w;
     t.plane = plane_of(rows + 2 * kUpsampleHaloRows, cols + 2 * kUpsampleHaloCols), t.plane_out = plane_of(rows, cols);
-    int64_t bytes = 128;
+    int64_t bytes = 0;
     const auto place = [&](int& at, int64_t size) { at = int(bytes), bytes += round_up(size, 128); };
     const bool multiplies = !plan_.backward || plan_.wanted.x;
     place(t.conv.weights, multiplies ? weight_bytes(t.conv) : 0);
@@ -240,15 +242,20 @@ void plan_directly(UpsamplePlan& plan, const Gpu& gpu) {
   UpsampleDirect& d = plan.direct;
   d.n = int(s.n), d.c = int(s.c), d.o = int(s.o), d.h = int(s.h), d.w = int(s.w), d.yh = int(s.yh), d.yw = int(s.yw),
   d.k = int(s.k);
-  d.by_itself = s.by_itself, d.wants_dx = plan.wanted.x, d.wants_sums = plan.wanted.sums();
+  d.wants_dx = plan.wanted.x, d.wants_sums = plan.wanted.sums();
   const size_t sum = plan.math == Math::kDouble ? 8 : 4;
   const int64_t of_part = s.k * s.k * s.c * (s.by_itself ? 1 : s.o) * int64_t(sum);
-  int64_t rows = std::clamp<int64_t>(kDirectPixels / s.w, 1, s.h);
-  while (rows < s.h && s.n * ceil_div(s.h, rows) * of_part > kDirectBytes) rows = std::min(2 * rows, s.h);
+  d.strip = kStripRows;
+  // Each channel by itself, threads have two columns of a strip.
+  int64_t rows =
+      s.by_itself ? kStripRows * std::max<int64_t>(1, 2 * kStripThreads / s.w) : std::max<int64_t>(1, kDirectPixels / s.w);
+  while (rows < s.h && s.n * ceil_div(s.h, rows) * of_part > kDirectBytes) rows *= 2;
+  rows = std::min(rows, s.h);
   d.part_rows = int(rows), d.parts = s.n * ceil_div(s.h, rows);
   const double channels = s.by_itself ? 1 : double(s.c), pairs = pixels_of(s) * double(s.o) * channels;
-  const double of_backward = plan.wanted.x * kDirectGradient + plan.wanted.sums() * kDirectSums;
-  const double instructions = pairs / 32 * (plan.backward ? of_backward : kDirectForward / 4);
+  const double of_direct = plan.backward ? plan.wanted.x * kDirectGradient + plan.wanted.sums() * kDirectSums : kDirectForward;
+  const double of_single = plan.backward ? kSingleBackward : kSingleForward + (s.add ? kSingleAdd : 0);
+  const double instructions = pairs / 32 * (s.by_itself ? of_single : of_direct);
   plan.seconds = std::max(instructions / kIssue / gpu.multiprocessors / gpu.clock, bytes_of(plan) / gpu.memory) +
                  gpu.launch * (plan.backward && plan.wanted.sums() ? 2 : 1);
   if (!plan.backward) return;

@@ -1,14 +1,16 @@
 // The products of the doubling on the tensor cores, in 16 bits, from maps in shared memory (upsample_maps.cuh). A warp computes:
 //
 //   a unit of a convolution   kRows x 32 pixels of a phase x 24 outputs. The depth is a row of taps, two pieces a step; a
-//   fragment
-//                             of the map serves the rows of taps and 24 outputs.
-//   a unit of sums            the gradient of 16 channels of x x 24 of dy for a column of the taps of a phase, over the pixels of
-//                             the tile, which are the depth.
+//                             fragment of the map serves the rows of taps and 24 outputs.
+//   a unit of sums            the gradient of 16 channels of x x 24 of dy for a column of the taps of a phase, over the pixels
+//                             of the tile, which are the depth.
 //
 // A step of a convolution of two rows of taps and of pixels is 24 products (48 clocks of a multiprocessor) to 6 fragments of the
-// map and 6 of weights (36 clocks of shared memory). Of 21 channels 12 % of either side are padding.
+// map and 6 of weights (36 clocks of shared memory) and 51 instructions; one of sums 6 products to 4 fragments and 18
+// instructions. Of 21 channels 12 % of either side are padding.
 #pragma once
+
+#include <cstring>
 
 #include "upsample_maps.cuh"
 
@@ -68,49 +70,80 @@ struct UpsampleTensorCores {
     }
   }
 
-  // Adds the products of a phase at a unit whose first pixel is row0, col0 of the map. The first piece of `shared` is zeros: what
-  // else would stand behind an odd number of pieces meets weights that are zero, but may not be finite.
+  // Adds the products of a phase at a unit whose first pixel is row0, col0 of the map.
   template <int kRows>
   static GCN_DEVICE void multiply(Sums<kRows>& sums, const UpsampleConv& conv, int phase, const UpsampleMap<E>& map, int of_map,
                                   int row0, int col0, int, const unsigned char* shared, int lane) {
     const UpsampleTaps taps_h = upsample_taps(conv.k, phase >> 1, conv.turned);
     const UpsampleTaps taps_w = upsample_taps(conv.k, phase & 1, conv.turned);
-    const int pieces = taps_w.count * conv.pieces, to_row = conv.steps * kBlocks * 32;
-    const bool two = taps_h.count == 2;
     const unsigned char* const pixel = map.at(of_map, 0, row0 + taps_h.first, col0 + taps_w.first + a_row(lane));
-    const uint2* own = reinterpret_cast<const uint2*>(shared + conv.weights) + phase * conv.most_taps * to_row + lane;
+    const uint2* const own =
+        reinterpret_cast<const uint2*>(shared + conv.weights) + phase * conv.most_taps * conv.steps * kBlocks * 32 + lane;
+    if (taps_h.count == 2) {
+      multiply_rows<2>(sums, conv, taps_w.count, map, pixel, own, lane);
+    } else {
+      multiply_rows<1>(sums, conv, taps_w.count, map, pixel, own, lane);
+    }
+  }
+
+  // kTaps rows of taps, each of so many windows beside each other. Of an odd number of pieces the last is half a step: a zero
+  // weight must not meet what stands behind it, which may not be finite.
+  template <int kTaps, int kRows>
+  static GCN_DEVICE void multiply_rows(Sums<kRows>& sums, const UpsampleConv& conv, int windows, const UpsampleMap<E>& map,
+                                       const unsigned char* pixel, const uint2* own, int lane) {
+    const int row = map.cols * kPieceBytes, to_tap = conv.steps * kBlocks * 32, of_window = conv.pieces * map.plane;
+    int at = a_half(lane) * map.plane;
+    int left = windows * conv.pieces;
 #pragma unroll 1
-    for (int first = 0; first < pieces; first += 2, own += kBlocks * 32) {
-      const int piece = first + a_half(lane), column = int(piece >= conv.pieces);
-      const bool there = piece < pieces;
-      const unsigned char* const from =
-          there ? pixel + ((piece - column * conv.pieces) * map.plane + column * kPieceBytes) : shared;
-      const int row = there ? map.cols * kPieceBytes : 0, half = there ? 16 * kPieceBytes : 0;
-      uint32_t b[2][kBlocks][2] = {};
+    for (; left >= 2; left -= 2, at += 2 * map.plane, own += kBlocks * 32) {
+      if (at >= of_window) at += kPieceBytes - of_window;  // the next window is a pixel further
+      uint2 b[kTaps][kBlocks];
+      load_fragments(b, own, to_tap);
 #pragma unroll
-      for (int tap = 0; tap < 2; ++tap) {
-        if (tap == 1 && !two) continue;
+      for (int i = 0; i < kRows + kTaps - 1; ++i) {
 #pragma unroll
-        for (int block = 0; block < kBlocks; ++block) {
-          const uint2 both = load_shared(own + (tap * to_row + block * 32));
-          b[tap][block][0] = both.x, b[tap][block][1] = both.y;
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kRows + 1; ++i) {
-        if (i == kRows && !two) continue;
-#pragma unroll
-        for (int columns = 0; columns < 2; ++columns) {
+        for (int half = 0; half < 2; ++half) {
           uint32_t a[4];
-          ldmatrix_x4(a, from + (i * row + columns * half));
-#pragma unroll
-          for (int tap = 0; tap < 2; ++tap) {
-            if (i - tap < 0 || i - tap >= kRows || (tap == 1 && !two)) continue;
-#pragma unroll
-            for (int block = 0; block < kBlocks; ++block) mma(sums.value[i - tap][columns][block], a, b[tap][block], E{});
-          }
+          ldmatrix_x4(a, pixel + (at + i * row + half * 16 * kPieceBytes));
+          for_taps<kTaps, kRows>(i, [&](int tap, int block) {
+            const uint32_t both[2] = {b[tap][block].x, b[tap][block].y};
+            mma(sums.value[i - tap][half][block], a, both, E{});
+          });
         }
       }
+    }
+    if (left == 0) return;
+    at = (conv.pieces - 1) * map.plane;  // of one window: those of two are an even number
+    uint2 b[kTaps][kBlocks];
+    load_fragments(b, own, to_tap);
+#pragma unroll
+    for (int i = 0; i < kRows + kTaps - 1; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t a[2];
+        ldmatrix_x2(a, pixel + (at + i * row + half * 16 * kPieceBytes));
+        for_taps<kTaps, kRows>(
+            i, [&](int tap, int block) { mma_short(sums.value[i - tap][half][block], a[0], a[1], b[tap][block].x, E{}); });
+      }
+    }
+  }
+
+  template <int kTaps>
+  static GCN_DEVICE void load_fragments(uint2 (&b)[kTaps][kBlocks], const uint2* own, int to_tap) {
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap)
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) b[tap][block] = load_shared(own + (tap * to_tap + block * 32));
+  }
+
+  // Calls then(tap, block) for the taps that a row of the map has, of a unit's rows.
+  template <int kTaps, int kRows, class Then>
+  static GCN_DEVICE void for_taps(int row, const Then& then) {
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap) {
+      if (row - tap < 0 || row - tap >= kRows) continue;
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) then(tap, block);
     }
   }
 
@@ -150,41 +183,68 @@ struct UpsampleTensorCores {
     }
   }
 
-  struct Range {
-    int first, end;
+  // What a unit of sums reads: the pixels of x that its first tap meets, and 8 channels of dy each.
+  struct Operands {
+    const unsigned char *x, *dy[kBlocks];
+
+    GCN_DEVICE void advance(int bytes) {
+      x += bytes;
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) dy[block] += bytes;
+    }
+    GCN_DEVICE void load_dy(uint32_t (&channels)[kBlocks][2]) const {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) ldmatrix_x2_trans(channels[block], dy[block]);
+    }
   };
 
-  // The sums over 16 columns of the tile. A row of x meets the same row of the taps' pixels, and the one before it.
-  template <bool kMasked>
-  static GCN_DEVICE void add_up_columns(float (&sums)[2][kBlocks][4], const UpsampleTile& p, const UpsamplePlace& place,
-                                        const UpsampleTaps& taps_h, const unsigned char* window,
-                                        const unsigned char* const (&channels_at)[kBlocks], int from_first, int row_bytes,
-                                        Range columns, int lane) {
-    uint32_t mask[2] = {~0u, ~0u}, now[kBlocks][2] = {}, before[kBlocks][2] = {};
-    if (kMasked) mask_of_pixels(mask, columns.first, columns.end, lane);
-    window += from_first;
-    const int rows = place.rows, above = place.row0 + taps_h.first;
+  static GCN_DEVICE void add_products(float (&sums)[kBlocks][4], const uint32_t (&of_x)[4],
+                                      const uint32_t (&channels)[kBlocks][2]) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) mma(sums[block], of_x, channels[block], E{});
+  }
+
+  // The sums over 16 columns of `rows` rows, all of whose products there are. A row of x meets the same row of dy's phase and,
+  // where there are two taps below each other, the one before it.
+  static GCN_DEVICE void add_up_whole(float (&sums)[2][kBlocks][4], Operands at, bool two, int rows, int row_bytes) {
+    uint32_t of_x[4], now[kBlocks][2], before[kBlocks][2];
+    ldmatrix_x4_trans(of_x, at.x);
+    at.load_dy(now);
+    add_products(sums[0], of_x, now);
 #pragma unroll 2
-    for (int row = 0; row < rows + taps_h.count - 1; ++row, window += row_bytes, from_first += row_bytes) {
+    for (int row = 1; row < rows; ++row) {
+      at.advance(row_bytes);
+      memcpy(before, now, sizeof(now));
+      ldmatrix_x4_trans(of_x, at.x);
+      at.load_dy(now);
+      add_products(sums[0], of_x, now);
+      if (two) add_products(sums[1], of_x, before);
+    }
+    if (!two) return;
+    ldmatrix_x4_trans(of_x, at.x + row_bytes);
+    add_products(sums[1], of_x, now);
+  }
+
+  // The same at the border of the image: of the columns `first` ... `end` - 1, and rows of x from `above` on of which there are
+  // `h`.
+  static GCN_DEVICE void add_up_part(float (&sums)[2][kBlocks][4], Operands at, bool two, int rows, int row_bytes, int first,
+                                     int end, int above, int h, int lane) {
+    uint32_t mask[2];
+    mask_of_pixels(mask, first, end, lane);
+#pragma unroll 1
+    for (int row = 0; row < rows; ++row, at.advance(row_bytes)) {
+      uint32_t channels[kBlocks][2];
+      at.load_dy(channels);
 #pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        before[block][0] = now[block][0], before[block][1] = now[block][1];
-        if (row >= rows) continue;
-        ldmatrix_x2_trans(now[block], channels_at[block] + from_first);
-        if (kMasked) now[block][0] &= mask[0], now[block][1] &= mask[1];
-      }
-      if (above + row < 0 || above + row >= p.h) continue;
-      uint32_t of_x[4];
-      ldmatrix_x4_trans(of_x, window);
+      for (int block = 0; block < kBlocks; ++block) channels[block][0] &= mask[0], channels[block][1] &= mask[1];
 #pragma unroll
-      for (int r = 0; r < 4; ++r) of_x[r] &= mask[r >> 1];
-      if (row < rows) {
+      for (int tap = 0; tap < 2; ++tap) {
+        if (above + row + tap < 0 || above + row + tap >= h || (tap == 1 && !two)) continue;
+        uint32_t of_x[4];
+        ldmatrix_x4_trans(of_x, at.x + tap * row_bytes);
 #pragma unroll
-        for (int block = 0; block < kBlocks; ++block) mma(sums[0][block], of_x, now[block], E{});
-      }
-      if (row > 0 && taps_h.count == 2) {
-#pragma unroll
-        for (int block = 0; block < kBlocks; ++block) mma(sums[1][block], of_x, before[block], E{});
+        for (int r = 0; r < 4; ++r) of_x[r] &= mask[r >> 1];
+        add_products(sums[tap], of_x, channels);
       }
     }
   }
@@ -202,23 +262,22 @@ struct UpsampleTensorCores {
       float sums[2][kBlocks][4] = {};
       // Pieces behind the last are others twice, and of no account.
       const int shift = taps_w.first + column, x_piece = min(window * 2 + (lane >> 3 & 1), x.pieces - 1);
-      const unsigned char* const window_at =
-          x.at(0, x_piece, kUpsampleHaloRows + taps_h.first, kUpsampleHaloCols + shift + (lane >> 4) * 8 + (lane & 7));
-      const unsigned char* channels_at[kBlocks];
+      Operands at;
+      at.x = x.at(0, x_piece, kUpsampleHaloRows + taps_h.first, kUpsampleHaloCols + shift + (lane >> 4) * 8 + (lane & 7));
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
         const int piece = min(group * kBlocks + block, dy.pieces - 1);
-        channels_at[block] = dy.at(phase, piece, kUpsampleHaloRows, kUpsampleHaloCols + (lane & 15));
+        at.dy[block] = dy.at(phase, piece, kUpsampleHaloRows, kUpsampleHaloCols + (lane & 15));
       }
       const int first = max(0, -(place.col0 + shift)), end = min(place.cols, p.w - place.col0 - shift);
+      const int above = place.row0 + taps_h.first, row_bytes = x.cols * kPieceBytes;
+      const bool two = taps_h.count == 2, all_rows = above >= 0 && above + place.rows + taps_h.count - 1 <= p.h;
 #pragma unroll 1
-      for (int col = 0; col < end; col += 16) {
-        if (first <= col && end >= col + 16) {
-          add_up_columns<false>(sums, p, place, taps_h, window_at, channels_at, col * kPieceBytes, x.cols * kPieceBytes, {},
-                                lane);
+      for (int col = 0; col < end; col += 16, at.advance(16 * kPieceBytes)) {
+        if (all_rows && first <= col && end >= col + 16) {
+          add_up_whole(sums, at, two, place.rows, row_bytes);
         } else {
-          add_up_columns<true>(sums, p, place, taps_h, window_at, channels_at, col * kPieceBytes, x.cols * kPieceBytes,
-                               {first - col, end - col}, lane);
+          add_up_part(sums, at, two, place.rows, row_bytes, first - col, end - col, above, p.h, lane);
         }
       }
 #pragma unroll
@@ -226,15 +285,16 @@ struct UpsampleTensorCores {
         if (tap >= taps_h.count) continue;
         const int of_kernel =
             upsample_tap(p.conv.k, phase >> 1, false, tap) * p.conv.k + upsample_tap(p.conv.k, phase & 1, false, column);
-        const int64_t taps_before = int64_t(blockIdx.x) * p.conv.k * p.conv.k + of_kernel;
-        float* const own = static_cast<float*>(p.partial) + taps_before * p.o_padded * p.c_padded;
+        const int64_t outputs_before =
+            (int64_t(blockIdx.x) * p.conv.k * p.conv.k + of_kernel) * p.o_padded + group * kUpsampleOutputs + c_column(lane, 0);
+        const int64_t next = p.c_padded;
+        float* output = static_cast<float*>(p.partial) + outputs_before * next + window * int64_t(16) + c_row(lane, 0);
 #pragma unroll
-        for (int block = 0; block < kBlocks; ++block)
+        for (int block = 0; block < kBlocks; ++block, output += 8 * next)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const int o = group * kUpsampleOutputs + block * 8 + c_column(lane, i), c = window * 16 + c_row(lane, i);
-            float& sum = own[int64_t(o) * p.c_padded + c];
-            sum = is_first ? sums[tap][block][i] : sum + sums[tap][block][i];
+            float* const sum = output + ((i % 2 ? next : 0) + i / 2 * int64_t(8));
+            *sum = is_first ? sums[tap][block][i] : *sum + sums[tap][block][i];
           }
       }
     }

@@ -31,7 +31,7 @@ class UpsampleBlock {
       : p(p), shared(shared), lane(int(threadIdx.x) % 32), warp(int(threadIdx.x) / 32) {}
 
   GCN_DEVICE void forward() {
-    prepare();
+    if (p.conv.groups == 1) load_weights(0);  // they stay
 #pragma unroll 1
     for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
       const UpsamplePlace place(p, tile);
@@ -55,7 +55,7 @@ class UpsampleBlock {
   }
 
   GCN_DEVICE void backward() {
-    prepare();
+    if (p.conv.groups == 1) load_weights(0);  // they stay
 #pragma unroll 1
     for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
       const UpsamplePlace place(p, tile);
@@ -84,12 +84,6 @@ class UpsampleBlock {
   }
   GCN_DEVICE UpsampleMap<E> staged(const UpsamplePlace& place) const {
     return {shared + p.out_at, p.rows, p.cols, place.row0, place.col0, p.plane_out, p.conv.of_group / kPiece<E>};
-  }
-
-  // What is in shared memory as long as the block is at work. The first piece of it is zeros.
-  GCN_DEVICE void prepare() const {
-    if (threadIdx.x < kPieceBytes / 4) store_shared(reinterpret_cast<uint32_t*>(shared) + threadIdx.x, 0u);
-    if (p.conv.groups == 1) load_weights(0);
   }
 
   // The weights of a group in the place of those before, which nobody reads any more.
