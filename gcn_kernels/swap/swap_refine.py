@@ -105,7 +105,7 @@ def _decide_deconvolution(
         if verify and not fused_in(module, [module.in_channels], ("upsample",)):
             raise Refused("its forward computes no transposed convolution that doubles its map")
         kernel, groups = module.kernel_size[0], module.groups
-        what = "deconvolutions" if backend in ("auto", "torch") or (kernel, groups) == (4, 1) else "deconvolutions of this form"
+        what = "deconvolutions" if backend in ("auto", "torch") else "deconvolutions of this form"
         refuse_without_kernels(what, backends_for(kernel, groups), UNASKED, module.weight, backend, force)
         forms = [UpsampleForm(module.in_channels, module.out_channels, module.bias is not None, kernel, groups)]
         gain = upsample_gain(forms[0], module.weight.dtype, module.weight.device, backend)
