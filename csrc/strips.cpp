@@ -15,4 +15,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gcn_kernels, m) {
   m.def(
       "strips_backward(Tensor dy, Tensor x, Tensor[] weights, Tensor[] biases, int wanted, int[] lengths, int[] dilations, "
       "int[] biased, bool stem, bool skip) -> (Tensor, Tensor[], Tensor[])");
+  // The same on a GPU; allow_tf32: whether products of float32 may be made in tf32.
+  m.def(
+      "cuda_strips(Tensor x, Tensor[] weights, Tensor[] biases, int[] lengths, int[] dilations, int[] biased, bool stem, "
+      "bool skip, bool channels_last, bool allow_tf32) -> Tensor");
+  m.def(
+      "cuda_strips_backward(Tensor dy, Tensor x, Tensor[] weights, Tensor[] biases, int wanted, int[] lengths, int[] dilations, "
+      "int[] biased, bool stem, bool skip, bool allow_tf32) -> (Tensor, Tensor[], Tensor[])");
 }

@@ -16,7 +16,7 @@ from gcn_kernels.refine.module import FusedRefine
 from gcn_kernels.refine.spec import CUDA_REFINE, REFINE
 from gcn_kernels.strips.functional import fused_strips
 from gcn_kernels.strips.module import FusedStrips
-from gcn_kernels.strips.spec import STRIPS
+from gcn_kernels.strips.spec import CUDA_STRIPS, STRIPS
 from gcn_kernels.swap import convert_gcn, convert_model, revert_gcn
 from gcn_kernels.upsample.functional import fused_upsample
 from gcn_kernels.upsample.module import FusedUpsample
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 #: The compiled operators, each with its backward operator.
-OPERATORS = (GCN, STRIPS, DOUBLING, UPSAMPLE, REFINE, CUDA_REFINE)
+OPERATORS = (GCN, STRIPS, CUDA_STRIPS, DOUBLING, UPSAMPLE, REFINE, CUDA_REFINE)
 library.load(
     {name: schema for operator in OPERATORS for name, schema in operator.schemas.items()},
     [name for operator in OPERATORS if "cuda" in operator.backends for name in operator.schemas],

@@ -3,8 +3,10 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from cases import LAYOUTS
 from torch import Tensor
 
@@ -148,6 +150,63 @@ class Run:
         if self.backend is None:
             return reference.strips(x, branches, stem=stem, skip=self.case.skip)
         return fused_strips(x, branches, stem=stem, skip=self.case.skip, backend=self.backend)
+
+
+def _rounded(t: Tensor) -> Tensor:
+    """To the nearest of ten stored bits, as tf32 has them, ties away from zero."""
+    bits = (t.contiguous().view(torch.int32) + 0x1000) & -0x2000
+    return torch.where(t.isfinite(), bits.view(torch.float32), t)
+
+
+class _RoundedConv(torch.autograd.Function):
+    """A depthwise convolution in float32 whose factors, and those of its gradients, are rounded to tf32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: tuple[int, int]) -> Tensor:
+        ctx.factors, ctx.dilation = (_rounded(x), _rounded(weight)), dilation
+        return _RoundedConv.plain(*ctx.factors, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = (t.detach().requires_grad_() for t in ctx.factors)
+        with torch.enable_grad():
+            y = _RoundedConv.plain(x, weight, ctx.dilation)
+        of_x, of_weight = torch.autograd.grad(y, (x, weight), _rounded(dy))
+        return of_x, of_weight, None
+
+    @staticmethod
+    def plain(x: Tensor, weight: Tensor, dilation: tuple[int, int]) -> Tensor:
+        padding = [d * (k // 2) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        return F.conv2d(x, weight, padding=padding, dilation=dilation, groups=x.shape[1])
+
+
+@dataclass(frozen=True)
+class InTf32:
+    """What PyTorch's convolutions may be where they may round their factors to tf32, as a function of flat arguments."""
+
+    case: Case
+    backend = "torch"
+
+    def __call__(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        count = len(self.case.steps)
+        steps = list(zip(parameters[:count], parameters[count:], self.case.steps, strict=True))
+
+        def conv(t: Tensor) -> Tensor:
+            weight, bias, (_, _, dilation) = steps.pop(0)
+            product: Tensor = _RoundedConv.apply(t, weight, dilation)  # type: ignore[no-untyped-call]
+            return product if bias is None else product + bias[:, None, None]
+
+        start = conv(x) if self.case.stem else x
+        ends = [start] if self.case.skip else []
+        for branch in self.case.branches:
+            t = start
+            for _ in branch:
+                t = conv(t)
+            ends.append(t)
+        y = ends[0]
+        for end in ends[1:]:
+            y = y + end
+        return y
 
 
 def make(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> Strips:

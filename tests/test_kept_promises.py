@@ -50,6 +50,22 @@ SCHEMAS = {
         "gcn_kernels::cuda_refine_backward(Tensor dy, Tensor x, Tensor w1, Tensor w2, Tensor? b1, int wanted, bool allow_tf32) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
+    "strips": (
+        "gcn_kernels::strips(Tensor x, Tensor[] weights, Tensor[] biases, int[] lengths, int[] dilations, int[] biased, "
+        "bool stem, bool skip, bool channels_last) -> Tensor"
+    ),
+    "strips_backward": (
+        "gcn_kernels::strips_backward(Tensor dy, Tensor x, Tensor[] weights, Tensor[] biases, int wanted, int[] lengths, "
+        "int[] dilations, int[] biased, bool stem, bool skip) -> (Tensor, Tensor[], Tensor[])"
+    ),
+    "cuda_strips": (
+        "gcn_kernels::cuda_strips(Tensor x, Tensor[] weights, Tensor[] biases, int[] lengths, int[] dilations, int[] biased, "
+        "bool stem, bool skip, bool channels_last, bool allow_tf32) -> Tensor"
+    ),
+    "cuda_strips_backward": (
+        "gcn_kernels::cuda_strips_backward(Tensor dy, Tensor x, Tensor[] weights, Tensor[] biases, int wanted, int[] lengths, "
+        "int[] dilations, int[] biased, bool stem, bool skip, bool allow_tf32) -> (Tensor, Tensor[], Tensor[])"
+    ),
     "cpu_plan": "gcn_kernels::cpu_plan(int[] sizes, bool float64, bool spectra_cached) -> str",
     "cpu_spectra_cache": "gcn_kernels::cpu_spectra_cache(bool clear) -> int",
 }

@@ -278,13 +278,26 @@ def test_kernels_that_have_run_on_no_gpu_run_on_request_alone(monkeypatch: pytes
     monkeypatch.setattr(functional._how, "known", {})
     runs: list[str] = []
     monkeypatch.setattr(functional.reference, "strips", lambda x, *_, **__: runs.append("torch") or x)
-    monkeypatch.setattr(functional, "STRIPS", lambda tensors, _: runs.append("cuda") or tensors[0])
+    monkeypatch.setattr(functional, "CUDA_STRIPS", lambda tensors, _: runs.append("cuda") or tensors[0])
     monkeypatch.setattr(functional, "TRITON_STRIPS", lambda tensors, _: runs.append("triton") or tensors[0])
     with FakeTensorMode():
         x, weight = torch.empty(1, 3, 5, 5, device="cuda"), torch.empty(3, 1, 1, 3, device="cuda")
         for backend in ("auto", "cuda", "triton", "torch"):
             fused_strips(x, [[(weight, None)]], backend=backend)
     assert runs == ["torch", "cuda", "triton", "torch"]
+
+
+def test_tf32_on_a_gpu_is_pytorchs_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "why_not", lambda *_: None)
+    monkeypatch.setattr(functional._how, "known", {})
+    with FakeTensorMode():
+        x, weight = torch.empty(1, 3, 5, 5, device="cuda"), torch.empty(3, 1, 1, 3, device="cuda")
+        for allowed in (True, False):
+            told: list[object] = []
+            monkeypatch.setattr(functional, "CUDA_STRIPS", lambda tensors, options, told=told: told.extend(options) or tensors[0])
+            monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+            fused_strips(x, [[(weight, None)]], backend="cuda")
+            assert told[-1] is allowed
 
 
 # ---------------------------------------------------------------- autocast, compilers, export

@@ -1,9 +1,11 @@
 """Program: depthwise strips on the GPU. ``check`` compares them with float64, twice; ``time`` measures them beside PyTorch's.
 
-The CUDA kernels have two ways to multiply in 16 bits, on tensor cores and by multiply-adds; both are checked and timed.
+The CUDA kernels have two ways to multiply in 16 bits and in tf32, on tensor cores and by multiply-adds; both are checked and
+timed.
 
 ``check``: the tests' own problems and maps of the size of SegNeXt's, forward and all gradients, in both layouts, by the rule of
-tests/rule.py: at most twice the error of PyTorch's own convolutions on the same GPU; and no bit may differ in a second run.
+tests/rule.py: at most twice the error of PyTorch's own convolutions on the same GPU, in tf32, which PyTorch may use but need not,
+of convolutions of rounded factors; and no bit may differ in a second run.
 
 ``time``: MSCA, StripBlock and a pair of strips, forward alone and with all gradients, beside the same by PyTorch's convolutions
 in NCHW and in channels_last: variants interleaved, cold L2, replays of CUDA graphs. The floor is the time for the maps that
@@ -31,6 +33,7 @@ from gcnbench.variants import Call, first_line
 from torch import Tensor
 
 from gcn_kernels import FusedStrips, backends
+from gpureport.correctness import MATHS
 
 #: Forms by name: the stem, kernel sizes of the branches, and whether there is a skip.
 FORMS: dict[str, tuple[tuple[int, int] | None, list[list[tuple[int, int]]], bool]] = {
@@ -40,21 +43,22 @@ FORMS: dict[str, tuple[tuple[int, int] | None, list[list[tuple[int, int]]], bool
 }
 #: N, C, H, W: that of the plan's estimates, then the four stages of a small SegNeXt at batch 16.
 MAPS = ((16, 512, 64, 64), (16, 64, 128, 128), (16, 128, 64, 64), (16, 320, 32, 32), (16, 512, 16, 16))
-DTYPES = ("bfloat16", "float32", "float16", "float64")
-#: What a backend is asked for in 16 bits, by the names it has in the results: see GCN_KERNELS_PLAN in docs/gpu.md.
+CHECKED = ("bfloat16", "tf32", "float32", "float16", "float64")
+#: What a backend is asked for on tensor cores, by the names it has in the results: see GCN_KERNELS_PLAN in docs/gpu.md.
 PLANS = {"cuda": {"cuda": "strips_banded=2", "cuda-multiply-adds": "strips_banded=1"}}
 
 
-def plans_of(backend: str, dtype: str) -> dict[str, str]:
-    """The variants of a backend at a dtype, each with what is asked of its plan.
+def plans_of(backend: str, math: str) -> dict[str, str]:
+    """The variants of a backend in an arithmetic, each with what is asked of its plan.
 
     >>> plans_of("cuda", "bfloat16")
     {'cuda': 'strips_banded=2', 'cuda-multiply-adds': 'strips_banded=1'}
+    >>> plans_of("cuda", "float32")
+    {'cuda': ''}
     >>> plans_of("triton", "bfloat16")
     {'triton': ''}
     """
-    halves = getattr(torch, dtype).itemsize == 2
-    return PLANS.get(backend, {backend: ""}) if halves else {backend: ""}
+    return PLANS.get(backend, {backend: ""}) if math in ("bfloat16", "float16", "tf32") else {backend: ""}
 
 
 @contextmanager
@@ -79,23 +83,26 @@ class Problem:
 
     form: str
     size: tuple[int, int, int, int]
-    dtype: str
+    math: str
 
     @property
     def label(self) -> str:
-        return f"{self.form} {'x'.join(map(str, self.size))} {self.dtype}"
+        return f"{self.form} {'x'.join(map(str, self.size))} {self.math}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype, _ = MATHS[self.math]
+        return dtype
 
     def bytes_moved(self, mode: str) -> int:
         """Of the maps that have to be read and written: x and y; in the backward pass dy, x and dx."""
         n, c, h, w = self.size
-        element: int = getattr(torch, self.dtype).itemsize
-        return n * c * h * w * element * (2 if mode == "fwd" else 5)
+        return n * c * h * w * self.dtype.itemsize * (2 if mode == "fwd" else 5)
 
     def module(self, device: str, backend: str) -> FusedStrips:
         stem, branches, skip = FORMS[self.form]
         torch.manual_seed(0)
-        dtype = getattr(torch, self.dtype)
-        return FusedStrips(self.size[1], branches, stem=stem, skip=skip, backend=backend, device=device, dtype=dtype)
+        return FusedStrips(self.size[1], branches, stem=stem, skip=skip, backend=backend, device=device, dtype=self.dtype)
 
     def calls(self, device: str, names: Sequence[str], mode: str) -> dict[str, Call]:
         """A call of every backend in both layouts."""
@@ -104,12 +111,9 @@ class Problem:
             module = self.module(device, backend)
             parameters = list(module.parameters())
             for layout, form in LAYOUTS.items():
-                x, dy = (
-                    torch.randn(self.size, device=device).to(getattr(torch, self.dtype)).contiguous(memory_format=form)
-                    for _ in range(2)
-                )
+                x, dy = (torch.randn(self.size, device=device).to(self.dtype).contiguous(memory_format=form) for _ in range(2))
                 call = _forward(module, x) if mode == "fwd" else _step(module, x, dy, parameters)
-                for name, plan in plans_of(backend, self.dtype).items():
+                for name, plan in plans_of(backend, self.math).items():
                     found[f"{name} {layout}"] = _planned(call, plan)
         return found
 
@@ -142,6 +146,7 @@ def _step(module: FusedStrips, x: Tensor, dy: Tensor, parameters: Sequence[Tenso
 
 def measure(problem: Problem, device: str, names: Sequence[str], clock: Clock, copy_rate: float, seconds: float) -> list[Any]:
     """Rows of one problem, forward and with gradients."""
+    _, torch.backends.cudnn.allow_tf32 = MATHS[problem.math]
     rows: list[dict[str, object]] = []
     for mode in ("fwd", "fwdbwd"):
         calls = problem.calls(device, names, mode)
@@ -169,15 +174,18 @@ def check(device: str, names: Sequence[str], stop: float, write: Callable[[dict[
     wrong = 0
     # All dtypes of a case before the next, and the largest maps last, so that a run that ends early has seen something of each.
     for case in (large[0], *cases.CASES, *large[1:]):
-        for dtype in DTYPES:
+        for math in CHECKED:
             if time.monotonic() > stop:
-                write({"status": "not reached", "math": dtype, "case": case.name})
+                write({"status": "not reached", "math": math, "case": case.name})
                 continue
-            block = cases.make(case, getattr(torch, dtype)).to(device)
-            expected = rule.expect(block, device)
+            dtype, tf32 = MATHS[math]
+            block = cases.make(case, dtype).to(device)
+            torch.backends.cudnn.allow_tf32 = False
+            expected = rule.expect(block, device, cases.InTf32(case) if tf32 else None)
+            torch.backends.cudnn.allow_tf32 = tf32
             for backend in [b for b in names if backends.why_not(b, device, block.x.dtype) is None]:
-                for name, layout in itertools.product(plans := plans_of(backend, dtype), layouts):
-                    row: dict[str, object] = {"math": dtype, "case": case.name, "layout": layout, "backend": name}
+                for name, layout in itertools.product(plans := plans_of(backend, math), layouts):
+                    row: dict[str, object] = {"math": math, "case": case.name, "layout": layout, "backend": name}
                     with asked(plans[name]):
                         reason = _wrong_with(rule, cases.Run(case, backend), block.in_layout(layout), expected)
                     write(row | {"status": "failed" if reason else "passed", "reason": reason})
@@ -204,7 +212,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, required=True, help="no problem is started after these")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--backends", nargs="+", default=["cuda"])
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bfloat16", "float32"], help="that are timed")
+    parser.add_argument("--math", nargs="+", choices=CHECKED, default=["bfloat16", "tf32", "float32"], help="timed")
     parser.add_argument("--budget", type=float, default=0.4, help="seconds of timing per problem and mode")
     parser.add_argument("--small", action="store_true", help="the smallest map alone at batch 1")
     given = parser.parse_args()
@@ -228,7 +236,7 @@ def main() -> int:
         copy_rate = rates.copy if given.device == "cuda" and rates.copy else 30e9
         write({"machine": environment.describe(torch.device(given.device)), "copy_rate": copy_rate})
         maps = ((1, 64, 16, 16),) if given.small else MAPS
-        for problem in [Problem(f, m, d) for d in given.dtype for m in maps for f in FORMS]:
+        for problem in [Problem(f, m, d) for d in given.math for m in maps for f in FORMS]:
             if time.monotonic() > stop:
                 print(f"not reached in time: {problem.label}")
                 continue

@@ -12,7 +12,7 @@ from gcn_kernels.core import backends
 from gcn_kernels.core.checks import Memory, is_channels_last, untraced
 from gcn_kernels.reference import Step
 from gcn_kernels.strips import problem
-from gcn_kernels.strips.spec import STRIPS, TRITON_STRIPS, form_of
+from gcn_kernels.strips.spec import CUDA_STRIPS, STRIPS, TRITON_STRIPS, form_of
 
 #: The backends that have kernels, and those that ``"auto"`` may choose: no GPU has run Triton's, or the CUDA kernels as they are.
 KERNELS = (*STRIPS.backends, *TRITON_STRIPS.backends)
@@ -106,6 +106,9 @@ def _run(x: Tensor, strips: problem.Strips, backend: str) -> Tensor:
     if how.backend == "torch":
         branches, stem = strips.steps()
         return reference.strips(x, branches, stem=stem, skip=strips.skip)
-    operator = TRITON_STRIPS if how.backend == "triton" else STRIPS
-    y = operator((x.unsqueeze(0) if how.single else x, list(weights), [b for b in biases if b is not None]), how.options)
+    tensors = (x.unsqueeze(0) if how.single else x, list(weights), [b for b in biases if b is not None])
+    if how.backend == "cuda":
+        y = CUDA_STRIPS(tensors, (*how.options, backends.allow_tf32()))
+    else:
+        y = (TRITON_STRIPS if how.backend == "triton" else STRIPS)(tensors, how.options)
     return y.squeeze(0) if how.single else y

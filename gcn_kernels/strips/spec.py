@@ -1,6 +1,8 @@
 """The specification of the strips: their operators, the shapes of their results, their definition.
 
-There are two pairs: ``strips`` and ``strips_backward``, compiled, and ``triton_strips`` and ``triton_strips_backward``.
+There are two pairs of compiled operators: ``strips`` and ``strips_backward``, and ``cuda_strips`` and
+``cuda_strips_backward``, which have a switch for tf32. On a GPU the first, which saved graphs hold, are the second without
+tf32. Triton has ``triton_strips`` and ``triton_strips_backward``.
 Only x and the parameters are saved: the backward kernels compute the maps between the steps again.
 """
 
@@ -70,6 +72,29 @@ STRIPS = Operator(
     fake=fake,
     definition_options=("lengths", "dilations", "biased", "stem", "skip"),
     backends=("cpu", "cuda"),
+)
+
+
+def _cuda_fake(x: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
+    *rest, _ = options
+    return fake(x, weights, biases, *rest)
+
+
+CUDA_STRIPS = Operator(
+    schema=(
+        f"gcn_kernels::cuda_strips(Tensor x, Tensor[] weights, Tensor[] biases, {_FORM}, bool channels_last, bool allow_tf32) "
+        "-> Tensor"
+    ),
+    backward_schema=(
+        f"gcn_kernels::cuda_strips_backward(Tensor dy, Tensor x, Tensor[] weights, Tensor[] biases, int wanted, {_FORM}, "
+        "bool allow_tf32) -> (Tensor, Tensor[], Tensor[])"
+    ),
+    results=("y",),
+    definition=_definition,
+    unread=("biases", _unread),
+    fake=_cuda_fake,
+    definition_options=("lengths", "dilations", "biased", "stem", "skip"),
+    backends=("cuda",),
 )
 
 #: Declared, with their shapes, by :mod:`gcn_kernels.triton`.

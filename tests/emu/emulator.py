@@ -185,7 +185,7 @@ STRIPS = Build(
     (
         *("host_module.cpp", "strips_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
         *("strips/strips_plan.cpp", "strips/strips_layout.cpp", "strips/strips_execute.cpp", "strips_program.cpp"),
-        *("strips/strips_kernels.cu", *(f"strips/strips_{stored}.cu" for stored in ("half", "bfloat16", "float", "double"))),
+        *("strips/strips_kernels.cu", *(f"strips/strips_{math}.cu" for math in ("half", "bfloat16", "tf32", "float", "double"))),
     ),
 )
 #: Boundary refinement likewise.

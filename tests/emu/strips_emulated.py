@@ -5,6 +5,7 @@ Run in processes of their own as well, which see this folder only.
 
 import ctypes
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,25 +19,25 @@ import emulator
 import torch
 from forked import forked
 from rule import check, evaluate, expect
-from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, Strips, make
+from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, InTf32, Strips, make
 from strips_mutations import MUTATIONS, Mutation
 from torch import Tensor
 
 from gcn_kernels.core.checks import is_channels_last
 from gcn_kernels.core.library import SCHEMAS
 from gcn_kernels.strips import problem
-from gcn_kernels.strips.spec import STRIPS, form_of
+from gcn_kernels.strips.spec import CUDA_STRIPS, STRIPS, form_of
 
 FORMS = {"msca": MSCA, "strip-block": STRIP_BLOCK, "lska": LSKA}
 #: Numbers of gcn::cuda::Math.
-MATHS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 3, torch.float64: 4}
+MATHS = {torch.float16: 0, torch.bfloat16: 1, "tf32": 2, torch.float32: 3, torch.float64: 4}
 #: Multiprocessors, bytes of shared memory of a block and of a multiprocessor, gigabytes a second of device memory.
 H200 = (132, 227 << 10, 228 << 10, 4200)
 
 
 def load(library: Path | str) -> ctypes.CDLL:
     """Register the operators of the namespace gcn_emulated; what is returned has the functions of host_module.cpp."""
-    for operator in STRIPS.schemas:
+    for operator in (*STRIPS.schemas, *CUDA_STRIPS.schemas):
         name, _, signature = SCHEMAS[operator].partition("(")
         torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
     torch.ops.load_library(str(library))
@@ -60,7 +61,7 @@ def taken() -> set[str]:
 def plan(
     functions: ctypes.CDLL,
     case: Case,
-    dtype: torch.dtype,
+    math: torch.dtype | str,
     *,
     backward: bool = False,
     layout: str = "nchw",
@@ -72,7 +73,7 @@ def plan(
     form = (len(case.steps), len(case.branches), case.stem is not None, case.skip)
     text = functions.strips_plan(
         (ctypes.c_int64 * 4)(case.n, case.c, case.h, case.w),
-        MATHS[dtype],
+        MATHS[math],
         (ctypes.c_int * 4)(*gpu),
         (ctypes.c_int64 * len(kernels))(*kernels),
         (ctypes.c_int64 * len(case.branches))(*map(len, case.branches)),
@@ -91,6 +92,7 @@ class Emulated:
 
     case: Case
     wanted: int | None = None
+    allow_tf32: bool = False
     backend = "emulated"
 
     def __call__(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
@@ -110,14 +112,15 @@ class _Emulated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Emulated, x: Tensor, *parameters: Tensor | None) -> Tensor:
         ctx.run, ctx.given, ctx.parameters = run, run.arguments(x, parameters), parameters
-        y: Tensor = torch.ops.gcn_emulated.strips(*ctx.given, is_channels_last(x))
+        y: Tensor = torch.ops.gcn_emulated.cuda_strips(*ctx.given, is_channels_last(x), run.allow_tf32)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, biases, *form = ctx.given
         wanted = (1 << 1 + len(weights) + len(biases)) - 1 if ctx.run.wanted is None else ctx.run.wanted
-        dx, of_weights, of_biases = torch.ops.gcn_emulated.strips_backward(dy, x, weights, biases, wanted, *form)
+        given = dy, x, weights, biases, wanted, *form, ctx.run.allow_tf32
+        dx, of_weights, of_biases = torch.ops.gcn_emulated.cuda_strips_backward(*given)
         remaining = iter(of_biases)
         found = [dx, *of_weights, *(None if b is None else next(remaining) for b in ctx.parameters[len(weights) :])]
         return (None, *(g if g is None or g.numel() or x.numel() == 0 else None for g in found))
@@ -155,7 +158,7 @@ def launched(library: str, mutations: Sequence[str]) -> list[tuple[str, ...]]:
     found = []
     for m in map(_named, mutations):
         functions.take_launched()
-        evaluate(Emulated(m.caught_by), _block(m))
+        evaluate(_run(m), _block(m))
         found.append(tuple(functions.take_launched().decode().splitlines()))
     return found
 
@@ -164,14 +167,19 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
     torch.set_num_threads(1)  # threads do not outlive a fork
     functions = load(library)
-    expected = {(m.caught_by, m.dtype): expect(_block(m)) for m in (_named(name) for _, name in faults) if not m.special}
+    own = {"tf32": InTf32}
+    expected = {
+        (m.caught_by, m.math): expect(_block(m), own=own[m.math](m.caught_by) if m.math in own else None)
+        for m in (_named(name) for _, name in faults)
+        if not m.special
+    }
 
     def wrong_with(number: int, m: Mutation) -> str:
         functions.choose_fault(number)
         try:
             if m.special:
-                return wrong_reach(_block(m), m.special, Emulated(m.caught_by))
-            check(evaluate(Emulated(m.caught_by), _block(m)), expected[m.caught_by, m.dtype])
+                return wrong_reach(_block(m), m.special, _run(m))
+            check(evaluate(_run(m), _block(m)), expected[m.caught_by, m.math])
         except (AssertionError, RuntimeError) as error:
             return str(error)
         return ""
@@ -180,7 +188,13 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
 
 
 def _block(m: Mutation) -> Strips:
-    return make(m.caught_by, getattr(torch, m.dtype)).in_layout(m.layout)
+    return make(m.caught_by, torch.float32 if m.math == "tf32" else getattr(torch, m.math)).in_layout(m.layout)
+
+
+def _run(m: Mutation) -> Emulated:
+    """How a mutation's problem is run, in a process of its own: in tf32 on tensor cores, whatever the plan would rather do."""
+    os.environ["GCN_KERNELS_PLAN"] = "strips_banded=2" if m.math == "tf32" else ""
+    return Emulated(m.caught_by, allow_tf32=m.math == "tf32")
 
 
 def _named(name: str) -> Mutation:

@@ -30,7 +30,7 @@ class Mutation:
     fault: Fault
     caught_by: Case
     layout: str = "nchw"
-    dtype: str = "float32"
+    math: str = "float32"
     #: A value in the last place of a map, "x" or "dy", that the fault has to show with.
     special: tuple[str, float] | None = None
 
@@ -174,11 +174,13 @@ TILE = _of(
 GEOMETRY = _of(
     "strips/strips_geometry.cuh",
     ("order-of-taps", "return down ? t * lines + u : u * taps + t;", "return u * taps + t;", "columns are not rows", RECTANGLES),
-    ("walk", "if (piece >= pieces) piece -= pieces, ++row;", "if (piece >= pieces) piece -= pieces;", "a row is skipped", WHOLE),
+    ("walk", "piece -= pieces, ++row, next_row();", "piece -= pieces, next_row();", "a row is skipped", WHOLE),
+    ("next-row", "at_row(row - w.pieces * piece)", "at_row(row)", "pieces are skipped", ODD_CHANNELS),
+    ("next-slice", "at_slice(slice - w.rows * row)", "at_slice(slice)", "rows are skipped", ODD_CHANNELS),
     (
         "walk-slice",
-        "if (row >= rows) row -= rows, ++slice;",
-        "if (row >= rows) row -= rows, slice += 2;",
+        "row -= rows, ++slice, next_slice();",
+        "row -= rows, slice += 2, next_slice();",
         "channels are skipped",
         ODD_CHANNELS,
     ),
@@ -235,7 +237,7 @@ LONG = Case("long", pairs(51), n=1, c=2, h=24, w=40)
 
 
 def _banded(file: str, *mutations: tuple[str, str, str, str, Case]) -> tuple[Mutation, ...]:
-    return tuple(replace(m, dtype="bfloat16") for m in _of(file, *mutations))
+    return tuple(replace(m, math="bfloat16") for m in _of(file, *mutations))
 
 
 _BANDED = "strips/strips_banded.cuh"
@@ -250,15 +252,26 @@ BANDED = (
         ("gap-of-taps", "kStripsBandBefore + t * axes.dilation;", "kStripsBandBefore + t;", "taps are neighbours", DILATED),
         ("bias-in-gradients", "if (op.flipped || !k.bias) continue;", "if (!k.bias) continue;", "a gradient has no bias", BANDS),
         ("line", "at += axes.line_dilation", "at += 1", "lines are not next to each other", DILATED),
-        ("second-pass", "load_shared(words + (first + m) * 8)", "load_shared(words + m * 8)", "long bands begin anew", LONG),
+        (
+            "second-pass",
+            "load_shared(words + (first + m) * kPiece<E>)",
+            "load_shared(words + m * kPiece<E>)",
+            "long bands begin anew",
+            LONG,
+        ),
         (
             "end-of-pairs",
-            "if (block == blocks - 1) sum[block][1] = sum[block][3] = 0;",
+            "if (out.left == block * 8 + 1) sum[block][1] = sum[block][3] = 0;",
             "",
             "a bias leaks over the border of an odd row",
             BANDS,
         ),
-        ("skip", "axes.down ? 0 : -axes.reach & 7", "0", "windows begin at no multiple of 8", BANDS),
+        ("skip", "axes.down ? 0 : -axes.reach & (whole - 1)", "0", "windows begin at no multiple of 8", BANDS),
+        ("end-of-run", "min(in_h.end, first_row + of_run)", "in_h.end", "warps write the same rows", TILES),
+        ("start-of-run", "in_h.begin + walk.row * of_run", "in_h.begin + walk.row * 16", "strips overlap", TILES),
+        ("rows-of-run", "first_row + at < end_row; at += 16", "first_row + at < end_row; at += 32", "rows are left out", TILES),
+        ("all-there", "out.left + c_column(lane, 0) >= 8 * kBlocks", "true", "columns beyond the image are written", BANDS),
+        ("many-pieces", "pieces_along(axes) <= kManyPieces", "true", "taps are left out", LONG),
         ("tile-of-warp", "in_w.begin + walk.piece * 8 * kBlocks", "in_w.begin + walk.piece * 8", "tiles overlap", BANDS),
         (
             "no-barrier-in-dot",
@@ -267,8 +280,8 @@ BANDED = (
             "parts are not there yet",
             BANDS,
         ),
-        ("rows-of-mask", "mask_a(a, along - i, depth - d, lane());", "mask_a(a, 16, depth - d, lane());", "halos count", TILES),
-        ("depth-of-mask", "mask_a(a, along - i, depth - d, lane());", "mask_a(a, along - i, 16, lane());", "halos count", TILES),
+        ("rows-of-mask", "(a, along - i, depth - d, lane);", "(a, 16, depth - d, lane);", "halos count", TILES),
+        ("depth-of-mask", "(a, along - i, depth - d, lane);", "(a, along - i, 16, lane);", "halos count", TILES),
         (
             "diagonal",
             "store_shared(diagonal + m * 8 + e, before + on);",
@@ -282,13 +295,13 @@ BANDED = (
     ),
     *_banded(
         "strips/strips_bands.cuh",
-        ("rows-beyond", "min(i, rows - 1) * pitch", "i * pitch", "other maps are read", BANDS),
+        ("rows-beyond", "min(row, rows - 1) * pitch", "row * pitch", "other maps are read", BANDS),
         ("half-of-window", "mma_short(sum[block], a[2], a[3]", "mma_short(sum[block], a[0], a[1]", "other columns", BANDS),
-        ("half-of-band", "a[0], a[1], band[m], E{}", "a[0], a[1], band[0], E{}", "other taps", BANDS),
+        ("half-of-band", "a[0], a[1], band[m], M{}", "a[0], a[1], band[0], M{}", "other taps", BANDS),
         (
             "band-down",
-            "const uint32_t a[4] = {on, before, after, on};",
-            "const uint32_t a[4] = {on, after, before, on};",
+            "a[2] = load_shared(words + 8), a[3] = a[0];",
+            "a[2] = a[0], a[3] = load_shared(words + 8);",
             "turned",
             BANDS,
         ),
@@ -301,21 +314,54 @@ BANDED = (
         ),
         (
             "pieces-down",
-            "const int pieces = (length + 15 + 7) / 8;",
-            "const int pieces = (length + 7) / 8;",
+            "int left = length + 15;",
+            "int left = length;",
             "taps are left out",
             BANDS,
         ),
     ),
-    Mutation("banded-inf-in-zeros", _AGAIN, BANDS, dtype="bfloat16", special=("x", math.inf)),
-    Mutation("banded-inf-in-masks", _OF_PIXELS, BANDS, dtype="bfloat16", special=("x", math.inf)),
+    Mutation("banded-inf-in-zeros", _AGAIN, BANDS, math="bfloat16", special=("x", math.inf)),
+    Mutation("banded-inf-in-masks", _OF_PIXELS, BANDS, math="bfloat16", special=("x", math.inf)),
     Mutation(
         "banded-inf-in-padding",
         Fault(_BANDED, "else if (at_h >= 0 && at_h < p.h && at_w >= 0 && at_w < p.w) {", "else {", "padding is multiplied"),
         BANDS,
-        dtype="bfloat16",
+        math="bfloat16",
         special=("dy", math.inf),
     ),
+)
+#: Of products in tf32: what is otherwise than in 16 bits.
+TF32 = tuple(
+    replace(m, name=f"tf32-{m.name}", math="tf32")
+    for m in (
+        *_of(
+            _BANDED,
+            ("taps", "kIsTf32<M> && kPieces > 0 ? 1 : 2", "2", "a word has one tap", BANDS),
+            ("rows-of-mask", "(a, along - i, depth - d, lane);", "(a, 16, depth - d, lane);", "halos count", TILES),
+            ("bias-of-lanes", "bias[0] += shuffle_xor(bias[0], 2);", "", "half of the pixels are left out", BANDS),
+            (
+                "steps-of-dot",
+                "d = step * kDepth<E>;",
+                "d = step * 16;",
+                "pixels are left out",
+                BANDS,
+            ),
+        ),
+        *_of(
+            "strips/strips_bands.cuh",
+            ("turned-a", "row + (lane & 3) * 2 + (i >> 1)", "row + (lane & 3) + (i >> 1) * 4", "rows in another order", BANDS),
+            ("turned-b", "row + (lane & 3) * 2 + (i & 1)", "row + (lane & 3) + (i & 1) * 4", "rows in another order", BANDS),
+            ("rows-down", "x.from(row + 1)", "x.from(row + 4)", "rows in another order", BANDS),
+            (
+                "band-down",
+                "a[2] = load_shared(words + 1), a[3] = load_shared(words - 7);",
+                "a[2] = load_shared(words - 7), a[3] = load_shared(words + 1);",
+                "turned",
+                BANDS,
+            ),
+            ("next-block", "const int m = first - block * kNext;", "const int m = first - block;", "windows overlap", BANDS),
+        ),
+    )
 )
 LAST_CHANNELS = tuple(
     Mutation(f"unit-{name}", Fault("strips/strips_unit.cuh", old, new, why), case, "channels_last")
@@ -336,4 +382,4 @@ LAST_CHANNELS = tuple(
         ),
     )
 )
-MUTATIONS = (*UNIT, *TILE, *BANDED, *LAST_CHANNELS, *GEOMETRY, *LINES, *FINISH, *DIRECT)
+MUTATIONS = (*UNIT, *TILE, *BANDED, *TF32, *LAST_CHANNELS, *GEOMETRY, *LINES, *FINISH, *DIRECT)

@@ -168,7 +168,9 @@ def test_same_bits_whatever_runs_first(layout: str) -> None:
 def test_a_failed_launch_names_its_kernel_and_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     block = make(PAIR)
     monkeypatch.setenv("GCN_EMULATOR_REFUSES", "strips_tile_kernel")
-    says = r"gcn_kernels::strips: launching strips_tile \(grid \d+ x 1 x 1 in clusters of 1, \d+ threads, \d+ bytes of shared"
+    says = (
+        r"gcn_kernels::cuda_strips: launching strips_tile \(grid \d+ x 1 x 1 in clusters of 1, \d+ threads, \d+ bytes of shared"
+    )
     with pytest.raises(RuntimeError, match=says):
         evaluate(Emulated(PAIR), block)
 
@@ -182,6 +184,18 @@ def test_refusals() -> None:
         torch.ops.gcn_emulated.strips_backward(x, x, weights, biases, 32, *form)
     with pytest.raises(RuntimeError, match="weights: expected"):
         torch.ops.gcn_emulated.strips(x, [w[1:] for w in weights], biases, *form, False)
+
+
+def test_operators_of_saved_graphs_never_round_to_tf32() -> None:
+    block = make(WHOLE)
+    expected = evaluate(Emulated(WHOLE), block)
+    taken()
+    x, weights, biases, *form = Emulated(WHOLE).arguments(block.x, block.arguments[1:])
+    y = torch.ops.gcn_emulated.strips(x, weights, biases, *form, False)
+    dx, of_weights, of_biases = torch.ops.gcn_emulated.strips_backward(block.dy, x, weights, biases, 2**15 - 1, *form)
+    for found, t in zip((y, dx, *of_weights, *of_biases), expected.values(), strict=True):
+        assert torch.equal(found, t)
+    assert taken() == {"strips_tile_kernel", "strips_finish_kernel"}
 
 
 # ---------------------------------------------------------------- faults

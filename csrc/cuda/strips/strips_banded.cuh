@@ -1,5 +1,5 @@
 // Depthwise strips on the tensor cores, forward or backward: the program of strips_unit.cuh with products of 16 bits, m16n8k16
-// and m16n8k8, summed up in fp32.
+// and m16n8k8, or of tf32, m16n8k8, summed up in fp32.
 //
 //   conv    a warp computes 16 rows x 16 or 32 columns of dst. Along rows: src [16 x columns] times a band, for each row of the
 //           kernel (strips_bands.cuh). Down columns: a band times src [rows x 8 columns].
@@ -24,9 +24,11 @@
 
 namespace gcn::cuda {
 
-template <class E>
-class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
-  using Unit = StripsUnit<StripsBanded<E>, E, E>;
+// M: the arithmetic.
+template <class M>
+class StripsBanded : public StripsUnit<StripsBanded<M>, Element<M>, Element<M>> {
+  using E = Element<M>;
+  using Unit = StripsUnit<StripsBanded<M>, E, E>;
   friend Unit;
   using Unit::kChannel, Unit::kChannels, Unit::kColumn, Unit::kImage, Unit::kRow, Unit::kTile;
   using Unit::lane, Unit::maps, Unit::of_unit, Unit::p, Unit::shared, Unit::threads, Unit::tid, Unit::warp, Unit::warps,
@@ -61,9 +63,13 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
 #pragma unroll 1
         for (int c = 0; c < channels; ++c) {
           const E value = from[int64_t(c) * count];
-          E* const halves = reinterpret_cast<E*>(words_of(op, c) + place);
-          store_shared(halves, value);
-          store_shared(halves - 1, value);
+          if constexpr (kIsTf32<M>) {
+            store_shared(words_of(op, c) + place, round_to_tf32(bits_of(value)));
+          } else {
+            E* const halves = reinterpret_cast<E*>(words_of(op, c) + place);
+            store_shared(halves, value);
+            store_shared(halves - 1, value);
+          }
         }
       }
       if (op.flipped || !k.bias) continue;
@@ -94,105 +100,169 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
       constexpr int kBlocks = decltype(blocks)::value;
       if (axes.down) {
         conv_inside<kBlocks, 0>(op, axes, in_h, in_w);
-      } else if (pieces_along(axes) <= 3) {
-        conv_inside<kBlocks, 3>(op, axes, in_h, in_w);
+      } else if (pieces_along(axes) <= kFewPieces) {
+        conv_inside<kBlocks, kFewPieces>(op, axes, in_h, in_w);
+      } else if (pieces_along(axes) <= kManyPieces) {
+        conv_inside<kBlocks, kManyPieces>(op, axes, in_h, in_w);
       } else {
-        conv_inside<kBlocks, 5>(op, axes, in_h, in_w);
+        conv_inside<kBlocks, kFewPieces, true>(op, axes, in_h, in_w);
       }
     });
   }
 
-  // What a window reaches before the multiple of 8 that it would begin at.
-  GCN_DEVICE static int skip_of(const StripsBandAxes& axes) { return axes.down ? 0 : -axes.reach & 7; }
-  // Pieces of 8 columns that 8 outputs take.
-  GCN_DEVICE static int pieces_along(const StripsBandAxes& axes) { return (skip_of(axes) + axes.length + 7 + 7) / 8; }
+  // Of a band along a row, in registers at a time; longer ones take several passes of few.
+  static constexpr int kFewPieces = kIsTf32<M> ? 6 : 3, kManyPieces = kIsTf32<M> ? 8 : 5;
 
-  // kPieces: of a band along a row at a time; 0 is down columns.
-  template <int kBlocks, int kPieces>
+  // What a window reaches before the whole piece, or the whole eight columns, that it would begin at.
+  GCN_DEVICE static int skip_of(const StripsBandAxes& axes, int whole) { return axes.down ? 0 : -axes.reach & (whole - 1); }
+  // Pieces of columns that 8 outputs take.
+  GCN_DEVICE static int pieces_along(const StripsBandAxes& axes) {
+    return (skip_of(axes, kPiece<E>) + axes.length + 7 + kPiece<E> - 1) / kPiece<E>;
+  }
+
+  // A warp goes down a strip of columns, op.run times 16 rows of it: its way there it has to find but once.
+  // kPieces: of a band along a row at a time; 0 is down columns. kLong: it has more of them.
+  template <int kBlocks, int kPieces, bool kLong = false>
   GCN_DEVICE void conv_inside(const StripsOp& op, const StripsBandAxes& axes, const StripsSpan& in_h,
                               const StripsSpan& in_w) const {
     const StripsMap &src = p.map[op.src], &dst = p.map[op.dst];
+    const int lane = kept(this->lane());  // or what follows from it would take registers of all other operations
     const StripsKernel& k = p.kernel[op.kernel];
-    const int across = (in_w.size() + 8 * kBlocks - 1) / (8 * kBlocks), down = (in_h.size() + 15) / 16;
-    const int skip = skip_of(axes), pieces = pieces_along(axes);
+    const int across = (in_w.size() + 8 * kBlocks - 1) / (8 * kBlocks), of_run = op.run * 16;
+    const int runs = quotient(in_h.size() + of_run - 1, of_run), skip = skip_of(axes, kPiece<E>);
     // From an output to the first row and the first column of its window.
     const int to_row = src.rh - dst.rh - k.dh * (k.kh / 2), to_col = src.rw - dst.rw - k.dw * (k.kw / 2) - skip;
 #pragma unroll 1
-    for (StripsWalk walk(across, down, warp(), warps()); walk.slice < of_unit(kChannels); walk.go_on()) {
-      const int c = walk.slice, row = in_h.begin + walk.row * 16, col = in_w.begin + walk.piece * 8 * kBlocks;
-      const uint32_t* words = words_of(op, c);
-      const float bias = load_shared(reinterpret_cast<const float*>(words + axes.lines * op.band));
-      words += kStripsBandBefore + (lane() & 3) * 2 - (lane() >> 2) - skip;
-      float sum[kBlocks][4];
-#pragma unroll
-      for (auto& block : sum)
-#pragma unroll
-        for (float& s : block) s = bias;
+    for (StripsWalk walk(across, runs, warp(), warps()); walk.slice < of_unit(kChannels); walk.go_on()) {
+      const int c = walk.slice, col = in_w.begin + walk.piece * 8 * kBlocks;
+      const int first_row = in_h.begin + walk.row * of_run, end_row = min(in_h.end, first_row + of_run);
+      const uint32_t* const weights = words_of(op, c);
+      const float bias = load_shared(reinterpret_cast<const float*>(weights + axes.lines * op.band));
+      const uint32_t* const words =
+          weights + kStripsBandBefore + (lane & 3) * (kIsTf32<M> && kPieces > 0 ? 1 : 2) - (lane >> 2) - skip;
       const StripsPlane<E> x(maps, src, c);
-      if constexpr (kPieces == 0) {
-        add_band_down(sum, x, row + to_row, col + to_col, words, axes.length, lane());
-      } else {
-        int at = row + to_row + a_row(lane()), lines = axes.lines;
+      const Outputs out(*this, op, c, first_row, end_row, col, in_w.end, lane);
+      const E* places[strips_places<E>(kBlocks, kPieces)];
+      find_places<kPieces>(places, x, col + to_col, lane);
 #pragma unroll 1
-        do {
-          const E* const from = x.row(at);
-          int first = 0;
-#pragma unroll 1
-          do {
-            uint32_t band[kPieces];
+      for (int at = 0; first_row + at < end_row; at += 16) {
+        float sum[kBlocks][4];
 #pragma unroll
-            for (int m = 0; m < kPieces; ++m) band[m] = first + m < pieces ? load_shared(words + (first + m) * 8) : 0u;
-            add_band(sum, x, from, col + to_col + first * 8, band, lane());
-            first += kPieces;
-          } while (first < pieces);
-          at += axes.line_dilation, words += op.band;
-        } while (--lines > 0);
+        for (auto& block : sum)
+#pragma unroll
+          for (float& s : block) s = bias;
+        if constexpr (kPieces == 0) {
+          add_band_down<M>(sum, x, places, first_row + at + to_row, words, axes.length, lane);
+        } else {
+          add_lines<kPieces, kLong>(sum, op, axes, x, first_row + at + to_row, col + to_col, words, places, lane);
+        }
+        write(op, axes, c, sum, out, at, in_w.end, lane);
       }
-      write(op, axes, c, sum, row, col, in_h, in_w);
     }
   }
 
-  // dst = [addend +] sum. What is not finite is left out of its place at first, and computed again after the others.
-  template <int kBlocks>
-  GCN_DEVICE void write(const StripsOp& op, const StripsBandAxes& axes, int c, float (&sum)[kBlocks][4], int row, int col,
-                        const StripsSpan& in_h, const StripsSpan& in_w) const {
-    using Pair = StripsPiece<E, 2>;
-    const StripsMap& dst = p.map[op.dst];
-    const StripsMap& from = op.addend == StripsAddend::kMap ? p.map[op.addend_map] : dst;
-    uint32_t again = take_out(sum);
-    row += c_row(lane(), 0), col += c_column(lane(), 0);
-    const int left = in_w.end - col, blocks = (left + 7) >> 3;
-    if (left > 0 && (left & 7) == 1) {  // the second one of a pair is outside of the image, where a map is zero
+  // The lines of a kernel along rows, from its first one's row and its window's first column on.
+  template <int kPieces, bool kLong, int kBlocks, int kPlaces>
+  GCN_DEVICE void add_lines(float (&sum)[kBlocks][4], const StripsOp& op, const StripsBandAxes& axes, const StripsPlane<E>& x,
+                            int row, int col, const uint32_t* words, const E* const (&places)[kPlaces], int lane) const {
+    [[maybe_unused]] const int pieces = pieces_along(axes);
+    int at = row + a_row(lane), lines = axes.lines;
+#pragma unroll 1
+    do {
+      const int from = x.from(at);
+      uint32_t band[kPieces];
 #pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        if (block == blocks - 1) sum[block][1] = sum[block][3] = 0;
-      }
-    }
-    E* const to = maps + dst.first + c * dst.plane + row * dst.pitch + col;
-    const E* const addend = maps + from.first + c * from.plane + (row + from.rh - dst.rh) * from.pitch + (col + from.rw - dst.rw);
+      for (int m = 0; m < kPieces; ++m) band[m] = load_shared(words + m * kPiece<E>);
+      add_band<M>(sum, places, from, band);
+      if constexpr (kLong) {
+#pragma unroll 1
+        for (int first = kPieces; first < pieces; first += kPieces) {
+          const E* further[kPlaces];
+          find_places<kPieces>(further, x, col + first * kPiece<E>, lane);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (row + half * 8 >= in_h.end) break;
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        if (block >= blocks) break;
-        float v[2] = {sum[block][half * 2], sum[block][half * 2 + 1]};
-        if (op.addend != StripsAddend::kNone) {
-          const uint32_t bits = load_shared(reinterpret_cast<const uint32_t*>(addend + half * 8 * from.pitch + block * 8));
-          const Pair added = same_bytes<Pair>(bits);
-          v[0] += to_float(added.value[0]), v[1] += to_float(added.value[1]);
+          for (int m = 0; m < kPieces; ++m) band[m] = first + m < pieces ? load_shared(words + (first + m) * kPiece<E>) : 0u;
+          add_band<M>(sum, further, from, band);
         }
-        Pair pair;
-        pair.value[0] = from_float<E>(v[0]), pair.value[1] = from_float<E>(v[1]);
-        store_shared(reinterpret_cast<uint32_t*>(to + half * 8 * dst.pitch + block * 8), same_bytes<uint32_t>(pair));
+      }
+      at += axes.line_dilation, words += op.band;
+    } while (--lines > 0);
+  }
+
+  // Where a lane's outputs of a strip of columns go, and where their addends come from.
+  struct Outputs {
+    int rows, end_row;  // of the strip
+    int left;           // columns from the lane's first one to the end of the image; odd ones end within a pair
+    int to, addend;     // elements of shared memory
+    int pitch, addend_pitch;
+
+    GCN_DEVICE Outputs(const StripsBanded& b, const StripsOp& op, int c, int first_row, int end, int col, int end_col, int lane)
+        : rows(end - first_row), end_row(end) {
+      const StripsMap& dst = b.p.map[op.dst];
+      const StripsMap& from = op.addend == StripsAddend::kMap ? b.p.map[op.addend_map] : dst;
+      const int row = first_row + c_row(lane, 0);
+      col += c_column(lane, 0), left = end_col - col;
+      pitch = dst.pitch, addend_pitch = from.pitch;
+      to = dst.first + c * dst.plane + row * pitch + col;
+      addend = from.first + c * from.plane + (row + from.rh - dst.rh) * addend_pitch + (col + from.rw - dst.rw);
+    }
+  };
+
+  // dst = [addend +] sum, `at` rows below the first. What is not finite is left out of its place at first, and computed again
+  // after the others.
+  template <int kBlocks>
+  GCN_DEVICE void write(const StripsOp& op, const StripsBandAxes& axes, int c, float (&sum)[kBlocks][4], const Outputs& out,
+                        int at, int end_col, int lane) const {
+    using Pair = StripsPiece<E, 2>;
+    using Word = std::conditional_t<sizeof(Pair) == 4, uint32_t, uint2>;
+    uint32_t again = take_out(sum);
+    if (op.addend != StripsAddend::kNone) {
+      for_pairs<kBlocks>(out, at, lane, [&](int half, int block) {
+        const E* const addend = maps + (out.addend + (at + half * 8) * out.addend_pitch + block * 8);
+        const Word added = load_shared(reinterpret_cast<const Word*>(addend));
+        sum[block][half * 2] += first_of<E>(added), sum[block][half * 2 + 1] += second_of<E>(added);
+      });
+    }
+    if (out.left & 1) {  // outside of the image a map is zero
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        if (out.left == block * 8 + 1) sum[block][1] = sum[block][3] = 0;
       }
     }
+    const auto store = [&](int half, int block) {
+      Pair pair;
+      pair.value[0] = from_float<E>(sum[block][half * 2]), pair.value[1] = from_float<E>(sum[block][half * 2 + 1]);
+      E* const to = maps + (out.to + (at + half * 8) * out.pitch + block * 8);
+      store_shared(reinterpret_cast<Word*>(to), same_bytes<Word>(pair));
+    };
+    for_pairs<kBlocks>(out, at, lane, store);
 #pragma unroll 1
     for (int i = 0; again != 0; ++i, again >>= 1) {
-      const int at_row = row + (i >> 1 & 1) * 8, at_col = col + i / 4 * 8 + (i & 1);
-      if ((again & 1) == 0 || at_row >= in_h.end || at_col >= in_w.end) continue;
-      E* const at = maps + dst.first + c * dst.plane + at_row * dst.pitch + at_col;
-      store_shared(at, from_float<E>(to_float(load_shared(at)) + by_taps(op, axes, c, at_row, at_col)));
+      const int down = at + (i >> 1 & 1) * 8, on = i / 4 * 8 + (i & 1);
+      if ((again & 1) == 0 || c_row(lane, 0) + down >= out.rows || on >= out.left) continue;
+      E* const place = maps + (out.to + down * out.pitch + on);
+      const float sum_by_taps = by_taps(op, axes, c, out.end_row - out.rows + c_row(lane, 0) + down, end_col - out.left + on);
+      store_shared(place, from_float<E>(to_float(load_shared(place)) + sum_by_taps));
+    }
+  }
+
+  // use(half, block) for the pairs of a lane's outputs that are there; mostly all are.
+  template <int kBlocks, class Use>
+  GCN_DEVICE static void for_pairs(const Outputs& out, int at, int lane, const Use& use) {
+    if (at + 16 <= out.rows && out.left + c_column(lane, 0) >= 8 * kBlocks) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) use(half, block);
+      return;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (c_row(lane, 0) + at + half * 8 >= out.rows) break;
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        if (out.left <= block * 8) break;
+        use(half, block);
+      }
     }
   }
 
@@ -259,7 +329,7 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
       if (there) {
         const int u = of_bias ? 0 : quotient(at, taps), t = at - u * taps;
         // The place of its diagonal among those of the first pass; passes have shares of it.
-        const int diagonal = of_bias ? kStripsGramSums - 1 : t * axes.dilation + skip_of(axes) + 15;
+        const int diagonal = of_bias ? kStripsGramSums - 1 : t * axes.dilation + skip_of(axes, 8) + 15;
 #pragma unroll 1
         for (int pass = 0; pass < (of_bias ? 1 : passes); ++pass) {
           const int place = diagonal - pass * kStripsGramBlocks * 8;
@@ -281,9 +351,9 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
     }
   }
 
-  // Pieces of 8 columns (or rows) of x that stand around 16 of g, and how many times kStripsGramBlocks of them there are.
+  // Blocks of 8 columns (or rows) of x that stand around 16 of g, and how many times kStripsGramBlocks of them there are.
   GCN_DEVICE static int passes_of(const StripsOp& op, const StripsBandAxes& axes) {
-    const int pieces = (skip_of(axes) + axes.length + 15 + 7) / 8;
+    const int pieces = (skip_of(axes, 8) + axes.length + 15 + 7) / 8;
     return op.weight ? quotient(pieces + kStripsGramBlocks - 1, kStripsGramBlocks) : 1;
   }
 
@@ -292,11 +362,13 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
   template <bool kDown>
   GCN_DEVICE void gram(const StripsOp& op, const StripsBandAxes& axes, int rows, int cols) const {
     constexpr int kBlocks = kStripsGramBlocks;
+    const int lane = kept(this->lane());
     const StripsMap &x_map = p.map[op.src], &g_map = p.map[op.dst];
     const StripsKernel& k = p.kernel[op.kernel];
-    const int lines = op.weight ? axes.lines : 1, passes = passes_of(op, axes), skip = skip_of(axes);
+    const int lines = op.weight ? axes.lines : 1, passes = passes_of(op, axes), skip = skip_of(axes, 8);
     const int along = kDown ? rows : cols, depth = kDown ? cols : rows;
-    const int pieces = (skip + axes.length + 15 + 7) / 8, steps = (depth + 15) / 16, places = (along + 15) / 16 * steps;
+    const int pieces = (skip + axes.length + 15 + 7) / 8;
+    const int steps = kept((depth + kDepth<E> - 1) / kDepth<E>), firsts = kept((along + 15) / 16);
     const int x_row = x_map.rh - k.dh * (k.kh / 2), x_col = x_map.rw - k.dw * (k.kw / 2) - skip;
 #pragma unroll 1
     for (int task = warp(); task < of_unit(kChannels) * lines * passes * op.splits; task += warps()) {
@@ -308,33 +380,44 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
       const int blocks = op.weight ? min(kBlocks, pieces - pass * kBlocks) : 0;
       float sum[kBlocks][4] = {}, bias[4] = {};
 #pragma unroll 1
-      for (int place = split; place < places; place += op.splits) {
-        const int first = quotient(place, steps), i = first * 16, d = (place - first * steps) * 16;
+      for (int first = 0, step = split;; step += op.splits) {
+#pragma unroll 1
+        for (; step >= steps; step -= steps) ++first;
+        if (first >= firsts) break;
+        const int i = first * 16, d = step * kDepth<E>;
         uint32_t a[4];
         if constexpr (kDown) {
-          load_a(a, g, g_map.rh + i, g_map.rw + d, lane());
+          load_a(a, g, g_map.rh + i, g_map.rw + d, lane);
         } else {
-          load_turned_a(a, g, g_map.rh + d, g_map.rw + i, lane());
+          load_turned_a(a, g, g_map.rh + d, g_map.rw + i, lane);
         }
-        mask_a(a, along - i, depth - d, lane());
-        if (of_bias) mma(bias, a, {kStripsOnes<E>, kStripsOnes<E>}, E{});
+        mask_a<E>(a, along - i, depth - d, lane);
+        if (of_bias) {
+          if constexpr (kIsTf32<M>) {  // sums are no products, whose factors tf32 rounds
+            bias[0] += (float_of(a[0]) + float_of(a[1])) + (float_of(a[2]) + float_of(a[3]));
+          } else {
+            mma(bias, a, {kStripsOnes<E>, kStripsOnes<E>}, M{});
+          }
+        }
+        round_operand<M>(a);
 #pragma unroll
         for (int block = 0; block < kBlocks; block += 2) {
           if (block >= blocks) break;
           const int further = i + (pass * kBlocks + block) * 8;
           uint32_t b[4];
           if constexpr (kDown) {
-            load_b(b, x, x_row + further, x_col + d, lane());
+            load_b(b, x, x_row + further, x_col + d, lane);
           } else {
-            load_turned_b(b, x, x_row + u * axes.line_dilation + d, x_col + further, lane());
+            load_turned_b(b, x, x_row + u * axes.line_dilation + d, x_col + further, lane);
           }
-          mma(sum[block], a, {b[0], b[1]}, E{});
-          mma(sum[block + 1], a, {b[2], b[3]}, E{});
+          round_operand<M>(b);
+          mma(sum[block], a, {b[0], b[1]}, M{});
+          mma(sum[block + 1], a, {b[2], b[3]}, M{});
         }
       }
       // Row i + 8 of one block has the diagonals of row i of the one before it.
-      float* const to = shared + p.scratch + (task * 8 + (lane() >> 2)) * kStripsGramSums;
-      float* const diagonal = to + (lane() & 3) * 2 - (lane() >> 2) + 7;
+      float* const to = shared + p.scratch + (task * 8 + (lane >> 2)) * kStripsGramSums;
+      float* const diagonal = to + (lane & 3) * 2 - (lane >> 2) + 7;
 #pragma unroll
       for (int m = 0; m <= kBlocks; ++m) {
 #pragma unroll
@@ -344,7 +427,11 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
         }
       }
       // Lanes write different diagonals of a row; what none of them has is zero.
-      const int row = lane() >> 2, t = lane() & 3;
+      const int row = lane >> 2, t = lane & 3;
+      if constexpr (kIsTf32<M>) {
+        bias[0] += shuffle_xor(bias[0], 1);
+        bias[0] += shuffle_xor(bias[0], 2);
+      }
       if (t == 0) store_shared(to + kStripsGramSums - 1, bias[0] + bias[2]);
       for (int j = t; j < 7 - row; j += 4) store_shared(to + j, 0.0f);
       for (int j = 8 * kBlocks + 15 - row + t; j < kStripsGramSums - 1; j += 4) store_shared(to + j, 0.0f);
@@ -380,18 +467,18 @@ class StripsBanded : public StripsUnit<StripsBanded<E>, E, E> {
   }
 };
 
-template <class E>
-__global__ void __launch_bounds__(strips_most_threads(sizeof(E)), 1) strips_banded_kernel(GCN_PARAMS StripsTile p) {
+template <class M>
+__global__ void __launch_bounds__(strips_banded_threads(sizeof(Element<M>)), 1) strips_banded_kernel(GCN_PARAMS StripsTile p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   wait_for_dependencies();
-  const StripsBanded<E> block(p, shared);
+  const StripsBanded<M> block(p, shared);
   if (is_unit(p, strips_unit())) block.run(strips_unit());
 }
 
-template <class E>
+template <class M>
 int launch_strips_banded(const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
-  return launch(strips_banded_kernel<E>, strips_launch(blocks, threads, shared_bytes, s), p);
+  return launch(strips_banded_kernel<M>, strips_launch(blocks, threads, shared_bytes, s), p);
 }
 
 }  // namespace gcn::cuda

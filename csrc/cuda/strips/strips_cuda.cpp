@@ -1,5 +1,6 @@
-// The operators gcn_kernels::strips and gcn_kernels::strips_backward on a GPU: allocate results and workspace, plan, launch. What
-// gcn_cuda.cpp says of streams, memory and graphs holds here too.
+// The operators gcn_kernels::cuda_strips and gcn_kernels::cuda_strips_backward: allocate results and workspace, plan, launch.
+// What gcn_cuda.cpp says of streams, memory and graphs holds here too. gcn_kernels::strips and gcn_kernels::strips_backward,
+// which saved graphs hold, are the same without tf32.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -69,8 +70,13 @@ std::shared_ptr<const StripsPlan> plan_of(const Place& place, const StripsSizes&
   });
 }
 
-Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Ints& lengths,
-              const Ints& dilations, const Ints& biased, bool stem, bool skip, bool channels_last) {
+Math math_of(const Tensor& x, bool allow_tf32) {
+  const Math stored = stored_as(x.scalar_type());
+  return stored == Math::kFloat && allow_tf32 ? Math::kTf32 : stored;
+}
+
+Tensor cuda_strips(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Ints& lengths,
+                   const Ints& dilations, const Ints& biased, bool stem, bool skip, bool channels_last, bool allow_tf32) {
   const Form form = read_form(x, weights, biases, lengths, dilations, biased, stem, skip);
   const StripsSizes sizes = sizes_of(x, form);
   const Place place(x);
@@ -79,18 +85,23 @@ Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::ve
   const Tensor y = torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
                                         channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   if (y.numel() == 0) return y;
-  const auto plan = plan_of(place, sizes, stored_as(x.scalar_type()), form, {strides_of(x), strides_of(y)}, nullptr);
+  const auto plan = plan_of(place, sizes, math_of(x, allow_tf32), form, {strides_of(x), strides_of(y)}, nullptr);
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
   const Parameters parameters(form, weights, biases);
   const StripsTensors tensors = {
       {const_cast<void*>(x.const_data_ptr()), y.mutable_data_ptr()}, parameters.weights, parameters.biases, {}, {}};
-  check_launches(run_strips(*plan, tensors, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::strips");
+  check_launches(run_strips(*plan, tensors, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::cuda_strips");
   return y;
 }
 
-Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& weights,
-                                   const std::vector<Tensor>& biases, int64_t wanted_bits, const Ints& lengths,
-                                   const Ints& dilations, const Ints& biased, bool stem, bool skip) {
+Tensor strips(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Ints& lengths,
+              const Ints& dilations, const Ints& biased, bool stem, bool skip, bool channels_last) {
+  return cuda_strips(x, weights, biases, lengths, dilations, biased, stem, skip, channels_last, false);
+}
+
+Gradients::Results cuda_strips_backward(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& weights,
+                                        const std::vector<Tensor>& biases, int64_t wanted_bits, const Ints& lengths,
+                                        const Ints& dilations, const Ints& biased, bool stem, bool skip, bool allow_tf32) {
   const Form form = read_form(x, weights, biases, lengths, dilations, biased, stem, skip);
   const StripsSizes sizes = sizes_of(x, form);
   const Place place(x);
@@ -102,7 +113,7 @@ Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std:
     return gradients.results();
   }
   const Strides dx = wanted.x ? strides_of(gradients.x()) : strides_of(x);
-  const auto plan = plan_of(place, sizes, stored_as(x.scalar_type()), form, {strides_of(dy), strides_of(x), dx}, &wanted);
+  const auto plan = plan_of(place, sizes, math_of(x, allow_tf32), form, {strides_of(dy), strides_of(x), dx}, &wanted);
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
   const Parameters parameters(form, weights, biases);
   StripsTensors tensors = {{const_cast<void*>(dy.const_data_ptr()), const_cast<void*>(x.const_data_ptr()),
@@ -116,14 +127,22 @@ Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std:
     tensors.weight_gradients.push_back(wanted.weights[i] ? dense.of(gradients.weight(i)) : nullptr);
     tensors.bias_gradients.push_back(wanted.biases[i] ? dense.of(gradients.bias(i)) : nullptr);
   }
-  check_launches(run_strips(*plan, tensors, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::strips_backward");
+  check_launches(run_strips(*plan, tensors, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::cuda_strips_backward");
   dense.finish();
   return gradients.results();
+}
+
+Gradients::Results strips_backward(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& weights,
+                                   const std::vector<Tensor>& biases, int64_t wanted_bits, const Ints& lengths,
+                                   const Ints& dilations, const Ints& biased, bool stem, bool skip) {
+  return cuda_strips_backward(dy, x, weights, biases, wanted_bits, lengths, dilations, biased, stem, skip, false);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(gcn_kernels, CUDA, m) {
+  m.impl("cuda_strips", TORCH_BOX(&cuda_strips));
+  m.impl("cuda_strips_backward", TORCH_BOX(&cuda_strips_backward));
   m.impl("strips", TORCH_BOX(&strips));
   m.impl("strips_backward", TORCH_BOX(&strips_backward));
 }

@@ -29,7 +29,8 @@ int run_tiles(const StripsPlan& plan, const StripsTensors& t, void* workspace, C
   StripsTile tile = plan.tile;
   for (size_t i = 0; i < t.images.size(); ++i) {
     tile.image[i].data = t.images[i];
-    tile.together[i] = together_of(tile.image[i], tile, size_t(element_bytes(plan.math)), plan.banded ? 8 : kStripsQuad);
+    const int bytes = element_bytes(plan.math);
+    tile.together[i] = together_of(tile.image[i], tile, size_t(bytes), plan.banded ? kPieceBytes / bytes : kStripsQuad);
   }
   for (size_t i = 0; i < t.weights.size(); ++i) tile.kernel[i].weight = t.weights[i], tile.kernel[i].bias = t.biases[i];
   tile.partial = workspace;

@@ -76,11 +76,28 @@ struct StripsWalk {
     slice = quotient(start_row, rows), slices_on = quotient(step_rows, rows);
     row = start_row - slice * rows, rows_on = step_rows - slices_on * rows;
   }
-  GCN_DEVICE void go_on() {
+  // The functions are called where a row, or a slice, ends.
+  template <class Row, class Slice>
+  GCN_DEVICE void go_on(const Row& next_row, const Slice& next_slice) {
     piece += pieces_on, row += rows_on, slice += slices_on;
-    if (piece >= pieces) piece -= pieces, ++row;
-    if (row >= rows) row -= rows, ++slice;
+    if (piece >= pieces) piece -= pieces, ++row, next_row();
+    if (row >= rows) row -= rows, ++slice, next_slice();
   }
+  GCN_DEVICE void go_on() {
+    go_on([] {}, [] {});
+  }
+};
+
+// What a place on such a way is from the first one, where a piece, a row and a slice are so far apart: by additions alone.
+template <class Distance>
+struct StripsOffset {
+  Distance at, on, at_row, at_slice;
+
+  GCN_DEVICE StripsOffset(const StripsWalk& w, Distance piece, Distance row, Distance slice)
+      : at(w.piece * piece + w.row * row + w.slice * slice),
+        on(w.pieces_on * piece + w.rows_on * row + w.slices_on * slice),
+        at_row(row - w.pieces * piece),
+        at_slice(slice - w.rows * row) {}
 };
 
 // Neighbouring elements of an image that are moved at once.

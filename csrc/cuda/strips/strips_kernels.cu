@@ -18,6 +18,7 @@ GCN_DECLARE_STRIPS(double)
 #undef GCN_DECLARE_STRIPS
 extern template int launch_strips_banded<Half>(const StripsTile&, int64_t, int, int, Stream);
 extern template int launch_strips_banded<BFloat16>(const StripsTile&, int64_t, int, int, Stream);
+extern template int launch_strips_banded<Tf32>(const StripsTile&, int64_t, int, int, Stream);
 
 namespace {
 
@@ -43,6 +44,7 @@ int strips_tile(Math math, const StripsTile& p, int64_t blocks, int threads, int
 
 int strips_banded(Math math, const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
   if (math == Math::kHalf) return launch_strips_banded<Half>(p, blocks, threads, shared_bytes, s);
+  if (math == Math::kTf32) return launch_strips_banded<Tf32>(p, blocks, threads, shared_bytes, s);
   return launch_strips_banded<BFloat16>(p, blocks, threads, shared_bytes, s);
 }
 

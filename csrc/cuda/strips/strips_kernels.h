@@ -14,6 +14,8 @@ constexpr int kStripsGroup = 8;  // outputs of a thread along a kernel, and taps
 constexpr int kStripsQuad = 4;   // elements that are moved at once
 // Threads of a block at most, so that sums and windows of inputs fit in registers: 80 for each, 168 for float64.
 constexpr int strips_most_threads(size_t element_bytes) { return element_bytes == 8 ? 384 : 768; }
+// The same on the tensor cores: 80 registers for each in 16 bits, 96 in tf32.
+constexpr int strips_banded_threads(size_t element_bytes) { return element_bytes == 2 ? 768 : 640; }
 constexpr int kStripsSums = 32;  // of a block that adds up parts
 constexpr int kStripsMostMaps = 20, kStripsMostOps = 40, kStripsMostKernels = 16;
 
@@ -65,6 +67,7 @@ struct StripsOp {
   bool flipped;        // conv: the kernel turned by half a turn, and no bias
   bool weight, bias;   // dot: which gradients
   signed char splits;  // dot: of the pixels, each of which is added up by a warp of its own
+  short run;           // conv on the tensor cores: 16 rows so many times are a warp's, one below the other
   int weights, band;   // conv: element of shared memory; on the tensor cores, words of a line of weights
   int sums;            // dot: the first of its sums, the bias's after the weight's
 };
@@ -118,9 +121,10 @@ struct StripsDirectDot {
   int n, c, h, w;
 };
 
-// Of float32, float64, bfloat16 and float16: Math::kFloat, and so on. The arithmetic is float32, or float64.
+// Of float32, float64, bfloat16 and float16: Math::kFloat, and so on. The arithmetic is float32, or float64. Math::kTf32 allows
+// tf32, and is float32 where there is nothing else.
 int strips_tile(Math, const StripsTile&, int64_t blocks, int threads, int shared_bytes, Stream);
-// The same of bfloat16 and float16 on the tensor cores.
+// The same of bfloat16, float16 and tf32 on the tensor cores.
 int strips_banded(Math, const StripsTile&, int64_t blocks, int threads, int shared_bytes, Stream);
 int strips_finish(Math, const StripsFinish&, Stream);
 int strips_direct_conv(Math, const StripsDirectConv&, Stream);

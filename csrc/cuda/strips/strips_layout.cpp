@@ -163,20 +163,21 @@ bool fits_kernel(const Program& p) {
 
 namespace {
 
-StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool rounded, bool& fits) {
+StripsLayout lay_out(const Program& p, const StripsCore& core, int element, bool rounded, bool& fits) {
+  const bool halves = element == 2;
   StripsLayout layout;
   fits = true;
   for (const Buffer& b : reaches(p, core, rounded)) {
     const int64_t rows = core.h + 2 * b.rh, cols = core.w + 2 * b.rw;
     // An odd number of pieces of 16 bytes: those of neighbouring rows then lie in different banks.
-    const int64_t pitch = banded ? (cols / kStripsGroup | 1) * kStripsGroup : cols + 4;
+    const int64_t pitch = halves ? (cols / kStripsGroup | 1) * kStripsGroup : cols + 4;
     if (b.rh > kMostElements || b.rw > kMostElements || rows * pitch > kMostElements) {
       fits = false;
       return layout;
     }
     // So that eight channels of four neighbouring pixels lie in different banks.
-    const int64_t banks = banded ? 2 * kBanks : kBanks;
-    const int64_t plane = (rows * pitch + banks - 1) / banks * banks + (banded ? kStripsGroup : 4);
+    const int64_t banks = halves ? 2 * kBanks : kBanks;
+    const int64_t plane = (rows * pitch + banks - 1) / banks * banks + (halves ? kStripsGroup : 4);
     layout.maps.push_back({0, int(plane), int(pitch), short(rows), short(cols), short(b.rh), short(b.rw)});
   }
   Schedule schedule(p, layout.maps);
@@ -188,12 +189,12 @@ StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool
 
 }  // namespace
 
-StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, bool& fits) {
-  const StripsLayout rounded = lay_out(p, core, banded, true, fits);
+StripsLayout lay_out(const Program& p, const StripsCore& core, bool banded, int element, bool& fits) {
+  const StripsLayout rounded = lay_out(p, core, element, true, fits);
   if (!banded) return rounded;
   // Products on the tensor cores need no whole groups of rows; but maps of the same size fit better into each other's places.
   bool exact_fits = false;
-  const StripsLayout exact = lay_out(p, core, banded, false, exact_fits);
+  const StripsLayout exact = lay_out(p, core, element, false, exact_fits);
   if (!exact_fits || (fits && rounded.elements <= exact.elements)) return rounded;
   fits = true;
   return exact;

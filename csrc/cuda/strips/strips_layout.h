@@ -22,7 +22,7 @@ struct StripsLayout {
 
 // False if the program has more maps or operations than the kernel has room for.
 bool fits_kernel(const gcn::strips::Program& program);
-// `fits` is false where a map reaches too far for any shared memory. `banded`: for the tensor cores, in 16 bits.
-StripsLayout lay_out(const gcn::strips::Program& program, const StripsCore& core, bool banded, bool& fits);
+// `fits` is false where a map reaches too far for any shared memory. `banded`: for the tensor cores; `element`: bytes of a map's.
+StripsLayout lay_out(const gcn::strips::Program& program, const StripsCore& core, bool banded, int element, bool& fits);
 
 }  // namespace gcn::cuda

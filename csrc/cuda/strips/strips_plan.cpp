@@ -29,8 +29,11 @@ constexpr double kIssue = 4, kHalfWarps = 16, kAloneClocks = 2.5, kLoadWait = 15
 // On the tensor cores (strips_banded.cuh), of a warp: of a task of a convolution beside what follows; of a row of the kernel, a
 // fragment of its map, and a register of its band; of 16 x 8 outputs, and of what is added to them (as they stand in the machine
 // code for sm_90); of 16 x 16 pixels of a dot, and of its sums; of 16 bytes moved (counted in the source). No GPU has run them.
-constexpr double kBandTask = 125, kBandLine = 26, kBandFragment = 5, kBandRegister = 3, kBandBlock = 12, kBandAddend = 10;
-constexpr double kGramPlace = 45, kGramTask = 250, kOctetInstructions = 38;
+constexpr double kBandTask = 106, kBandTile = 40, kBandLine = 5, kBandStep = 11, kBandFragment = 4, kBandRegister = 2,
+                 kBandBlock = 14, kBandAddend = 12;
+constexpr double kGramPlace = 50, kGramPair = 9, kGramTask = 250, kOctetInstructions = 43;
+// In tf32, beside these: of a fragment that is rounded; of one whose 32-bit numbers are read one by one.
+constexpr double kRoundFragment = 5.5, kWordsFragment = 9;
 constexpr double kFragmentClocks = 4;  // of shared memory, 512 bytes
 constexpr double kSharedUse = 0.9;     // of 128 bytes a clock and multiprocessor
 
@@ -40,15 +43,33 @@ int round_up(int64_t n) { return int(ceil_div(n, kStripsGroup) * kStripsGroup); 
 // As strips_banded.cuh has them.
 struct BandAxes {
   bool down;
-  int64_t lines, taps, reach, length, skip;
+  int64_t lines, taps, reach, length;
+  int64_t piece;  // elements of 16 bytes
 
-  explicit BandAxes(const Kernel& k) : down(k.kw == 1 && k.kh > 1) {
+  BandAxes(const Kernel& k, Math math) : down(k.kw == 1 && k.kh > 1), piece(kPieceBytes / element_bytes(math)) {
     const int64_t dilation = down ? k.dh : k.dw;
     lines = down ? 1 : k.kh, taps = down ? k.kh : k.kw;
-    reach = dilation * (taps / 2), length = dilation * (taps - 1) + 1, skip = down ? 0 : -reach & 7;
+    reach = dilation * (taps / 2), length = dilation * (taps - 1) + 1;
   }
-  int64_t pieces(int64_t outputs) const { return ceil_div(skip + length + outputs - 1, 8); }
-  int64_t passes() const { return ceil_div(pieces(16), kStripsGramBlocks); }
+  // Of 8 inputs, for so many outputs; windows begin at multiples of `whole`.
+  int64_t eights(int64_t outputs, int64_t whole) const {
+    return ceil_div((down ? 0 : -reach & (whole - 1)) + length + outputs - 1, 8);
+  }
+  int64_t of_gram() const { return eights(16, 8); }
+  int64_t passes() const { return ceil_div(of_gram(), kStripsGramBlocks); }
+};
+
+// A warp's outputs of a convolution: 16 rows times 8 `blocks` columns, and `run` of these one below the other. So many that all
+// warps have their share; the fewer runs, the less there is beside products.
+struct BandTiles {
+  int64_t blocks, across, down, run, runs;
+
+  BandTiles(const StripsMap& m, const StripsCore& core, int64_t channels, int64_t threads) {
+    const int64_t rows = core.covers_h ? core.h : m.rows, cols = core.covers_w ? core.w : m.cols;
+    blocks = cols > 16 ? 4 : 2, across = ceil_div(cols, 8 * blocks), down = ceil_div(rows, 16);
+    const int64_t share = std::clamp<int64_t>(ceil_div(across * down * channels, threads / 32), 1, down);
+    run = ceil_div(down, ceil_div(down, share)), runs = ceil_div(down, run);
+  }
 };
 
 struct Axes {
@@ -66,17 +87,18 @@ struct Places {
   int64_t scratch = 0;  // elements
 };
 
-Places place(const Program& p, const StripsLayout& layout, const StripsCore& core, bool banded, int channels, int threads,
-             int64_t most_splits) {
+Places place(const Program& p, Math math, const StripsLayout& layout, const StripsCore& core, bool banded, int channels,
+             int threads, int64_t most_splits) {
   Places found;
   found.ops = layout.ops;
   for (StripsOp& op : found.ops) {
     if (op.kind != StripsKind::kConv && op.kind != StripsKind::kDot) continue;
     const Axes axes(p.kernels[op.kernel]);
-    const BandAxes bands(p.kernels[op.kernel]);
+    const BandAxes bands(p.kernels[op.kernel], math);
     if (op.kind == StripsKind::kConv) {
       op.weights = found.weight_plane;
       op.band = banded ? strips_band_words(bands.length) : 0;
+      if (banded) op.run = short(BandTiles(layout.maps[op.dst], core, channels, threads).run);
       found.weight_plane += int(banded ? bands.lines * op.band : axes.lines * axes.padded) + kStripsGroup;
       continue;
     }
@@ -108,7 +130,7 @@ class Planner {
   // False if no tile fits in shared memory.
   bool find(StripsPlan& plan) {
     double best = std::numeric_limits<double>::infinity();
-    const bool has_bands = math_ == Math::kHalf || math_ == Math::kBFloat16;
+    const bool has_bands = math_ == Math::kHalf || math_ == Math::kBFloat16 || math_ == Math::kTf32;
     if (has_bands && gpu_.overrides.strips_banded != 1) find(true, plan, best);
     const bool found = best < std::numeric_limits<double>::infinity();
     if (!found || gpu_.overrides.strips_banded != 2) find(false, plan, best);
@@ -121,12 +143,11 @@ class Planner {
       for (const int w : cores(s_.w)) {
         const StripsCore core{h, w, h >= s_.h, w >= s_.w};
         bool fits = false;
-        const StripsLayout layout = lay_out(p_, core, banded, fits);
+        const StripsLayout layout = lay_out(p_, core, banded, int(element_of_map(banded)), fits);
         if (!fits) continue;
         for (int channels = 1; channels <= kMostChannels && (channels == 1 || channels / 2 < s_.c); channels *= 2) {
           for (const int threads : kThreadCounts) {
-            if (threads <= strips_most_threads(element_bytes(math_)))
-              consider(core, layout, banded, channels, threads, plan, best);
+            if (threads <= most_threads(banded)) consider(core, layout, banded, channels, threads, plan, best);
           }
         }
       }
@@ -142,6 +163,12 @@ class Planner {
   }
 
   int64_t accumulator_bytes() const { return math_ == Math::kDouble ? 8 : 4; }
+  int64_t element_of_map(bool banded) const { return banded ? element_bytes(math_) : accumulator_bytes(); }
+  int most_threads(bool banded) const {
+    const size_t element = size_t(element_bytes(math_));
+    return banded ? strips_banded_threads(element) : strips_most_threads(element);
+  }
+  bool in_halves() const { return element_bytes(math_) == 2; }
 
   // Fewer shares of a dot's pixels are fewer sums to make of them, and fewer warps at work.
   void consider(const StripsCore& core, const StripsLayout& layout, bool banded, int channels, int threads, StripsPlan& plan,
@@ -153,8 +180,8 @@ class Planner {
 
   void consider(const StripsCore& core, const StripsLayout& layout, bool banded, int channels, int threads, int64_t most_splits,
                 StripsPlan& plan, double& best) {
-    const Places places = place(p_, layout, core, banded, channels, threads, most_splits);
-    const int64_t accumulator = accumulator_bytes(), element = banded ? element_bytes(math_) : accumulator;
+    const Places places = place(p_, math_, layout, core, banded, channels, threads, most_splits);
+    const int64_t accumulator = accumulator_bytes(), element = element_of_map(banded);
     // Front, weights and scratch in accumulators, and the maps between them in elements.
     const int64_t weights = (kStripsFront + int64_t(channels) * places.weight_plane) * accumulator;
     const int64_t scratch = weights + channels * layout.elements * element, bytes = scratch + places.scratch * accumulator;
@@ -165,7 +192,7 @@ class Planner {
     t.channels = channels, t.groups = int(ceil_div(s_.c, channels));
     const int64_t units = s_.n * t.groups * t.tiles_h * t.tiles_w;
     const int64_t by_shared = gpu_.shared_per_multiprocessor / (bytes + kReservedShared);
-    const int64_t by_registers = strips_most_threads(element_bytes(math_)) / threads;
+    const int64_t by_registers = most_threads(banded) / threads;
     const int resident = int(std::max<int64_t>(1, std::min(by_shared, by_registers)));
     const Prediction predicted = predict(core, layout, places, banded, channels, units, threads, resident);
     if (predicted.seconds >= best) return;
@@ -194,7 +221,7 @@ class Planner {
   Work work_of_image(const StripsMap& m, double elements, bool banded, int channels) const {
     const int64_t inner = channels_first_ ? std::min<int64_t>(channels, s_.c) : s_.w;
     const double border = double(m.rows) * m.cols - elements;
-    if (banded && inner % kStripsGroup == 0) {
+    if (banded && in_halves() && inner % kStripsGroup == 0) {
       const double tasks = elements / kStripsGroup, scattered = channels_first_ ? 2 * kStripsGroup : 0;
       return {tasks, kOctetInstructions + scattered + border / kStripsGroup / tasks, channels_first_ ? 2.0 * kStripsGroup : 4.0};
     }
@@ -224,36 +251,48 @@ class Planner {
   }
 
   // The same on the tensor cores; a task is a thread's part in that of a warp.
-  Work work_of_band(const StripsOp& op, const StripsMap& m, const StripsCore& core, int channels) const {
-    const BandAxes axes(p_.kernels[op.kernel]);
-    const int64_t rows = core.covers_h ? core.h : m.rows, cols = core.covers_w ? core.w : m.cols;
-    const int64_t blocks = cols > 16 ? 4 : 2, pieces = axes.pieces(axes.down ? 16 : 8);
+  Work work_of_band(const StripsOp& op, const StripsMap& m, const StripsCore& core, int channels, int threads) const {
+    const BandAxes axes(p_.kernels[op.kernel], math_);
+    const BandTiles tiles(m, core, channels, threads);
+    const int64_t blocks = tiles.blocks, eights = axes.eights(axes.down ? 16 : 8, axes.piece);
     const bool added = op.addend != StripsAddend::kNone;
-    const int64_t fragments = axes.down ? ceil_div(pieces, 2) * blocks / 2 : axes.lines * ceil_div(blocks - 1 + pieces, 2);
-    const int64_t bands = axes.down ? ceil_div(pieces, 2) * 3 : axes.lines * pieces;
-    const double products = double(axes.lines * blocks) * double(pieces);  // of 8 in depth
+    // A product is 16 deep, of tf32 8; so is a fragment.
+    const int64_t depth = 2 * axes.piece, steps = ceil_div(eights * 8, depth);
+    const int64_t fragments = axes.down ? steps * blocks / 2 : axes.lines * ceil_div((blocks - 1) * 8 + eights * 8, depth);
+    const int64_t bands = axes.down ? steps * (in_halves() ? 3 : 4) : axes.lines * eights * 8 / axes.piece;
+    // Of 8 in depth; down a column the last one is 16 deep in any case, along a row it may be half as deep.
+    const double products = double(axes.lines * blocks) * double(axes.down ? steps * depth / 8 : eights);
+    const double added_to = double(blocks) * (kBandBlock + added * kBandAddend);
+    const double halves = !axes.down && eights % 2 && in_halves() ? double(axes.lines * blocks) / 2 : 0;
+    double of_tile = kBandTile + (axes.down ? kBandStep * double(steps) : kBandLine * double(axes.lines)) +
+                     double(fragments) * kBandFragment + double(bands) * kBandRegister + products * 8 / double(depth) + halves +
+                     added_to;
+    if (!in_halves()) of_tile += double(fragments) * (kRoundFragment + (axes.down ? kWordsFragment : 0));
+    const double count = double(tiles.run), each = in_halves() || axes.down ? 2 : 4;  // clocks of shared memory for a block
     Work work;
-    work.tasks = 32.0 * double(ceil_div(rows, 16) * ceil_div(cols, 8 * blocks) * channels);
-    work.instructions = kBandTask + double(axes.lines) * kBandLine + double(fragments) * kBandFragment +
-                        double(bands) * kBandRegister + products / 2 + double(axes.lines * blocks) / 2 +
-                        double(blocks) * (kBandBlock + added * kBandAddend);
-    work.shared = double(fragments) * kFragmentClocks + double(bands) + 2.0 * double(blocks) * (1 + added);
-    work.tensor = products * 8 * 16 * 8 / gpu_.fma_16bit;
+    work.tasks = 32.0 * double(tiles.runs * tiles.across * channels);
+    work.instructions = kBandTask + count * of_tile;
+    work.shared = count * (double(fragments) * kFragmentClocks + double(bands) + each * double(blocks) * (1 + added));
+    work.tensor = count * products * 8 * 16 * 8 / products_a_clock();
     return work;
   }
 
   Work work_of_gram(const StripsOp& op, double rows, double cols, int channels) const {
-    const BandAxes axes(p_.kernels[op.kernel]);
-    const double places = std::ceil(rows / 16) * std::ceil(cols / 16) / op.splits;
-    const double blocks = op.weight ? double(axes.pieces(16)) / double(axes.passes()) : 0;
+    const BandAxes axes(p_.kernels[op.kernel], math_);
+    const double depth = 2.0 * double(axes.piece);
+    const double places = std::ceil((axes.down ? rows : cols) / 16) * std::ceil((axes.down ? cols : rows) / depth) / op.splits;
+    const double blocks = op.weight ? double(axes.of_gram()) / double(axes.passes()) : 0;
     const double pairs = std::ceil(blocks / 2);
     Work work;
     work.tasks = 32.0 * channels * double(op.weight ? axes.lines * axes.passes() : 1) * op.splits;
-    work.instructions = kGramTask + places * (kGramPlace + pairs * (2 + kBandFragment));
+    work.instructions = kGramTask + places * (kGramPlace + pairs * kGramPair);
+    if (!in_halves()) work.instructions += places * (1 + pairs) * (kRoundFragment + (axes.down ? 0 : kWordsFragment));
     work.shared = places * kFragmentClocks * (1 + pairs) + 4.0 * kStripsGramBlocks + 16;
-    work.tensor = places * (2 * pairs + op.bias) * 16 * 16 * 8 / gpu_.fma_16bit;
+    work.tensor = places * (2 * pairs + (in_halves() ? 1 : 6) * op.bias) * 16 * depth * 8 / products_a_clock();
     return work;
   }
+
+  double products_a_clock() const { return gpu_.fma_16bit / (in_halves() ? 1 : 2); }
 
   Work work_of_dot(const StripsOp& op, const Axes& axes, double area, int channels) const {
     const bool down = p_.kernels[op.kernel].along_h();
@@ -299,7 +338,8 @@ class Planner {
         bytes += area * channels * element * (parts > 1 ? 2 * parts : 1);
       } else if (op.kind == StripsKind::kConv) {
         const StripsMap& m = layout.maps[op.dst];
-        work = banded ? work_of_band(op, m, core, channels) : work_of_conv(op, Axes(p_.kernels[op.kernel]), m, core, channels);
+        work = banded ? work_of_band(op, m, core, channels, threads)
+                      : work_of_conv(op, Axes(p_.kernels[op.kernel]), m, core, channels);
       } else if (banded) {
         work = work_of_gram(op, of_h, of_w, channels);
       } else {

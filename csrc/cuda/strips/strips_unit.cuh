@@ -17,7 +17,7 @@
 namespace gcn::cuda {
 
 constexpr int64_t kStripsMostBlocks = 1 << 30;  // along an axis of the grid
-constexpr int kStripsWarp = 32, kStripsPiecesAtOnce = 4;
+constexpr int kStripsWarp = 32, kStripsPiecesAtOnce = 3;
 
 // Elements of a map that are moved at once: 16 bytes, or two times 16 of float64.
 template <class S>
@@ -146,6 +146,26 @@ class StripsUnit {
             kTogether,        map.pitch, map.plane};
   }
 
+  // A thread's way through it, and the places there in the image and in shared memory.
+  struct Way {
+    StripsWalk walk;
+    StripsOffset<int64_t> image;
+    StripsOffset<int> map;
+    int slices;
+
+    GCN_DEVICE Way(const Layout& l, int start, int step)
+        : walk(l.pieces, l.rows, start, step),
+          image(walk, l.of_piece, l.of_row, l.of_slice),
+          map(walk, l.to_piece, l.to_row, l.to_slice),
+          slices(l.slices) {}
+    GCN_DEVICE bool is_on() const { return walk.slice < slices; }
+    GCN_DEVICE void go_on() {
+      image.at += image.on, map.at += map.on;
+      walk.go_on([&] { image.at += image.at_row, map.at += map.at_row; },
+                 [&] { image.at += image.at_slice, map.at += map.at_slice; });
+    }
+  };
+
   // A thread has many loads on their way at a time, which is what hides that memory is far.
   template <int kTogether>
   GCN_DEVICE void load(const StridedMap& image, const StripsMap& to) const {
@@ -158,18 +178,17 @@ class StripsUnit {
                           (n * image.stride_n + channel0 * image.stride_c + (row0 - to.rh + in_h.begin) * image.stride_h +
                            (col0 - to.rw + in_w.begin) * image.stride_w);
     S* const inside = maps + to.first + in_h.begin * to.pitch + in_w.begin;
-    StripsWalk walk(l.pieces, l.rows, tid, threads);
+    Way way(l, kept(tid), threads);
 #pragma unroll 1
-    while (walk.slice < l.slices) {
+    while (way.is_on()) {
       Piece piece[kStripsPiecesAtOnce];
       int place[kStripsPiecesAtOnce];
 #pragma unroll
       for (int i = 0; i < kStripsPiecesAtOnce; ++i) {
-        const bool there = walk.slice < l.slices;
-        const int64_t from = walk.piece * l.of_piece + walk.row * l.of_row + walk.slice * l.of_slice;
-        piece[i] = load_global(reinterpret_cast<const Piece*>(data + (there ? from : 0)));
-        place[i] = there ? walk.piece * l.to_piece + walk.row * l.to_row + walk.slice * l.to_slice : -1;
-        walk.go_on();
+        const bool there = way.is_on();
+        piece[i] = load_global(reinterpret_cast<const Piece*>(data + (there ? way.image.at : 0)));
+        place[i] = there ? way.map.at : -1;
+        way.go_on();
       }
 #pragma unroll
       for (int i = 0; i < kStripsPiecesAtOnce; ++i) {
