@@ -155,6 +155,33 @@ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add, M) {
   ::simt::issue_product({d, N, 0, b, add, false, false, decode_16bit<M>, 8, a, {a[0], a[1], a[2], a[3]}});
 }
 
+template <class E>
+uint32_t pack_relu(float low, float high, E) {
+  const auto bits = [](float x) { return uint32_t{::simt::bit_cast<uint16_t>(from_float<E>(x < 0 ? 0.0f : x))}; };
+  return bits(low) | bits(high) << 16;
+}
+
+// Lane 4 j + t has numbers 2 t and 2 t + 1 of column j, as ldmatrix_x4_trans would bring them.
+inline void stmatrix_x4_trans(void* row, const uint32_t (&r)[4]) {
+  require_aligned(row, 16, "a row of stmatrix.x4.trans");
+  ::simt::Accessor warp = ::simt::accessor();
+  warp.thread = ::simt::kWholeWarp;
+  ::simt::running.shared->write(row, 16, "stmatrix.x4.trans", warp);
+  struct Operands {
+    void* row;
+    const uint32_t* registers;
+  } mine{row, r};
+  ::simt::warp_instruction("stmatrix.x4.trans", mine, [](const std::array<Operands*, ::simt::kWarpSize>& lanes) {
+    for (size_t tile = 0; tile < 4; ++tile)
+      for (size_t i = 0; i < 8; ++i) {
+        uint16_t numbers[8];
+        for (size_t column = 0; column < 8; ++column)
+          numbers[column] = static_cast<uint16_t>(lanes[column * 4 + i / 2]->registers[tile] >> 16 * (i % 2));
+        std::memcpy(lanes[8 * tile + i]->row, numbers, sizeof numbers);
+      }
+  });
+}
+
 template <int N>
 void registers_release() {
   static_assert(N >= 24 && N <= 256 && N % 8 == 0, "setmaxnreg takes 24, 32 ... 256");

@@ -158,6 +158,30 @@ __global__ void __launch_bounds__(kGroupThreads, 1)
     output_of<uint4, BYTES / 16>(out)[i] = load_shared(reinterpret_cast<const uint4*>(box) + i);
 }
 
+// Four tiles of each warp from registers to rows 32 bytes apart, which lanes name in an order that mixes them.
+__global__ void __launch_bounds__(kGroupThreads, 1)
+    stmatrix_kernel(const unsigned char* in, unsigned char* out, GCN_PARAMS TensorMap) {
+  constexpr int kPitch = 32;
+  GCN_DYNAMIC_SHARED(shared);
+  const uint32_t* mine = input_of<uint32_t, kGroupThreads * 4>(in) + threadIdx.x * 4;
+  const int lane = int(threadIdx.x) % 32, first = int(threadIdx.x) - lane;
+  const uint32_t words[4] = {mine[0], mine[1], mine[2], mine[3]};
+  stmatrix_x4_trans(shared + (first + lane * 5 % 32) * kPitch, words);
+  __syncwarp();
+  output_of<uint4, kGroupThreads>(out)[threadIdx.x] = load_shared(reinterpret_cast<const uint4*>(shared + threadIdx.x * kPitch));
+}
+
+// Pairs of numbers -> what pack_relu makes of them, as numbers.
+template <class E>
+__global__ void __launch_bounds__(kGroupThreads, 1)
+    pack_relu_kernel(const unsigned char* in, unsigned char* out, GCN_PARAMS TensorMap) {
+  const float* mine = input_of<float, kGroupThreads * 2>(in) + threadIdx.x * 2;
+  const uint32_t word = pack_relu(mine[0], mine[1], E{});
+  E both[2];
+  memcpy(both, &word, sizeof(word));
+  for (int i = 0; i < 2; ++i) output_of<float, kGroupThreads * 2>(out)[threadIdx.x * 2 + i] = to_float(both[i]);
+}
+
 // Two blocks: each copies its half of the set to both, in two phases; the second waits until all threads of both blocks have
 // read the first. The second phase exchanges the halves. The warps of a block have given registers to each other.
 __global__ void __launch_bounds__(2 * kGroupThreads, 1)
@@ -264,6 +288,9 @@ inline constexpr HopperCase kHopperCases[] = {
      1,
      {nullptr, 2, 4, {24, 20, 6, 0}, {288, 48, 5760}, {8, 32, 4, 1}, 0}},
     {"cluster", cluster_kernel, 2048, 8192, 2, {}},
+    {"stmatrix_x4_trans", stmatrix_kernel, kGroupThreads * 16, kGroupThreads * 16, 1, {}},
+    {"pack_relu_half", pack_relu_kernel<Half>, kGroupThreads * 8, kGroupThreads * 8, 1, {}},
+    {"pack_relu_bfloat16", pack_relu_kernel<BFloat16>, kGroupThreads * 8, kGroupThreads * 8, 1, {}},
 };
 
 // Runs a case on `sets` sets. The pointers are the device's.

@@ -146,6 +146,30 @@ def cluster() -> Calibration:
     return Calibration("cluster", bits(3, 2, 1024, dtype=UINT8), expect, UINT8)
 
 
+def stmatrix() -> Calibration:
+    def expect(given: Array) -> Expected:
+        # [set, warp, lane / 4, lane % 4, tile, half]: a column, two of its rows, a tile
+        numbers = given.reshape(-1, THREADS // 32, 8, 4, 4, 2)
+        rows = numbers.transpose(0, 1, 4, 3, 5, 2).reshape(-1, THREADS // 32, 32, 8)
+        stored = np.empty_like(rows)
+        stored[:, :, np.arange(32) * 5 % 32] = rows  # lane l names row 5 l
+        return Expected(stored)
+
+    return Calibration("stmatrix_x4_trans", bits(3, THREADS, 8, dtype=UINT16), expect, UINT16)
+
+
+def pack_relu(element: str) -> Calibration:
+    def draw() -> Array:
+        numbers = np.random.default_rng(3).normal(size=(3, THREADS, 2)).astype(FLOAT32)
+        numbers[0, :3] = [[np.nan, np.inf], [-np.inf, np.nan], [1e-30, -1e-30]]
+        return numbers
+
+    def expect(given: Array) -> Expected:
+        return Expected(widened(narrowed(np.where(given < 0, 0, given), element), element).astype(FLOAT32))
+
+    return Calibration(f"pack_relu_{element}", draw, expect, FLOAT32)
+
+
 HOPPER_CALIBRATIONS = (
     *(wgmma("half", 64, layout, layout) for layout in range(8)),
     wgmma("bfloat16", 64, 8, 2),
@@ -183,4 +207,6 @@ HOPPER_CALIBRATIONS = (
     copy_tensor((8, 6, 40), UINT16, (1, 5, 8, 64), lambda s: (s, 3, -2, 8)),
     copy_tensor((20, 6, 24), UINT16, (1, 4, 32, 8), lambda s: (s, 3, -2, 8), "_of_units"),
     cluster(),
+    stmatrix(),
+    *(pack_relu(element) for element in ("half", "bfloat16")),
 )

@@ -19,6 +19,8 @@
 //   wgmma<N>(d, a, b, add, M{})            the same with A in registers, as ldmatrix_x4 brings a warp its 16 rows of it; b is
 //                                          K-major. They belong to wgmma until it has been waited for.
 //   operand(address, leading, stride, Swizzle)   a matrix in shared memory, as wgmma's descriptors say it, see below
+//   stmatrix_x4_trans(to, r)               the way back of ldmatrix_x4_trans: lane 8 i + j gives the address of row j of tile i
+//   pack_relu(low, high, E{})              two numbers of 16 bits in a word, zero where they would be negative; nan stays
 //   registers_release<N>(), registers_take<N>()  setmaxnreg, by all warps of a warpgroup
 //   group_barrier(id, threads)             bar.sync: a barrier of some warps; id 1 ... 15
 //   of_first_lane(value)                   the value of the warp's first lane, which all lanes have: tells the compiler so
