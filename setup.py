@@ -53,9 +53,13 @@ CUDA_SOURCES = [
     *SHARED_SOURCES,
     *PLAN_SOURCES,
 ]
-#: For sm_90a alone, where 9.0 is among the architectures; else the other file stands for them.
-HOPPER_SOURCES = [*sorted(glob("csrc/cuda/gcn/hopper/instances/*.cu")), "csrc/cuda/gcn/hopper/hopper_kernels.cu"]
-HOPPER_ABSENT = "csrc/cuda/gcn/hopper/hopper_absent.cpp"
+#: For sm_90a alone, where 9.0 is among the architectures; else the other files stand for them.
+HOPPER_SOURCES = [
+    *sorted(glob("csrc/cuda/gcn/hopper/instances/*.cu")),
+    "csrc/cuda/gcn/hopper/hopper_kernels.cu",
+    *sorted(glob("csrc/cuda/refine/hopper/*.cu")),
+]
+HOPPER_ABSENT = sorted(glob("csrc/cuda/*/hopper/*_absent.cpp"))
 #: Memory that one compile job may need, in GiB.
 JOB_MEMORY = 2
 #: The oldest Python whose stable ABI the libraries are tagged for.
@@ -146,7 +150,7 @@ def extension_arguments() -> dict:
         libraries.append(
             CppExtension(
                 "gcn_kernels._cuda",
-                CUDA_SOURCES if cuda.hopper else [*CUDA_SOURCES, HOPPER_ABSENT],
+                CUDA_SOURCES if cuda.hopper else [*CUDA_SOURCES, *HOPPER_ABSENT],
                 include_dirs=[str(cuda.toolkit.include)],
                 libraries=["torch_cuda"],
                 # The CUDA runtime is linked statically: the library then needs only the driver, which comes with the GPU.

@@ -77,7 +77,7 @@ class Kernel:
 
 
 PORTABLE = sorted(path for path in SOURCES.rglob("*.cu") if "hopper" not in path.parts)
-HOPPER = sorted((SOURCES / "gcn" / "hopper" / "instances").glob("*.cu"))
+HOPPER = sorted(SOURCES.glob("gcn/hopper/instances/*.cu")) + sorted(SOURCES.glob("refine/hopper/*.cu"))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ needs_nvdisasm = pytest.mark.skipif(cuda_binary.nvdisasm() is None, reason="need
 
 REGISTERS, THREADS = 65536, 384
 COPYING, MULTIPLYING = 40, 232  # as hopper_tiles.h has them
+#: Whose warpgroups keep the registers that they have from the start.
+ALIKE = {"hopper_second_stage_kernel", "refine_march_kernel"}
 
 
 def ahead(items: list[pytest.Function]) -> list[Job]:
@@ -35,8 +37,8 @@ def test_the_roles_share_the_registers() -> None:
     tiles = (SOURCES / "gcn" / "hopper" / "hopper_tiles.h").read_text()
     assert f"kProducerRegisters = {COPYING}, kConsumerRegisters = {MULTIPLYING};" in tiles
     assert 128 * (COPYING + 2 * MULTIPLYING) <= REGISTERS
-    for kernel in kernels:  # what the launch takes is what the roles divide up; of the second stage it is enough for all
-        if kernel.name == "hopper_second_stage_kernel":
+    for kernel in kernels:  # what the launch takes is what the roles divide up; of others it is enough for all
+        if kernel.name in ALIKE:
             assert kernel.registers * THREADS <= REGISTERS, f"{kernel}: {kernel.registers}"
             continue
         assert kernel.registers * THREADS >= 128 * (COPYING + 2 * MULTIPLYING), f"{kernel}: {kernel.registers}"
@@ -47,21 +49,24 @@ def test_wgmma_on_what_the_copy_engine_brought() -> None:
     #: Products that go together: two steps; two halves of two steps; three octets of a step;
     #: k-blocks of pairs of octets, of two steps and of one, and of single ones, the last apart. Loops may be unrolled.
     #: Of the second stage, the last two steps of single octets are k-blocks of their own.
+    #: Of the refinement, a row of both convolutions.
     products = {
         "hopper_second_stage_kernel": 8,
         "hopper_first_stage_kernel": 2,
         "hopper_weight_grad_kernel": 3,
         "hopper_input_grad_kernel": 8,
+        "refine_march_kernel": 10,
     }
     kernels = compiled_hopper().kernels
     assert {kernel.name for kernel in kernels} == set(products)
     for kernel in kernels:
         count = kernel.instructions
         assert count["HGMMA"] and count["HGMMA"] % products[kernel.name] == 0, f"{kernel}: {count['HGMMA']}"
-        by_threads = kernel.name == "hopper_second_stage_kernel"  # which copy windows of 16-byte rows, and keep their registers
+        by_threads = kernel.name in ALIKE  # which copy rows of 16 bytes, and keep their registers
         assert bool(count["LDGSTS"]) == by_threads == (not count["UTMALDG"]), f"{kernel}: {count}"
         assert count["USETMAXREG"] == (0 if by_threads else 2), f"{kernel}: {count}"
-        assert count["UBLKCP"] or kernel.name == "hopper_weight_grad_kernel", f"{kernel}: no bulk copies of weights"
+        of_blocks = kernel.name not in ("hopper_weight_grad_kernel", "refine_march_kernel")
+        assert bool(count["UBLKCP"]) == of_blocks, f"{kernel}: bulk copies of weights"
         # Sums with values that are not finite are done again without wgmma.
         assert bool(count["HMMA"]) == (kernel.name == "hopper_weight_grad_kernel"), f"{kernel}: {count}"
         assert not count["LDL"] and not count["STL"], f"{kernel}: {count}"

@@ -52,6 +52,22 @@ def test_large_problem(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
         check(evaluate(by_cuda, given, dy), given, dy)
 
 
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs compute capability 9.0"
+)
+@pytest.mark.parametrize(
+    "sizes", [(2, 21, 21, 300, 200), (16, 19, 19, 64, 64), (1, 17, 20, 5, 136), (200, 21, 18, 1, 8)], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_forward_by_the_kernel_for_hopper(sizes: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCN_KERNELS_PLAN", "refine_march=1")
+    for layout in LAYOUTS:
+        given, dy = on_gpu(*draw_sizes(sizes, dtype, layout))
+        y = by_cuda(*given)
+        check({"y": y}, given, dy)
+        assert torch.equal(by_cuda(*given), y)
+
+
 @pytest.mark.parametrize("part", range(5))
 def test_drawn_problems(part: int) -> None:
     for seed in range(40 * part, 40 * part + 40):

@@ -168,6 +168,12 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("refine", task, "--out", file, "--seconds", 0.8 * limit, "--backends", "triton")
         return Step(f"refine-triton-{task}", f"boundary refinement in Triton: {task}", command, limit, missing, least=12)
 
+    def refine_march(task: str, limit: float) -> Step:
+        command = ["env", "GCN_KERNELS_PLAN=refine_march=1", *module("refine", task, "--out", out / f"refine-march-{task}.jsonl")]
+        command += ["--seconds", str(0.8 * limit), "--math", "bfloat16", "float16"]
+        what = f"boundary refinement, forward by the kernel of sm_90a: {task}"
+        return step(f"refine-march-{task}", what, limit, command, missing=_no_hopper(), least=12)
+
     first = ("--sets", "paper", "views", "--math", "bfloat16", "float16", "tf32")
     rest = ("--sets", "tests")
     calibration = [sys.executable, str(TESTS / "emu" / "calibration.py"), "--out", str(out / "calibration")]
@@ -197,6 +203,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             upsample("check", 60),
             upsample_forms("check", 30),
             refine("check", 40),
+            refine_march("check", 30),
             refine_in_triton("check", 60),
             triton_strips("check", 60),
         ],
@@ -212,6 +219,7 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
             upsample("time", 60),
             upsample_forms("time", 40),
             refine("time", 40),
+            refine_march("time", 30),
             refine_in_triton("time", 60),
             triton_strips("time", 60),
             Step("plots", "pictures", module("summary", "--plots", out), 15, why_not or plot.missing(), least=5),

@@ -1,5 +1,6 @@
 """Program: boundary refinement on the GPU. See gpureport/subject.py for its tasks, ``check`` and ``time``.
 
+GCN_KERNELS_PLAN=refine_march=1 in the environment runs forward by the kernel of sm_90a where it takes the problem.
 Timed are the paper's refinements at batch 16 and 1; the floor is x and y once, with backward dy, x and dx besides.
 """
 
@@ -78,6 +79,7 @@ SUBJECT = Subject(
     moved=lambda s: (2 * s[0] * s[1] * s[3] * s[4], 5 * s[0] * s[1] * s[3] * s[4]),
     checked=(
         *((16, 21, 21, 128, 128), (1, 21, 21, 128, 128), (2, 19, 19, 33, 65), (2, 64, 64, 32, 32), (1, 256, 128, 16, 16)),
+        (2, 19, 18, 40, 136),
         *((3, 1, 1, 5, 7), (2, 3, 40, 1, 1)),
     ),
     timed=(*((16, 21, 21, size, size) for size in (128, 256, 512)), (1, 21, 21, 512, 512), (16, 19, 19, 256, 256)),

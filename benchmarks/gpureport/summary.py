@@ -60,6 +60,8 @@ def write(out: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome], so
         *_one_operator(_lines(out / "upsample-forms-check.jsonl"), _lines(out / "upsample-forms-time.jsonl")),
         "## Boundary refinement",
         *_one_operator(_lines(out / "refine-check.jsonl"), _lines(out / "refine-time.jsonl")),
+        "### Forward by the kernel of sm_90a",
+        *_one_operator(_lines(out / "refine-march-check.jsonl"), _lines(out / "refine-march-time.jsonl")),
         "### In Triton",
         *_one_operator(_lines(out / "refine-triton-check.jsonl"), _lines(out / "refine-triton-time.jsonl")),
         "## Lines for kMeasuredFaster",

@@ -24,6 +24,7 @@ struct Overrides {
   // 1: the second stage by the portable kernels; 128 or 512: by those of sm_90a, a patch of so many pixels at a time.
   int second_stage = 0;
   int strips_banded = 0;        // strips in 16 bits or tf32: 1 by multiply-adds; 2 on the tensor cores, wherever they fit
+  int refine_march = 0;         // 1: refinement forward by the kernel of sm_90a, wherever it takes the problem
   int second_stage_turned = 0;  // those of sm_90a, 1: with windows that are turned; 2: with windows as the maps are
 };
 // Reads them from text such as "first_stage_sharing=2,input_grad_cluster=1". Throws std::invalid_argument.

@@ -192,9 +192,10 @@ STRIPS = Build(
 REFINE = Build(
     "emu_refine",
     (
-        *("host_module.cpp", "refine_module.cpp", *PLANS, "gcn/hopper/hopper_absent.cpp"),
-        *("refine/refine_plan.cpp", "refine/refine_execute.cpp", "refine/refine_kernels.cu"),
-        *(f"refine/refine_{math}.cu" for math in ("half", "bfloat16", "tf32", "float", "double")),
+        *("host_module.cpp", "refine_module.cpp", *PLANS),
+        *(f"refine/refine_{part}.cpp" for part in ("plan", "plan_march", "execute")),
+        *("refine/refine_kernels.cu", *(f"refine/refine_{math}.cu" for math in ("half", "bfloat16", "tf32", "float", "double"))),
+        *(f"refine/hopper/refine_march_{part}.cu" for part in ("kernels", "half", "bfloat16")),
     ),
 )
 #: The doubling likewise.

@@ -30,7 +30,8 @@ Overrides read_overrides(const std::string& text) {
                                                 {"second_stage", &o.second_stage},
                                                 {"second_stage_turned", &o.second_stage_turned},
                                                 {"unpacked_weights", &o.unpacked_weights},
-                                                {"strips_banded", &o.strips_banded}};
+                                                {"strips_banded", &o.strips_banded},
+                                                {"refine_march", &o.refine_march}};
   std::string names;
   for (const auto& [name, place] : known) names += (names.empty() ? "" : ", ") + std::string(name);
   std::istringstream parts(text);

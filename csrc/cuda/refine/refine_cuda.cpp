@@ -32,13 +32,24 @@ Math math_of(const Tensor& x, bool allow_tf32) {
   return stored == Math::kFloat && allow_tf32 ? Math::kTf32 : stored;
 }
 
-std::shared_ptr<const RefinePlan> plan_of(const Place& place, const RefineSizes& s, Math math, int64_t wanted) {
+MapLayout layout_of(const StridedMap& map) {
+  return {{map.stride_n, map.stride_c, map.stride_h, map.stride_w}, reinterpret_cast<uintptr_t>(map.data) % kPieceBytes == 0};
+}
+
+std::shared_ptr<const RefinePlan> plan_of_forward(const Place& place, const RefineSizes& s, Math math, const StridedMap& x,
+                                                  const StridedMap& y) {
   static PlanCache<RefinePlan> plans;
-  constexpr int64_t kForward = -1;
+  const MapLayout of_x = layout_of(x), of_y = layout_of(y);
+  PlanKey key;
+  key.add({place.device(), place.asked(), int64_t(math), s.n, s.c, s.m, s.h, s.w}).add(of_x).add(of_y);
+  return plans.get(key, [&] { return plan_refine_forward(s, math, of_x, of_y, place.gpu()); });
+}
+
+std::shared_ptr<const RefinePlan> plan_of_backward(const Place& place, const RefineSizes& s, Math math, int64_t wanted) {
+  static PlanCache<RefinePlan> plans;
   PlanKey key;
   key.add({place.device(), int64_t(math), s.n, s.c, s.m, s.h, s.w, wanted});
   return plans.get(key, [&] {
-    if (wanted == kForward) return plan_refine_forward(s, math, place.gpu());
     const auto bit = [&](int i) { return (wanted >> i & 1) != 0; };
     return plan_refine_backward(s, math, {bit(0), bit(1), bit(2), bit(3), bit(4)}, place.gpu());
   });
@@ -72,11 +83,11 @@ Tensor cuda_refine(const Tensor& x, const Tensor& w1, const Tensor& w2, const st
   const Tensor y = torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
                                         channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   if (sizes.n == 0) return y;
-  const auto plan = plan_of(place, sizes, math_of(x, allow_tf32), -1);
-  const Tensor workspace = new_workspace(x, plan->workspace_bytes);
-  const Parameters parameters(w1, w2, b1, b2);
   RefineTensors tensors = {};
   tensors.x = map_of(x, x.const_data_ptr()), tensors.out = map_of(y, y.mutable_data_ptr());
+  const auto plan = plan_of_forward(place, sizes, math_of(x, allow_tf32), tensors.x, tensors.out);
+  const Tensor workspace = new_workspace(x, plan->workspace_bytes);
+  const Parameters parameters(w1, w2, b1, b2);
   parameters.point(tensors);
   check_launches(run_refine(*plan, tensors, workspace.mutable_data_ptr(), place.stream()), "gcn_kernels::cuda_refine");
   return y;
@@ -94,7 +105,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> cuda_refine_backward(const Te
     found.zero();
     return found.results();
   }
-  const auto plan = plan_of(place, sizes, math_of(x, allow_tf32), wanted);
+  const auto plan = plan_of_backward(place, sizes, math_of(x, allow_tf32), wanted);
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);
   const Parameters parameters(w1, w2, b1, std::nullopt);
   RefineTensors tensors = {};

@@ -31,6 +31,16 @@ int run_tiles(const RefinePlan& plan, const RefineTensors& t, void* workspace, C
   return chain.error();
 }
 
+int run_march(const RefinePlan& plan, const RefineTensors& t, CUstream_st* stream) {
+  RefineMarch march = plan.march;
+  march.x = t.x, march.out = t.out;
+  march.conv[0].weight = t.w1, march.conv[0].bias = t.b1;
+  march.conv[1].weight = t.w2, march.conv[1].bias = t.b2;
+  Chain chain(stream);
+  chain.then("refine_march", [&](Stream s) { return refine_march_forward(plan.math, march, plan.blocks, s); });
+  return chain.error();
+}
+
 int run_directly(const RefinePlan& plan, const RefineTensors& t, void* workspace, CUstream_st* stream) {
   const RefineSizes& sizes = plan.sizes;
   const int n = int(sizes.n), h = int(sizes.h), w = int(sizes.w);
@@ -70,6 +80,7 @@ int run_directly(const RefinePlan& plan, const RefineTensors& t, void* workspace
 }  // namespace
 
 int run_refine(const RefinePlan& plan, const RefineTensors& tensors, void* workspace, CUstream_st* stream) {
+  if (!plan.backward && plan.why_portable.empty()) return run_march(plan, tensors, stream);
   if (plan.why_direct.empty()) return run_tiles(plan, tensors, workspace, stream);
   return run_directly(plan, tensors, workspace, stream);
 }

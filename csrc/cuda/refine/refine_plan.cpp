@@ -252,8 +252,10 @@ RefinePlan plan_refine(const RefineSizes& sizes, Math math, bool backward, const
 
 }  // namespace
 
-RefinePlan plan_refine_forward(const RefineSizes& sizes, Math math, const Gpu& gpu) {
-  return plan_refine(sizes, math, false, {}, gpu);
+RefinePlan plan_refine_forward(const RefineSizes& sizes, Math math, const MapLayout& x, const MapLayout& out, const Gpu& gpu) {
+  RefinePlan plan = plan_refine(sizes, math, false, {}, gpu);
+  plan_refine_march(plan, x, out, gpu);
+  return plan;
 }
 
 RefinePlan plan_refine_backward(const RefineSizes& sizes, Math math, const RefineWanted& wanted, const Gpu& gpu) {

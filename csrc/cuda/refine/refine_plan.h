@@ -5,6 +5,7 @@
 #include <string>
 
 #include "../gpu.h"
+#include "hopper/refine_hopper.h"
 #include "refine_kernels.h"
 
 namespace gcn::cuda {
@@ -26,15 +27,20 @@ struct RefinePlan {
   Math math;
   bool backward;
   RefineWanted wanted;
-  std::string why_direct;  // empty where one launch works on tiles
-  RefineTile tile;         // without pointers
+  std::string why_direct;    // empty where one launch works on tiles
+  std::string why_portable;  // of forward; empty where the kernel for Hopper runs
+  RefineTile tile;           // without pointers
+  RefineMarch march;         // likewise, where that kernel runs
   int blocks, resident, shared_bytes;
   double seconds, floor;  // predicted, of the launches on tiles; of the useful bytes, or products at the full matrix rate
   size_t workspace_bytes;
 };
 
-RefinePlan plan_refine_forward(const RefineSizes&, Math, const Gpu&);
+RefinePlan plan_refine_forward(const RefineSizes&, Math, const MapLayout& x, const MapLayout& out, const Gpu&);
 RefinePlan plan_refine_backward(const RefineSizes&, Math, const RefineWanted&, const Gpu&);
+
+// Changes a forward plan to one that the kernel for Hopper runs, where it is asked for; or says why that is not possible.
+void plan_refine_march(RefinePlan&, const MapLayout& x, const MapLayout& out, const Gpu&);
 
 // Parameters and their gradients are dense; null where there are none.
 struct RefineTensors {

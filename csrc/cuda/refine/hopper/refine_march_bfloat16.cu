@@ -1,0 +1,5 @@
+#include "refine_march.cuh"
+
+namespace gcn::cuda {
+template int launch_refine_march<BFloat16>(const RefineMarch&, int, Stream);
+}
