@@ -94,13 +94,10 @@ def plain(x: Tensor, branches: Any, stem: Any) -> Plain | None:
     biased: list[int] = []
     if type(branches) not in _LISTS or x.dim() != 4:
         return None
-    for branch in branches if stem is None else (stem, *branches):
+    for branch in branches if stem is None else ((stem,), *branches):
         if type(branch) not in _LISTS:
             return None
-        if branch is stem:
-            branch = (stem,)
-        else:
-            lengths.append(len(branch))
+        lengths.append(len(branch))
         for step in branch:
             if type(step) is not tuple:
                 return None
@@ -127,7 +124,7 @@ def plain(x: Tensor, branches: Any, stem: Any) -> Plain | None:
                 biased.append(1)
             else:
                 return None
-    return x, weights, biases, lengths, dilations, biased
+    return x, weights, biases, lengths if stem is None else lengths[1:], dilations, biased
 
 
 def _plain_pair(d: Any) -> tuple[int, int] | None:
