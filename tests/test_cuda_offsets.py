@@ -25,7 +25,7 @@ GONE = ("curand_mtgp32_kernel.h", "texture_fetch_functions.h")
 BOUNDED = {"shared", "stage", "weights", "scratch", "source", "sums", "steps", "table", "tile", "square", "slots"}
 BOUNDED |= {"own", "to", "from", "next", "pixel", "window", "entries", "needed", "odd"}
 #: The same in the Hopper kernels.
-BOUNDED |= {"ring", "stages", "rows", "barriers", "windows", "of_warps"}
+BOUNDED |= {"ring", "stages", "rows", "barriers", "filled", "windows", "of_warps"}
 #: Maps of the refinement in shared memory, where a unit reads them, and its biases there.
 BOUNDED |= {"origin", "a_at", "b_at", "a_first", "b_first", "biases"}
 #: Bands of the strips in shared memory, and sums of diagonals.
