@@ -46,8 +46,6 @@ ADDED = Case((1, 5, 6, 6, 12), add=True, crop=(1, 2))
 SINGLE = Case((2, 5, 5, 11, 7), by_itself=True, math="float32")
 DIRECT = Case((1, 200, 3, 6, 5), math="float32")
 NEAR_EDGE = Case((1, 3, 3, 3, 7), "float32", by_itself=True, special=("x", float("inf"), 1, 0))
-THREE = replace(TILE, k=3)
-TWO = replace(TILE, k=2)
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,6 @@ MAPS = _of(
     ("not-rounded", "to_float(added[e][i]) +", "", "nothing is added", ADDED),
     ("crop", "h - kScale * map.row0)", "2 * h)", "rows behind the last are written", replace(ADDED, crop=(3, 2))),
     ("turned", "turned ? 1 - first - count : first", "first", "gradients read the windows of the forward pass", TILE),
-    ("tap", "(turned ? 2 : -2) * shift", "2 * shift", "the kernel is not mirrored", TILE),
-    ("three", "k == 3 && phase == 1", "k == 3 && phase == 0", "even and odd outputs of 3 x 3 change places", THREE),
 )
 PRODUCTS = _of(
     "products.cuh",
@@ -119,7 +115,6 @@ PRODUCTS = _of(
         CORNER,
     ),
     ("rows-outside", "above + row + tap < 0 || above + row + tap >= h ||", "", "rows outside of x", CORNER),
-    ("columns", "taps_w.first + column, x_piece", "taps_w.first, x_piece", "the columns of taps are one", TILE),
     (
         "accumulate",
         "is_first ? sums[tap][block][i] : *sum + sums[tap][block][i]",
@@ -131,7 +126,6 @@ PRODUCTS = _of(
 MULTIPLY_ADD = _of(
     "multiply_add.cuh",
     ("row-of-tap", "pixel[r + tap].value[e]", "pixel[r].value[e]", "both rows of taps read one", FLOAT),
-    ("group", "group * conv.of_group +", "", "every group has the weights of the first", WIDE_FLOAT),
     (
         "outside",
         "if (at_w >= 0 && at_w < p.w) add_products",
@@ -141,7 +135,6 @@ MULTIPLY_ADD = _of(
     ),
     ("shares", "row += p.shares", "++row", "every share has all rows", FEW),
     ("part", "int64_t(blockIdx.x) * p.shares + share", "int64_t(blockIdx.x) * p.shares", "shares write one part", FEW),
-    ("next", "values = next;", "", "the window does not move", FLOAT),
 )
 TILES_OF = _of(
     "tile.cuh",
@@ -160,7 +153,6 @@ TILES_OF = _of(
         TILE,
     ),
     ("bias-rows", "kUpsampleHaloRows + (row >> 2)", "(row >> 2)", "rows above count in the bias", FLOAT),
-    ("first-tile", "tile == blockIdx.x;", "true;", "sums of earlier tiles are lost", MANY),
 )
 FINISH = _of(
     "finish.cuh",
@@ -188,17 +180,9 @@ POSITIONS = _of(
 )
 SINGLY = _of(
     "single.cuh",
-    ("far", "far_h ? 3 - 3 * odd : 1 + odd", "far_h ? 3 * odd : 1 + odd", "the outer taps change places", SINGLE),
     ("above", "odd ? below[at] : above[at]", "below[at]", "the row above is the one below", SINGLE),
     ("shift", "above[i] = here[i], here[i] = below[i];", "here[i] = below[i];", "the row above is the first", SINGLE),
     ("last-row", "if (2 * row + odd >= p.yh) continue;", "", "a row behind the last is written", replace(SINGLE, crop=(1, 0))),
-    (
-        "last-column",
-        "min(p.yw - 2 * s.col, 2 * kCols)",
-        "2 * kCols",
-        "a column behind the last is written",
-        replace(SINGLE, crop=(0, 1)),
-    ),
     (
         "runs",
         "upsample_wide<E>(p.out, p.yw) == 4 &&",
@@ -213,7 +197,6 @@ SINGLY = _of(
         "a product outside of dy",
         NEAR_EDGE,
     ),
-    ("bias", "i > 0 && i < kAround - 1", "i > 0", "outputs of a neighbour count in the bias", SINGLE),
     (
         "strip",
         "s.row = row0 + at.row * p.strip",
@@ -226,13 +209,6 @@ DIRECTLY = _of(
     "direct.cuh",
     ("edge", "at_h < 0 || at_h >= p.yh ||", "at_h < 0 ||", "outputs behind the last row", replace(DIRECT, crop=(3, 0))),
     ("bias", "(tap / 4 == 1 || tap / 4 == 2) &&", "(tap / 4 == 1) &&", "half of dy counts in the bias", DIRECT),
-    (
-        "last-rows",
-        "if (at_h >= p.yh || at_w >= p.yw) continue;",
-        "if (at_w >= p.yw) continue;",
-        "rows behind the last are written",
-        DIRECT,
-    ),
     ("shift", "const int r = row - shift_h;", "const int r = row + shift_h;", "rows of x are turned", DIRECT),
 )
 MUTATIONS = [*MAPS, *PRODUCTS, *MULTIPLY_ADD, *TILES_OF, *FINISH, *POSITIONS, *SINGLY, *DIRECTLY]
