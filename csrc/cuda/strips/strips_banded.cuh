@@ -309,6 +309,7 @@ class StripsBanded : public StripsUnit<StripsBanded<M>, Element<M>, Element<M>> 
 
   GCN_DEVICE void dot(const StripsOp& op) const {
     const StripsBandAxes axes(p.kernel[op.kernel]);
+    const int lane = kept(this->lane());  // see conv_inside()
     const int rows = min(p.tile_h, p.h - of_unit(kRow)), cols = min(p.tile_w, p.w - of_unit(kColumn));
     if (axes.down) {
       gram<true>(op, axes, rows, cols);
@@ -323,7 +324,7 @@ class StripsBanded : public StripsUnit<StripsBanded<M>, Element<M>, Element<M>> 
     float* const to = static_cast<float*>(p.partial) + (part * p.c + of_unit(kChannel)) * p.sums + op.sums;
 #pragma unroll 1
     for (int first = warp() * kStripsWarp; first < count; first += threads) {
-      const int i = first + lane(), c = quotient(i, each), at = i - c * each;
+      const int i = first + lane, c = quotient(i, each), at = i - c * each;
       const bool there = i < count, of_bias = at >= of_weight;
       float total = 0;
       if (there) {
@@ -345,7 +346,7 @@ class StripsBanded : public StripsUnit<StripsBanded<M>, Element<M>, Element<M>> 
         if (!(again & 1)) continue;
         const int other = first + j, other_c = quotient(other, each);
         const float sum = by_pixels(op, axes, other_c, other - other_c * each, of_weight, rows, cols);
-        if (lane() == j) total = sum;
+        if (lane == j) total = sum;
       }
       if (there) to[int64_t(c) * p.sums + at] = total;
     }
