@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from captured import check_replayed
 from cases import DTYPES, LAYOUTS, every_dtype, every_layout
 from refine_cases import CASES, NAMES, Arguments, check, check_reach, draw, draw_sizes, evaluate, with_special_value
 from torch import Tensor
@@ -132,25 +133,7 @@ def test_a_step_is_captured_in_a_graph_and_replayed_on_other_data() -> None:
     module = FusedRefine(8, backend="cuda", device="cuda")
     x, dy = (torch.randn(2, 8, 33, 20, device="cuda") for _ in range(2))
     x.requires_grad_()
-    inputs = (x, *module.parameters())
-
-    def step() -> tuple[Tensor, ...]:
-        y = module(x)
-        return (y, *torch.autograd.grad(y, inputs, dy))
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        x.normal_()
-    graph.replay()
-    for found, expected in zip(captured, step(), strict=True):
-        assert torch.equal(found, expected)
+    check_replayed(module, x, dy)
 
 
 def test_autocast_compile_and_opcheck(fresh_compiler: None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from captured import check_replayed
 from cases import DTYPES, LAYOUTS, every_dtype, every_layout
 from rule import check, evaluate, expect
 from strips_cases import CASES, LSKA, MSCA, PAIR, STRIP_BLOCK, Case, Run, Strips, draw, make
@@ -111,25 +112,7 @@ def test_a_step_is_captured_in_a_graph_and_replayed_on_other_data() -> None:
     module = module_on_gpu()
     x, dy = (torch.randn(2, 8, 33, 20, device="cuda") for _ in range(2))
     x.requires_grad_()
-    inputs = (x, *module.parameters())
-
-    def step() -> tuple[torch.Tensor, ...]:
-        y = module(x)
-        return (y, *torch.autograd.grad(y, inputs, dy))
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        x.normal_()
-    graph.replay()
-    for found, expected in zip(captured, step(), strict=True):
-        assert torch.equal(found, expected)
+    check_replayed(module, x, dy)
 
 
 def test_autocast_and_compile(fresh_compiler: None) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from captured import check_replayed
 from cases import LAYOUTS, every_dtype, every_layout
 from torch import Tensor
 from upsample_cases import CASES, FORMS, check, compare_finite, draw, drawn, evaluate, groups_of, tap_by_tap
@@ -123,25 +124,7 @@ def test_unasked_the_transposed_convolution_of_pytorch_runs() -> None:
 def test_a_step_is_captured_in_a_graph_and_replayed_on_other_data() -> None:
     module = FusedUpsample(8, 6, bias=True, backend="cuda", device="cuda")
     x, dy = torch.randn(2, 8, 33, 20, device="cuda").requires_grad_(), torch.randn(2, 6, 66, 40, device="cuda")
-    inputs = (x, *module.parameters())
-
-    def step() -> tuple[Tensor, ...]:
-        y = module(x)
-        return (y, *torch.autograd.grad(y, inputs, dy))
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        x.normal_()
-    graph.replay()
-    for found, expected in zip(captured, step(), strict=True):
-        assert torch.equal(found, expected)
+    check_replayed(module, x, dy)
 
 
 def test_autocast_compile_and_opcheck(fresh_compiler: None) -> None:

@@ -1,5 +1,6 @@
 // From a run-time choice of arithmetic to the kernels compiled for it. The three large ones are compiled in instances/, a file
 // for each arithmetic, so that they compile side by side.
+#include "../with_math.cuh"
 #include "combine.cuh"
 #include "direct.cuh"
 #include "finish.cuh"
@@ -28,34 +29,6 @@ GCN_DECLARE_INSTANCES(Fp32)
 GCN_DECLARE_INSTANCES(Half)
 GCN_DECLARE_INSTANCES(BFloat16)
 #undef GCN_DECLARE_INSTANCES
-
-namespace {
-
-// Calls `run` with the tag of a tensor core arithmetic, or with a stored type.
-template <class Run>
-int with_math(Math math, const Run& run) {
-  switch (math) {
-    case Math::kHalf:
-      return run(Half{});
-    case Math::kBFloat16:
-      return run(BFloat16{});
-    case Math::kTf32:
-      return run(Tf32{});
-    case Math::kFloat:
-      return run(Fp32{});
-    case Math::kDouble:
-      break;
-  }
-  return cudaErrorInvalidValue;  // float64 has the direct kernels
-}
-
-template <class Run>
-int with_element(Math math, const Run& run) {
-  if (math == Math::kDouble) return run(double{});
-  return with_math(math, [&](auto m) { return run(Element<decltype(m)>{}); });
-}
-
-}  // namespace
 
 int prepare(Math math, const PrepareParams& p, Stream s) {
   if (math == Math::kDouble) return launch_prepare<double>(p, s);

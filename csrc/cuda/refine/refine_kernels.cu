@@ -1,4 +1,5 @@
 // From a run-time choice of arithmetic to the kernels compiled for it, each in a file of its own.
+#include "../with_math.cuh"
 #include "refine_direct.cuh"
 #include "refine_finish.cuh"
 #include "refine_tile.cuh"
@@ -25,57 +26,24 @@ GCN_DECLARE_REFINE_DIRECT(double)
 #undef GCN_DECLARE_REFINE_PRODUCTS
 #undef GCN_DECLARE_REFINE_DIRECT
 
-namespace {
-
-// Of float64, which has no tensor core products here, the plan takes the direct kernels.
-template <class Run>
-int with_products(Math math, const Run& run) {
-  switch (math) {
-    case Math::kHalf:
-      return run(Half{});
-    case Math::kBFloat16:
-      return run(BFloat16{});
-    case Math::kTf32:
-      return run(Tf32{});
-    default:
-      return run(Fp32{});
-  }
-}
-
-template <class Run>
-int with_stored(Math math, const Run& run) {
-  switch (math) {
-    case Math::kHalf:
-      return run(Half{});
-    case Math::kBFloat16:
-      return run(BFloat16{});
-    case Math::kDouble:
-      return run(double{});
-    default:
-      return run(float{});
-  }
-}
-
-}  // namespace
-
 int refine_forward(Math math, const RefineTile& p, int blocks, int shared_bytes, Stream s) {
-  return with_products(math, [&](auto m) { return launch_refine_forward<decltype(m)>(p, blocks, shared_bytes, s); });
+  return with_math(math, [&](auto m) { return launch_refine_forward<decltype(m)>(p, blocks, shared_bytes, s); });
 }
 
 int refine_backward(Math math, const RefineTile& p, int blocks, int shared_bytes, Stream s) {
-  return with_products(math, [&](auto m) { return launch_refine_backward<decltype(m)>(p, blocks, shared_bytes, s); });
+  return with_math(math, [&](auto m) { return launch_refine_backward<decltype(m)>(p, blocks, shared_bytes, s); });
 }
 
 int refine_finish(Math math, const RefineFinish& p, Stream s) {
-  return with_products(math, [&](auto m) { return launch_refine_finish<Element<decltype(m)>>(p, s); });
+  return with_math(math, [&](auto m) { return launch_refine_finish<Element<decltype(m)>>(p, s); });
 }
 
 int refine_direct_conv(Math math, const RefineDirectConv& p, Stream s) {
-  return with_stored(math, [&](auto e) { return launch_refine_direct_conv<decltype(e)>(p, s); });
+  return with_element(math, [&](auto e) { return launch_refine_direct_conv<decltype(e)>(p, s); });
 }
 
 int refine_direct_grad(Math math, const RefineDirectGrad& p, Stream s) {
-  return with_stored(math, [&](auto e) { return launch_refine_direct_grad<decltype(e)>(p, s); });
+  return with_element(math, [&](auto e) { return launch_refine_direct_grad<decltype(e)>(p, s); });
 }
 
 }  // namespace gcn::cuda

@@ -1,4 +1,5 @@
 // From a run-time choice of type to the kernels compiled for it, each type in a file of its own.
+#include "../with_math.cuh"
 #include "strips_banded.cuh"
 #include "strips_direct.cuh"
 #include "strips_finish.cuh"
@@ -20,26 +21,8 @@ extern template int launch_strips_banded<Half>(const StripsTile&, int64_t, int, 
 extern template int launch_strips_banded<BFloat16>(const StripsTile&, int64_t, int, int, Stream);
 extern template int launch_strips_banded<Tf32>(const StripsTile&, int64_t, int, int, Stream);
 
-namespace {
-
-template <class Run>
-int with_stored(Math math, const Run& run) {
-  switch (math) {
-    case Math::kHalf:
-      return run(Half{});
-    case Math::kBFloat16:
-      return run(BFloat16{});
-    case Math::kDouble:
-      return run(double{});
-    default:
-      return run(float{});
-  }
-}
-
-}  // namespace
-
 int strips_tile(Math math, const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
-  return with_stored(math, [&](auto e) { return launch_strips_tile<decltype(e)>(p, blocks, threads, shared_bytes, s); });
+  return with_element(math, [&](auto e) { return launch_strips_tile<decltype(e)>(p, blocks, threads, shared_bytes, s); });
 }
 
 int strips_banded(Math math, const StripsTile& p, int64_t blocks, int threads, int shared_bytes, Stream s) {
@@ -49,15 +32,15 @@ int strips_banded(Math math, const StripsTile& p, int64_t blocks, int threads, i
 }
 
 int strips_finish(Math math, const StripsFinish& p, Stream s) {
-  return with_stored(math, [&](auto e) { return launch_strips_finish<decltype(e)>(p, s); });
+  return with_element(math, [&](auto e) { return launch_strips_finish<decltype(e)>(p, s); });
 }
 
 int strips_direct_conv(Math math, const StripsDirectConv& p, Stream s) {
-  return with_stored(math, [&](auto e) { return launch_strips_direct_conv<decltype(e)>(p, s); });
+  return with_element(math, [&](auto e) { return launch_strips_direct_conv<decltype(e)>(p, s); });
 }
 
 int strips_direct_dot(Math math, const StripsDirectDot& p, Stream s) {
-  return with_stored(math, [&](auto e) { return launch_strips_direct_dot<decltype(e)>(p, s); });
+  return with_element(math, [&](auto e) { return launch_strips_direct_dot<decltype(e)>(p, s); });
 }
 
 }  // namespace gcn::cuda
