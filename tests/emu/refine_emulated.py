@@ -7,6 +7,7 @@ import ctypes
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ RTX_4090 = (128, 99 << 10, 100 << 10)
 ALL_GRADIENTS = 31
 
 
-def load(library: Path | str) -> ctypes.CDLL:
+@cache  # two files of tests have plans made in the process that collects them, and an operator is defined once
+def load(library: str) -> ctypes.CDLL:
     """Register the operators of the namespace gcn_emulated; what is returned has the functions of the emulator's modules."""
     for operator in CUDA_REFINE.schemas:
         name, _, signature = SCHEMAS[operator].partition("(")
         torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
-    torch.ops.load_library(str(library))
-    functions = ctypes.CDLL(str(library))
+    torch.ops.load_library(library)
+    functions = ctypes.CDLL(library)
     functions.take_launched.restype = functions.refine_plan.restype = ctypes.c_char_p
     return functions
 

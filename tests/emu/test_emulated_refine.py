@@ -33,7 +33,7 @@ def ahead(items: object) -> list[Job]:
 
 @cache
 def functions() -> Any:
-    return load(emulator.refine_library())
+    return load(str(emulator.refine_library()))
 
 
 @pytest.fixture(autouse=True)
