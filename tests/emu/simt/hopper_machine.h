@@ -74,7 +74,7 @@ class ClusterMachine : public Fibers {
     make_stacks(threads);
     running.grid = &grid, running.fibers = this, running.threads = static_cast<unsigned>(grid.threads);
     waited_ = false;
-    dependent_memory.start_launch(grid.blocks.x / cluster);
+    dependent_memory().start_launch(grid.blocks.x / cluster);
     try {
       for (unsigned x = 0; x < grid.blocks.x; x += cluster) run_cluster(x);
       if (grid.dependent && !waited_) report("a dependent launch never calls wait_for_dependencies()");
@@ -241,20 +241,20 @@ class ClusterMachine : public Fibers {
         more_[b * block_threads_ + i].block = b;
       }
     }
-    if (running.grid->dependent) dependent_memory.start_block();
+    if (running.grid->dependent) dependent_memory().start_block();
     try {
       while (step()) {
       }
     } catch (...) {
       running.thread = nullptr;
       try {
-        dependent_memory.show();
+        dependent_memory().show();
       } catch (const Bug&) {  // the first bug is the one to report
       }
       throw;
     }
     running.thread = nullptr;
-    dependent_memory.show();
+    dependent_memory().show();
     check_exit();
   }
 
@@ -327,7 +327,7 @@ class ClusterMachine : public Fibers {
     for (Thread& t : threads_) {
       if (t.state == State::kAtDependencies) t.state = State::kRunnable, any = true;
     }
-    if (any) waited_ = true, dependent_memory.show();
+    if (any) waited_ = true, dependent_memory().show();
     return any;
   }
 

@@ -106,7 +106,9 @@ inline void multiply(const std::array<const PendingProduct*, kWarpSize>& lanes) 
     if (other->a != p.a || !other->registers != !p.registers || other->b != p.b || other->add != p.add || other->width != p.width)
       report("the lanes of a warp give wgmma different operands");
   const int depth = 2 * p.unit, warp = running.thread->warp() % 4;
-  static thread_local std::vector<double> a, b;
+  // On the heap, as the machine.
+  static thread_local const auto factors = std::make_unique<std::array<std::vector<double>, 2>>();
+  auto& [a, b] = *factors;
   if (p.registers) {
     gather(lanes, depth, a);
   } else {

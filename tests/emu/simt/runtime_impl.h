@@ -93,10 +93,15 @@ class DependentMemory {
   uint64_t step_ = 1, next_ = 0;
   bool hidden_ = false;
 };
-inline thread_local DependentMemory dependent_memory;
+inline DependentMemory& dependent_memory() {
+  // On the heap, as all that a thread has and does not ask for at every access: thread-local memory that a library brings along
+  // at run time is scarce.
+  static thread_local const auto memory = std::make_unique<DependentMemory>();
+  return *memory;
+}
 
-inline void declare_written(void* p, size_t bytes) { dependent_memory.declare(p, bytes); }
-inline void forget_written() { dependent_memory.forget(); }
+inline void declare_written(void* p, size_t bytes) { dependent_memory().declare(p, bytes); }
+inline void forget_written() { dependent_memory().forget(); }
 
 // Threads as fibers: switching to one, and from it back to the scheduler. Stacks are kept from block to block.
 class Fibers {
@@ -152,7 +157,7 @@ class Machine : public Fibers {
     random_.seed(schedule.seed);
     running.grid = &grid, running.shared = &shared_, running.threads = static_cast<unsigned>(grid.threads);
     waited_ = false;
-    dependent_memory.start_launch(uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z);
+    dependent_memory().start_launch(uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z);
     try {
       for (unsigned z = 0; z < grid.blocks.z; ++z)
         for (unsigned y = 0; y < grid.blocks.y; ++y)
@@ -172,19 +177,19 @@ class Machine : public Fibers {
     shared_.start(running.grid->shared_bytes);
     std::fill(warps_.begin(), warps_.end(), Warp());
     for (size_t i = 0; i < threads_.size(); ++i) prepare(threads_[i], static_cast<int>(i), i);
-    if (running.grid->dependent) dependent_memory.start_block();
+    if (running.grid->dependent) dependent_memory().start_block();
     try {
       do run_until_stopped();
       while (release());
     } catch (...) {
       running.thread = nullptr;
       try {
-        dependent_memory.show();
+        dependent_memory().show();
       } catch (const Bug&) {  // the first bug is the one to report
       }
       throw;
     }
-    dependent_memory.show();
+    dependent_memory().show();
     check_exit();
   }
 
@@ -230,7 +235,7 @@ class Machine : public Fibers {
         return false;
       case State::kAtDependencies:
         waited_ = true;
-        dependent_memory.show();
+        dependent_memory().show();
         break;
       case State::kAtBarrier:
         ++running.epoch;
@@ -264,7 +269,6 @@ class Machine : public Fibers {
 };
 
 inline Machine& machine() {
-  // On the heap: thread-local memory that a library brings along at run time is scarce.
   static thread_local const auto machine = std::make_unique<Machine>();
   return *machine;
 }
