@@ -4,13 +4,13 @@
 // the registered operators from reading out of bounds.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 #include <optional>
 
 #include "../dtype.h"
+#include "../new_tensor.h"
 
 namespace gcn::upsample {
 
@@ -76,8 +76,8 @@ struct Gradients {
       : x(like(x, wanted & 1)), weight(like(weight, wanted & 2)), bias(vector(x, wanted & 4 ? outputs : 0)) {}
 
  private:
-  static Tensor vector(const Tensor& x, int64_t length) { return torch::stable::new_empty(x, {&length, 1}); }
-  static Tensor like(const Tensor& t, bool is_wanted) { return is_wanted ? torch::stable::empty_like(t) : vector(t, 0); }
+  static Tensor vector(const Tensor& x, int64_t length) { return new_dense(x, {length}, x.scalar_type()); }
+  static Tensor like(const Tensor& t, bool is_wanted) { return is_wanted ? new_like(t) : vector(t, 0); }
 };
 
 }  // namespace gcn::upsample
