@@ -5,9 +5,11 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "../new_tensor.h"
 #include "gpu.h"
 #include "operands.h"
 
@@ -27,10 +29,10 @@ inline Math stored_as(torch::headeronly::ScalarType dtype) {
 inline Strides strides_of(const Tensor& map) { return {map.stride(0), map.stride(1), map.stride(2), map.stride(3)}; }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
 
 inline Tensor new_workspace(const Tensor& x, size_t bytes) {
-  const int64_t size[] = {static_cast<int64_t>(std::max<size_t>(bytes, 1))};
-  return torch::stable::new_empty(x, {size, 1}, torch::headeronly::ScalarType::Byte);
+  return new_dense(x, {static_cast<int64_t>(std::max<size_t>(bytes, 1))}, aoti_torch_dtype_uint8());
 }
 
 // Gradients as the kernels write them, dense, and into the layout of the results afterwards.

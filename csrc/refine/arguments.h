@@ -66,7 +66,7 @@ struct Gradients {
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> results() const { return {x, w1, w2, b1, b2}; }
 
  private:
-  static Tensor vector(const Tensor& x, int64_t length) { return new_dense(x, {length}, x.scalar_type()); }
+  static Tensor vector(const Tensor& x, int64_t length) { return new_dense(x, {length}); }
   static Tensor like(const Tensor& t, bool is_wanted) { return is_wanted ? new_like(t) : vector(t, 0); }
 };
 

@@ -74,7 +74,7 @@ class Gradients {
     check(count < 63 && wanted_bits >> count == 0, "wanted: expected one bit for each of ", count, " gradients, at most 62");
     const auto is_wanted = [&](size_t i) { return (wanted_bits >> i & 1) != 0; };
     const auto add = [&](const Tensor& like) {
-      results_.push_back(is_wanted(results_.size()) ? new_like(like) : new_dense(x, {0}, x.scalar_type()));
+      results_.push_back(is_wanted(results_.size()) ? new_like(like) : new_dense(x, {0}));
     };
     add(x);
     for (const Tensor& w : weights) add(w);

@@ -76,7 +76,7 @@ struct Gradients {
       : x(like(x, wanted & 1)), weight(like(weight, wanted & 2)), bias(vector(x, wanted & 4 ? outputs : 0)) {}
 
  private:
-  static Tensor vector(const Tensor& x, int64_t length) { return new_dense(x, {length}, x.scalar_type()); }
+  static Tensor vector(const Tensor& x, int64_t length) { return new_dense(x, {length}); }
   static Tensor like(const Tensor& t, bool is_wanted) { return is_wanted ? new_like(t) : vector(t, 0); }
 };
 

@@ -6,11 +6,10 @@
 // kernels have run.
 //
 // On a small map a call takes as long as the host needs for it: a plan is made once for each problem, and tensors are made by
-// the C interface, because what torch::stable has for that looks the operator up by its name every time.
+// direct calls (new_tensor.h).
 //
 // u_l and u_r are padded maps [N, H, W, M rounded up to 8] in x's type: what kernels.h says of maps that kernels hand on.
 #include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
@@ -29,6 +28,7 @@
 #include "../../gcn/problem.h"
 #include "../place.h"
 #include "../plan_cache.h"
+#include "../tensors.h"
 #include "execute.h"
 
 namespace gcn::cuda {
@@ -59,59 +59,11 @@ Sizes sizes_of(const Problem& p) {
 
 PlanKey key_of(const Sizes& s) { return PlanKey().add({s.n, s.c, s.h, s.w, s.m_l, s.m_r, s.o, s.k1, s.k2, s.k3, s.k4}); }
 
-Strides strides_of(const Tensor& map) { return {map.stride(0), map.stride(1), map.stride(2), map.stride(3)}; }
-
 bool is_aligned(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % kPieceBytes == 0; }
 
 MapLayout layout_of(const Tensor& map) { return {strides_of(map), is_aligned(map)}; }
 
-// A tensor without values, on the device of `like`.
-Tensor new_strided(const Tensor& like, size_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype) {
-  int32_t type = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &type));
-  AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, strides, dtype, type, like.get_device_index(), &made));
-  return Tensor(made);
-}
-
-int32_t dtype_of(const Tensor& t) {
-  int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-  return dtype;
-}
-
-Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes, int32_t dtype) {
-  int64_t strides[4], stride = 1;
-  for (size_t i = sizes.size(); i-- > 0; stride *= sizes.begin()[i]) strides[i] = stride;
-  return new_strided(like, sizes.size(), sizes.begin(), strides, dtype);
-}
-
-Tensor new_dense(const Tensor& like, std::initializer_list<int64_t> sizes) { return new_dense(like, sizes, dtype_of(like)); }
-
-// With the strides that empty_like gives: the tensor's own where they leave no gaps.
-Tensor new_like(const Tensor& t) {
-  const auto size = t.sizes(), stride = t.strides();
-  const bool channels_last = size.size() == 4 && stride[1] == 1 && stride[3] == size[1] && stride[2] == size[3] * size[1] &&
-                             stride[0] == size[2] * stride[2];
-  if (!channels_last && !t.is_contiguous()) return torch::stable::empty_like(t);
-  return new_strided(t, size.size(), size.data(), stride.data(), dtype_of(t));
-}
-
-Tensor new_output(const Tensor& x, const Problem& p, bool channels_last) {
-  const int64_t sizes[] = {p.n, p.o, p.h, p.w}, pixels = p.h * p.w;
-  const int64_t nchw[] = {p.o * pixels, pixels, p.w, 1}, nhwc[] = {pixels * p.o, 1, p.w * p.o, p.o};
-  return new_strided(x, 4, sizes, channels_last ? nhwc : nchw, dtype_of(x));
-}
-
 Tensor new_middle(const Tensor& x, const Problem& p, int64_t mid) { return new_dense(x, {p.n, p.h, p.w, padded(mid)}); }
-
-Tensor new_workspace(const Tensor& like, size_t bytes) {
-  return new_dense(like, {static_cast<int64_t>(std::max<size_t>(bytes, 1))}, aoti_torch_dtype_uint8());
-}
-
-Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
-std::optional<Tensor> dense(const std::optional<Tensor>& t) { return t ? std::optional<Tensor>(dense(*t)) : std::nullopt; }
 
 // Their taps are along dimension 2 in k x 1 convolutions, along dimension 3 in 1 x k ones.
 StridedWeights weights_of(const Tensor& w, int taps) { return {w.const_data_ptr(), w.stride(0), w.stride(1), w.stride(taps)}; }
@@ -136,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> gcn(const Tensor& x, const Tensor& w_l1, cons
   const Sizes sizes = sizes_of(p);
   const Place place(x);
 
-  const Tensor y = new_output(x, p, channels_last);
+  const Tensor y = new_map(x, {p.n, p.o, p.h, p.w}, channels_last);
   const Tensor u_l = new_middle(x, p, p.m_l), u_r = new_middle(x, p, p.m_r);
   if (p.n == 0) return {y, u_l, u_r};
 

@@ -63,10 +63,7 @@ struct Parameters {
   std::optional<Tensor> b1, b2;
 
   Parameters(const Tensor& w1, const Tensor& w2, const std::optional<Tensor>& b1, const std::optional<Tensor>& b2)
-      : w1(dense(w1)), w2(dense(w2)) {
-    if (b1) this->b1 = dense(*b1);
-    if (b2) this->b2 = dense(*b2);
-  }
+      : w1(dense(w1)), w2(dense(w2)), b1(dense(b1)), b2(dense(b2)) {}
   void point(RefineTensors& t) const {
     t.w1 = w1.const_data_ptr(), t.w2 = w2.const_data_ptr();
     t.b1 = b1 ? b1->const_data_ptr() : nullptr, t.b2 = b2 ? b2->const_data_ptr() : nullptr;
@@ -78,10 +75,7 @@ Tensor cuda_refine(const Tensor& x, const Tensor& w1, const Tensor& w2, const st
   const RefineSizes sizes = sizes_of(x, w1, w2, b1);
   check_bias("b2", b2, sizes.c, x);
   const Place place(x);
-  using torch::headeronly::MemoryFormat;
-  const int64_t shape[] = {sizes.n, sizes.c, sizes.h, sizes.w};
-  const Tensor y = torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor y = new_map(x, {sizes.n, sizes.c, sizes.h, sizes.w}, channels_last);
   if (sizes.n == 0) return y;
   RefineTensors tensors = {};
   tensors.x = map_of(x, x.const_data_ptr()), tensors.out = map_of(y, y.mutable_data_ptr());

@@ -80,10 +80,7 @@ Tensor cuda_strips(const Tensor& x, const std::vector<Tensor>& weights, const st
   const Form form = read_form(x, weights, biases, lengths, dilations, biased, stem, skip);
   const StripsSizes sizes = sizes_of(x, form);
   const Place place(x);
-  using torch::headeronly::MemoryFormat;
-  const int64_t shape[] = {sizes.n, sizes.c, sizes.h, sizes.w};
-  const Tensor y = torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor y = new_map(x, {sizes.n, sizes.c, sizes.h, sizes.w}, channels_last);
   if (y.numel() == 0) return y;
   const auto plan = plan_of(place, sizes, math_of(x, allow_tf32), form, {strides_of(x), strides_of(y)}, nullptr);
   const Tensor workspace = new_workspace(x, plan->workspace_bytes);

@@ -46,14 +46,11 @@ Tensor doubling(const Tensor& x, const Tensor& weight, const std::optional<Tenso
   a.check_result(x, bias, add, height, width);
   const UpsampleSizes sizes = sizes_of(a, x, weight, add.has_value());
   const Place place(x);
-  using torch::headeronly::MemoryFormat;
-  const int64_t shape[] = {a.n, a.o, a.yh, a.yw};
-  const Tensor y = torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const Tensor y = new_map(x, {a.n, a.o, a.yh, a.yw}, channels_last);
   if (y.numel() == 0) return y;
   const auto plan = plan_of(place, sizes, stored_as(x.scalar_type()), -1);
   const Tensor dense_weight = dense(weight);
-  const std::optional<Tensor> dense_bias = bias ? std::optional(dense(*bias)) : std::nullopt;
+  const std::optional<Tensor> dense_bias = dense(bias);
   UpsampleTensors tensors = {};
   tensors.x = map_of(x, x.const_data_ptr()), tensors.out = map_of(y, y.mutable_data_ptr());
   if (add) tensors.add = map_of(*add, add->const_data_ptr());
