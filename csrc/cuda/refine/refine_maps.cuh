@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../fragment.cuh"
+#include "../pixel_walk.cuh"
 #include "refine_kernels.h"
 
 namespace gcn::cuda {
@@ -72,21 +73,6 @@ struct RefinePlace {
   }
 };
 
-// A thread's pixels of `rows` x `cols`: every `step`-th from `first` on. Without a division for each.
-struct RefineWalk {
-  int row, col;
-
-  GCN_DEVICE RefineWalk(int first, int step, int cols)
-      : row(first / cols), col(first % cols), cols(cols), step_rows(step / cols), step_cols(step % cols) {}
-  GCN_DEVICE void next() {
-    row += step_rows, col += step_cols;
-    if (col >= cols) col -= cols, ++row;
-  }
-
- private:
-  int cols, step_rows, step_cols;
-};
-
 // Neighbours in memory.
 template <class E, int kWide>
 struct alignas(kWide * sizeof(E)) RefineRun {
@@ -111,7 +97,7 @@ GCN_DEVICE void for_pieces(int pieces, int rows, int cols, int wide, const Strid
 #pragma unroll 1
   for (int piece = tid % together; piece < pieces; piece += together) {
 #pragma unroll 1
-    for (RefineWalk at(tid / together, step, cols / wide); at.row < rows; at.next()) then(piece, at.row, at.col * wide);
+    for (PixelWalk at(tid / together, step, cols / wide); at.row < rows; at.next()) then(piece, at.row, at.col * wide);
   }
 }
 
@@ -214,7 +200,7 @@ class RefineImage {
   GCN_DEVICE void load_packed() const {
     constexpr int kPieces = (3 * kRest + kPiece<E> - 1) / kPiece<E>, kRuns = (kWide + 1) / kWide + 1;
 #pragma unroll 1
-    for (RefineWalk walk(int(threadIdx.x), kRefineThreads, map.cols / kWide); walk.row < map.rows; walk.next()) {
+    for (PixelWalk walk(int(threadIdx.x), kRefineThreads, map.cols / kWide); walk.row < map.rows; walk.next()) {
       const int row = walk.row, col = walk.col * kWide;
       E values[kRuns * kWide][kRest];
 #pragma unroll

@@ -27,17 +27,11 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
   const int64_t count = int64_t(p.n) * p.o * rows * cols;
   for (int64_t i = int64_t(blockIdx.x) * kUpsampleDirectThreads + threadIdx.x; i < count;
        i += int64_t(gridDim.x) * kUpsampleDirectThreads) {
-    int64_t rest = i;
-    const auto next = [&](int size) {
-      const int64_t whole = rest / size;
-      const int part = int(rest - whole * size);
-      rest = whole;
-      return part;
-    };
-    int o = channels_last ? next(p.o) : 0;
-    const int w = next(cols), h = next(rows) * kUpsampleDirectPixels;
-    if (!channels_last) o = next(p.o);
-    const int64_t n = rest;
+    Digits digits{i};
+    int o = channels_last ? digits.next(p.o) : 0;
+    const int w = digits.next(cols), h = digits.next(rows) * kUpsampleDirectPixels;
+    if (!channels_last) o = digits.next(p.o);
+    const int64_t n = digits.rest;
     const A bias = p.bias ? A(to_float(static_cast<const E*>(p.bias)[o])) : A(0);
     A sums[kUpsampleDirectPixels][2][2];
 #pragma unroll

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../fragment.cuh"
+#include "../pixel_walk.cuh"
 #include "upsample_kernels.h"
 
 namespace gcn::cuda {
@@ -50,21 +51,6 @@ struct UpsamplePlace {
     n = int(rest / p.tiles_h), row0 = int(rest % p.tiles_h) * p.rows, col0 = across * p.cols;
     rows = min(p.rows, p.h - row0), cols = min(p.cols, p.w - col0);
   }
-};
-
-// A thread's pixels of rows of `cols`: every `step`-th from `first` on. Without a division for each.
-struct UpsampleWalk {
-  int row, col;
-
-  GCN_DEVICE UpsampleWalk(int first, int step, int cols)
-      : row(first / cols), col(first % cols), cols(cols), step_rows(step / cols), step_cols(step % cols) {}
-  GCN_DEVICE void next() {
-    row += step_rows, col += step_cols;
-    if (col >= cols) col -= cols, ++row;
-  }
-
- private:
-  int cols, step_rows, step_cols;
 };
 
 // Neighbours of a row in memory, as words where they are any.
@@ -170,7 +156,7 @@ class UpsampleImage {
 #pragma unroll 1
     for (int piece = tid % together; piece < map.pieces; piece += together) {
 #pragma unroll 1
-      for (UpsampleWalk at(tid / together, step, cols / kWide); at.row < rows; at.next()) then(piece, at.row, at.col * kWide);
+      for (PixelWalk at(tid / together, step, cols / kWide); at.row < rows; at.next()) then(piece, at.row, at.col * kWide);
     }
   }
   GCN_DEVICE unsigned char* address(const StridedMap& of, int at_h, int at_w, int channel) const {

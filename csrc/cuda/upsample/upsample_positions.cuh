@@ -7,6 +7,18 @@
 
 namespace gcn::cuda {
 
+// The parts of a number whose digits count to different sizes, the last first.
+struct Digits {
+  int64_t rest;
+
+  GCN_DEVICE int next(int size) {
+    const int64_t whole = rest / size;
+    const int part = int(rest - whole * size);
+    rest = whole;
+    return part;
+  }
+};
+
 constexpr int kUpsampleDirectThreads = 128;
 // Blocks that share a multiprocessor at least: numbers of float64 take two registers each.
 template <class E>

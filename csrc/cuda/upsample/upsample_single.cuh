@@ -140,18 +140,12 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
   const int64_t count = int64_t(p.n) * p.c * strips * cols;
   for (int64_t i = int64_t(blockIdx.x) * kUpsampleDirectThreads + threadIdx.x; i < count;
        i += int64_t(gridDim.x) * kUpsampleDirectThreads) {
-    int64_t rest = i;
-    const auto next = [&](int size) {
-      const int64_t whole = rest / size;
-      const int part = int(rest - whole * size);
-      rest = whole;
-      return part;
-    };
+    Digits digits{i};
     UpsampleStrip s;
-    if (channels_last) s.c = next(p.c);
-    s.col = next(cols) * (runs ? 2 : 1), s.row = next(strips) * p.strip;
-    if (!channels_last) s.c = next(p.c);
-    s.n = rest;
+    if (channels_last) s.c = digits.next(p.c);
+    s.col = digits.next(cols) * (runs ? 2 : 1), s.row = digits.next(strips) * p.strip;
+    if (!channels_last) s.c = digits.next(p.c);
+    s.n = digits.rest;
     if (runs) {
       double_strip<E, 2>(p, s);
     } else {
@@ -237,7 +231,7 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
     UpsampleStrip s;
     s.n = part / parts_of_image, s.c = int(i % p.c);
     A sums[kUpsampleSingleSums] = {};
-    for (UpsampleWalk at(tid, kUpsampleDirectThreads, cols); at.row * p.strip < rows; at.next()) {
+    for (PixelWalk at(tid, kUpsampleDirectThreads, cols); at.row * p.strip < rows; at.next()) {
       s.row = row0 + at.row * p.strip, s.col = at.col * (runs ? 2 : 1);
       if (runs) {
         strip_gradients<E, 2>(sums, p, s);
