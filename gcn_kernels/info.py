@@ -21,7 +21,7 @@ SEEN_ON_GPUS = ("an H100 (benchmarks/results/h100)", "an H200 (benchmarks/result
 
 #: What is built or compiled for GPUs and has run on none: only in an emulator or an interpreter.
 NOT_ON_GPUS = (
-    "CUDA kernels of fused_strips, rewritten since an H200 ran them, in 16 bits for tensor cores",
+    "CUDA kernels of fused_strips, rewritten since an H200 ran them, in 16 bits and tf32 for tensor cores",
     "CUDA and Triton kernels of fused_refine",
     "CUDA kernels of fused_upsample",
     "Triton kernels of fused_strips",

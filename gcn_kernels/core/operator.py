@@ -125,13 +125,10 @@ class Operator:
 
     def run(self, tensors: Sequence[Any], options: tuple[object, ...]) -> Tensor:
         """:meth:`__call__` where it is known that no graph of this call is being made."""
-        if not self.counted:
-            self._count()
-        if torch.is_grad_enabled():
-            flat = _flatten(tensors) if self._takes_lists else tensors
-            if any([t is not None and t.requires_grad for t in flat]):
-                y: Tensor = _Recorded.apply(self, (*tensors, *options), *flat)  # type: ignore[no-untyped-call]
-                return y
+        self._count()
+        if torch.is_grad_enabled() and records(flat := _flatten(tensors) if self._takes_lists else tensors):
+            y: Tensor = _Recorded.apply(self, (*tensors, *options), *flat)  # type: ignore[no-untyped-call]
+            return y
         call = _dispatched if torch.is_inference_mode_enabled() else _unrecorded
         return self._first(call(self.forward, *tensors, *options))
 

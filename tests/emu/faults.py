@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 COMMENT = re.compile(r"//[^\n]*")
 
@@ -30,6 +31,24 @@ class Fault:
         shutil.copytree(sources, copy)
         path = copy / self.file
         path.write_text(self.planted(path.read_text()))
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault, and the case that has to show it."""
+
+    name: str
+    fault: Fault
+    caught_by: Any
+
+
+def mutations_of(operator: str, file: str, *mutations: tuple[str, str, str, str, Any]) -> list[Mutation]:
+    """Mutations of one file of an operator's kernels, as (name, old, new, why, caught by)."""
+    prefix = file.removesuffix(".cuh")
+    return [
+        Mutation(f"{prefix}-{name}", Fault(f"{operator}/{operator}_{file}", old, new, why), case)
+        for name, old, new, why, case in mutations
+    ]
 
 
 def without_comments(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
-from forked import forked
+from forked import outcomes_of
 from march_mutations import MUTATIONS, March
 from refine_cases import check, check_reach
 from refine_emulated import load, make
@@ -89,14 +89,7 @@ def launched(library: str, names: Sequence[str]) -> list[tuple[str, ...]]:
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
     _hopper()
-    torch.set_num_threads(1)  # threads do not outlive a fork
-    functions = load(library)
-
-    def said(number: int, name: str) -> str:
-        functions.choose_fault(number)
-        return wrong_with(_named(name))
-
-    return [forked(lambda number=number, name=name: said(number, name)) for number, name in faults]
+    return outcomes_of(faults, load(library).choose_fault, lambda name: wrong_with(_named(name)))
 
 
 def _named(name: str) -> March:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from faults import Fault
+from faults import Fault, Mutation
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,6 @@ CASES = (
     replace(INFINITE, negative=False, special=("x", float("inf"), 128)),
     March((1, 17, 19, 2, 16), "float16", special=("x", float("inf"), 15), negative=True),
 )
-
-
-@dataclass(frozen=True)
-class Mutation:
-    name: str
-    fault: Fault
-    caught_by: March
 
 
 MUTATIONS = tuple(

@@ -14,7 +14,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
-from forked import forked
+from forked import outcomes_of
 from refine_cases import NAMES, Arguments, check, check_reach, draw_sizes, with_special_value
 from refine_mutations import MUTATIONS, Case
 from torch import Tensor
@@ -139,14 +139,7 @@ def launched(library: str, names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
-    torch.set_num_threads(1)  # threads do not outlive a fork
-    functions = load(library)
-
-    def said(number: int, name: str) -> str:
-        functions.choose_fault(number)
-        return wrong_with(_named(name))
-
-    return [forked(lambda number=number, name=name: said(number, name)) for number, name in faults]
+    return outcomes_of(faults, load(library).choose_fault, lambda name: wrong_with(_named(name)))
 
 
 def _named(name: str) -> Case:

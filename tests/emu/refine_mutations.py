@@ -1,8 +1,9 @@
 """Faults in the CUDA kernels of boundary refinement, each with a small problem that has to show it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
-from faults import Fault
+from faults import mutations_of
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,7 @@ IN_TURNS = Case((1, 40, 38, 5, 6))
 FLOAT64 = replace(TILE, math="float64")
 
 
-@dataclass(frozen=True)
-class Mutation:
-    name: str
-    fault: Fault
-    caught_by: Case
-
-
-def _of(file: str, *mutations: tuple[str, str, str, str, Case]) -> list[Mutation]:
-    """Mutations of one file, as (name, old, new, why, caught by)."""
-    prefix = file.removesuffix(".cuh")
-    return [
-        Mutation(f"{prefix}-{name}", Fault(f"refine/refine_{file}", old, new, why), case)
-        for name, old, new, why, case in mutations
-    ]
+_of = partial(mutations_of, "refine")
 
 
 MAPS = _of(

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import emulator
 import torch
-from forked import forked
+from forked import outcomes_of
 from rule import check, evaluate, expect
 from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, InTf32, Strips, make
 from strips_mutations import MUTATIONS, Mutation
@@ -165,7 +165,6 @@ def launched(library: str, mutations: Sequence[str]) -> list[tuple[str, ...]]:
 
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
-    torch.set_num_threads(1)  # threads do not outlive a fork
     functions = load(library)
     own = {"tf32": InTf32}
     expected = {
@@ -174,8 +173,7 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
         if not m.special
     }
 
-    def wrong_with(number: int, m: Mutation) -> str:
-        functions.choose_fault(number)
+    def wrong_with(m: Mutation) -> str:
         try:
             if m.special:
                 return wrong_reach(_block(m), m.special, _run(m))
@@ -184,7 +182,7 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
             return str(error)
         return ""
 
-    return [forked(lambda number=number, name=name: wrong_with(number, _named(name))) for number, name in faults]
+    return outcomes_of(faults, functions.choose_fault, lambda name: wrong_with(_named(name)))
 
 
 def _block(m: Mutation) -> Strips:

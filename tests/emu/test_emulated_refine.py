@@ -9,11 +9,12 @@ import emulator
 import pytest
 import torch
 from ahead import Job
+from faults import Mutation
 from isolated import call
 from operator_faults import said_of
 from refine_cases import CASES, NAMES, check
 from refine_emulated import H200, MATHS, RTX_4090, load, make, plan, run, wrong_with
-from refine_mutations import IN_TURNS, MUTATIONS, TILE, TILES, WIDE, Case, Mutation
+from refine_mutations import IN_TURNS, MUTATIONS, TILE, TILES, WIDE, Case
 from suites import in_suites
 from views import VIEWS
 

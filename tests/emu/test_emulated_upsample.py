@@ -9,13 +9,14 @@ import emulator
 import pytest
 import torch
 from ahead import Job
+from faults import Mutation
 from isolated import call
 from operator_faults import said_of
 from suites import in_suites
 from upsample_cases import FORMS, check, drawn, evaluate, groups_of
 from upsample_cases import draw as draw_named
 from upsample_emulated import H200, MATHS, RTX_4090, doubling, load, make, plan, wrong_with
-from upsample_mutations import ADDED, DIRECT, FLOAT, MUTATIONS, SINGLE, TILE, TILES, WIDE, WIDE_BACK, WIDE_FLOAT, Case, Mutation
+from upsample_mutations import ADDED, DIRECT, FLOAT, MUTATIONS, SINGLE, TILE, TILES, WIDE, WIDE_BACK, WIDE_FLOAT, Case
 from views import VIEWS
 
 from gcn_kernels import reference

@@ -7,8 +7,9 @@ import emulator
 import pytest
 import torch
 from ahead import Job
+from faults import Mutation
 from isolated import call
-from march_mutations import CASES, MUTATIONS, STRIPS, March, Mutation
+from march_mutations import CASES, MUTATIONS, STRIPS, March
 from operator_faults import said_of
 from refine_emulated import H200, load, plan
 from suites import in_suites

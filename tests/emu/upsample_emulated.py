@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
 from cases import LAYOUTS
-from forked import forked
+from forked import outcomes_of
 from torch import Tensor
 from upsample_cases import check, compare_finite, evaluate, tap_by_tap
 from upsample_mutations import MUTATIONS, Case
@@ -165,14 +165,7 @@ def launched(library: str, names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
-    torch.set_num_threads(1)  # threads do not outlive a fork
-    functions = load(library)
-
-    def said(number: int, name: str) -> str:
-        functions.choose_fault(number)
-        return wrong_with(_named(name))
-
-    return [forked(lambda number=number, name=name: said(number, name)) for number, name in faults]
+    return outcomes_of(faults, load(library).choose_fault, lambda name: wrong_with(_named(name)))
 
 
 def _named(name: str) -> Case:

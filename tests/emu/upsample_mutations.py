@@ -1,8 +1,9 @@
 """Faults in the CUDA kernels of the doubling, each with a small problem that has to show it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
-from faults import Fault
+from faults import mutations_of
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,7 @@ DIRECT = Case((1, 200, 3, 6, 5), math="float32")
 NEAR_EDGE = Case((1, 3, 3, 3, 7), "float32", by_itself=True, special=("x", float("inf"), 1, 0))
 
 
-@dataclass(frozen=True)
-class Mutation:
-    name: str
-    fault: Fault
-    caught_by: Case
-
-
-def _of(file: str, *mutations: tuple[str, str, str, str, Case]) -> list[Mutation]:
-    """Mutations of one file, as (name, old, new, why, caught by)."""
-    prefix = file.removesuffix(".cuh")
-    return [
-        Mutation(f"{prefix}-{name}", Fault(f"upsample/upsample_{file}", old, new, why), case)
-        for name, old, new, why, case in mutations
-    ]
+_of = partial(mutations_of, "upsample")
 
 
 MAPS = _of(
