@@ -12,20 +12,21 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
-from forked import outcomes_of
+from emulated_library import launched_by, outcomes_of, take_launched, without_arguments
 from march_mutations import MUTATIONS, March
 from refine_cases import check, check_reach
 from refine_emulated import load, make
 from refine_mutations import Case
 from torch import Tensor
 
-KERNEL = "refine_march_kernel"
+#: The problem of each mutation.
+CASE = {m.name: m.caught_by for m in MUTATIONS}
 
 
 @dataclass(frozen=True)
 class Outcome:
     wrong: list[str]
-    launched: list[str]
+    launched: set[str]
 
 
 def _hopper() -> None:
@@ -60,7 +61,7 @@ def wrong(library: str, cases: Sequence[March]) -> Outcome:
     _hopper()
     functions = load(library)
     said = [f"{case}: {what}" for case in cases if (what := wrong_with(case))]
-    return Outcome(said, functions.take_launched().decode().splitlines())
+    return Outcome(said, without_arguments(take_launched(functions)))
 
 
 def bits(library: str, case: March, seeds: Sequence[int]) -> list[Tensor]:
@@ -77,20 +78,10 @@ def bits(library: str, case: March, seeds: Sequence[int]) -> list[Tensor]:
 def launched(library: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The kernels that the case of each mutation, given by its name, launches without the fault."""
     _hopper()
-    functions = load(library)
-    found = []
-    for name in names:
-        functions.take_launched()
-        run(_named(name))
-        found.append(tuple(functions.take_launched().decode().splitlines()))
-    return found
+    return launched_by(load(library), names, lambda name: run(CASE[name]))
 
 
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
     _hopper()
-    return outcomes_of(faults, load(library).choose_fault, lambda name: wrong_with(_named(name)))
-
-
-def _named(name: str) -> March:
-    return next(m.caught_by for m in MUTATIONS if m.name == name)
+    return outcomes_of(load(library), faults, lambda name: wrong_with(CASE[name]))

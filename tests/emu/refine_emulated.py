@@ -13,15 +13,15 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import emulated_library
 import torch
-from forked import outcomes_of
+from emulated_library import launched_by, outcomes_of
 from refine_cases import NAMES, Arguments, check, check_reach, draw_sizes, with_special_value
 from refine_mutations import MUTATIONS, Case
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from gcn_kernels.core.checks import is_channels_last
-from gcn_kernels.core.library import SCHEMAS
 from gcn_kernels.refine.spec import CUDA_REFINE
 
 #: Numbers of gcn::cuda::Math.
@@ -30,18 +30,13 @@ MATHS = {"float16": 0, "bfloat16": 1, "tf32": 2, "float32": 3, "float64": 4}
 H200 = (132, 227 << 10, 228 << 10)
 RTX_4090 = (128, 99 << 10, 100 << 10)
 ALL_GRADIENTS = 31
+#: The problem of each mutation.
+CASE = {m.name: m.caught_by for m in MUTATIONS}
 
 
 @cache  # two files of tests have plans made in the process that collects them, and an operator is defined once
 def load(library: str) -> ctypes.CDLL:
-    """Register the operators of the namespace gcn_emulated; what is returned has the functions of the emulator's modules."""
-    for operator in CUDA_REFINE.schemas:
-        name, _, signature = SCHEMAS[operator].partition("(")
-        torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
-    torch.ops.load_library(library)
-    functions = ctypes.CDLL(library)
-    functions.take_launched.restype = functions.refine_plan.restype = ctypes.c_char_p
-    return functions
+    return emulated_library.load(library, CUDA_REFINE.schemas, "refine_plan")
 
 
 def plan(
@@ -127,20 +122,9 @@ def wrong(library: str, cases: Sequence[Case]) -> list[str]:
 
 def launched(library: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The kernels that the case of each mutation, given by its name, launches without the fault."""
-    functions = load(library)
-    found = []
-    for name in names:
-        given, dy = make(_named(name))
-        functions.take_launched()
-        run(given, dy, _named(name).math == "tf32")
-        found.append(tuple(functions.take_launched().decode().splitlines()))
-    return found
+    return launched_by(load(library), names, lambda name: run(*make(CASE[name]), CASE[name].math == "tf32"))
 
 
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
-    return outcomes_of(faults, load(library).choose_fault, lambda name: wrong_with(_named(name)))
-
-
-def _named(name: str) -> Case:
-    return next(m.caught_by for m in MUTATIONS if m.name == name)
+    return outcomes_of(load(library), faults, lambda name: wrong_with(CASE[name]))

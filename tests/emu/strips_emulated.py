@@ -15,19 +15,20 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import emulated_library
 import emulator
 import torch
-from forked import outcomes_of
+from emulated_library import launched_by, outcomes_of, take_launched, without_arguments
 from rule import check, evaluate, expect
 from strips_cases import LSKA, MSCA, STRIP_BLOCK, Case, InTf32, Strips, make
 from strips_mutations import MUTATIONS, Mutation
 from torch import Tensor
 
 from gcn_kernels.core.checks import is_channels_last
-from gcn_kernels.core.library import SCHEMAS
 from gcn_kernels.strips import problem
 from gcn_kernels.strips.spec import CUDA_STRIPS, STRIPS, form_of
 
+MUTATION = {m.name: m for m in MUTATIONS}
 FORMS = {"msca": MSCA, "strip-block": STRIP_BLOCK, "lska": LSKA}
 #: Numbers of gcn::cuda::Math.
 MATHS = {torch.float16: 0, torch.bfloat16: 1, "tf32": 2, torch.float32: 3, torch.float64: 4}
@@ -36,14 +37,7 @@ H200 = (132, 227 << 10, 228 << 10, 4200)
 
 
 def load(library: Path | str) -> ctypes.CDLL:
-    """Register the operators of the namespace gcn_emulated; what is returned has the functions of host_module.cpp."""
-    for operator in (*STRIPS.schemas, *CUDA_STRIPS.schemas):
-        name, _, signature = SCHEMAS[operator].partition("(")
-        torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
-    torch.ops.load_library(str(library))
-    functions = ctypes.CDLL(str(library))
-    functions.take_launched.restype = functions.strips_plan.restype = ctypes.c_char_p
-    return functions
+    return emulated_library.load(library, (*STRIPS.schemas, *CUDA_STRIPS.schemas), "strips_plan")
 
 
 @cache
@@ -54,8 +48,7 @@ def functions() -> Any:
 
 def taken() -> set[str]:
     """Names of the templates of the kernels that ran in this process since the last question."""
-    names = functions().take_launched().decode().splitlines()
-    return {name.removeprefix("void ").removeprefix("gcn::cuda::").split("<")[0] for name in names}
+    return without_arguments(take_launched(functions()))
 
 
 def plan(
@@ -152,15 +145,9 @@ def wrong_reach(block: Strips, special: tuple[str, float], run: Any) -> str:
     return ", ".join(wrong)
 
 
-def launched(library: str, mutations: Sequence[str]) -> list[tuple[str, ...]]:
+def launched(library: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The kernels that the problem of each mutation, given by its name, launches without the fault."""
-    functions = load(library)
-    found = []
-    for m in map(_named, mutations):
-        functions.take_launched()
-        evaluate(_run(m), _block(m))
-        found.append(tuple(functions.take_launched().decode().splitlines()))
-    return found
+    return launched_by(load(library), names, lambda name: evaluate(_run(MUTATION[name]), _block(MUTATION[name])))
 
 
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
@@ -169,7 +156,7 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     own = {"tf32": InTf32}
     expected = {
         (m.caught_by, m.math): expect(_block(m), own=own[m.math](m.caught_by) if m.math in own else None)
-        for m in (_named(name) for _, name in faults)
+        for m in (MUTATION[name] for _, name in faults)
         if not m.special
     }
 
@@ -182,7 +169,7 @@ def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
             return str(error)
         return ""
 
-    return outcomes_of(faults, functions.choose_fault, lambda name: wrong_with(_named(name)))
+    return outcomes_of(functions, faults, lambda name: wrong_with(MUTATION[name]))
 
 
 def _block(m: Mutation) -> Strips:
@@ -193,10 +180,6 @@ def _run(m: Mutation) -> Emulated:
     """How a mutation's problem is run, in a process of its own: in tf32 on tensor cores, whatever the plan would rather do."""
     os.environ["GCN_KERNELS_PLAN"] = "strips_banded=2" if m.math == "tf32" else ""
     return Emulated(m.caught_by, allow_tf32=m.math == "tf32")
-
-
-def _named(name: str) -> Mutation:
-    return next(m for m in MUTATIONS if m.name == name)
 
 
 def wrong(library: str, problems: Sequence[tuple[str, tuple[int, int, int, int], str, str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The CUDA kernels of boundary refinement, emulated, behind their own host file: the rule, and that these tests are honest."""
+"""The CUDA kernels of boundary refinement, emulated, behind their own host file, by the error rule."""
 
 import math
 from dataclasses import replace
@@ -9,12 +9,11 @@ import emulator
 import pytest
 import torch
 from ahead import Job
-from faults import Mutation
+from emulated_library import take_launched, without_arguments
 from isolated import call
-from operator_faults import said_of
 from refine_cases import CASES, NAMES, check
 from refine_emulated import H200, MATHS, RTX_4090, load, make, plan, run, wrong_with
-from refine_mutations import IN_TURNS, MUTATIONS, TILE, TILES, WIDE, Case
+from refine_mutations import IN_TURNS, TILE, TILES, WIDE, Case
 from suites import in_suites
 from views import VIEWS
 
@@ -44,8 +43,7 @@ def operators() -> Any:
 
 def launched() -> set[str]:
     """Names of the kernels' templates that ran since the last question."""
-    names = functions().take_launched().decode().splitlines()
-    return {name.removeprefix("void ").removeprefix("gcn::cuda::").split("<")[0] for name in names}
+    return without_arguments(take_launched(functions()))
 
 
 #: Every arithmetic sees every named problem, in one of the layouts.
@@ -239,29 +237,3 @@ def test_plans_of_the_papers_sizes(gpu: tuple[int, int, int]) -> None:
             assert found["why_direct"] == ""
             assert found["resident"] * found["shared_bytes"] <= gpu[2] and found["shared_bytes"] <= gpu[1]
             assert found["seconds"] >= found["floor"]
-
-
-# ---------------------------------------------------------------- faults
-
-#: The first fault of each header.
-CANARIES = {m.fault.file: m for m in reversed(MUTATIONS)}
-
-
-@pytest.fixture(scope="module")
-def said(request: pytest.FixtureRequest) -> dict[str, str]:
-    """By the name of a fault, or of a header for a sound copy of it."""
-    return said_of(request, CANARIES, "refine_emulated", emulator.REFINE, emulator.refine_library)
-
-
-@pytest.mark.parametrize("mutation", in_suites(MUTATIONS, everyday=lambda m: CANARIES[m.fault.file] is m), ids=lambda m: m.name)
-def test_a_fault_in_a_kernel_is_caught(mutation: Mutation, said: dict[str, str]) -> None:
-    assert said[mutation.name], f"not caught: {mutation.fault.why}"
-
-
-@pytest.mark.parametrize("header", CANARIES)
-def test_of_a_copy_without_a_fault_nothing_is_said(header: str, said: dict[str, str]) -> None:
-    assert said[header] == ""
-
-
-def test_names_are_unique() -> None:
-    assert len({m.name for m in MUTATIONS}) == len(MUTATIONS)

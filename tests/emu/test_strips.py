@@ -1,4 +1,4 @@
-"""The CUDA kernels of depthwise strips, emulated, behind their own host file: the error rule, and that these tests are honest."""
+"""The CUDA kernels of depthwise strips, emulated, behind their own host file, by the error rule."""
 
 import math
 from dataclasses import replace
@@ -10,11 +10,10 @@ import torch
 from ahead import Job
 from cases import DTYPES, LAYOUTS, every_dtype, every_layout
 from isolated import call
-from operator_faults import said_of
 from rule import check, evaluate, expect
 from strips_cases import CASES, LSKA, MSCA, PAIR, STRIP_BLOCK, Case, draw, make, pairs, row
 from strips_emulated import Emulated, functions, taken
-from strips_mutations import FAR, MANY_CHANNELS, MUTATIONS, WHOLE, WHOLE_CHAIN, Mutation
+from strips_mutations import FAR, MANY_CHANNELS, WHOLE, WHOLE_CHAIN
 from suites import in_suites
 from views import VIEWS
 
@@ -196,29 +195,3 @@ def test_operators_of_saved_graphs_never_round_to_tf32() -> None:
     for found, t in zip((y, dx, *of_weights, *of_biases), expected.values(), strict=True):
         assert torch.equal(found, t)
     assert taken() == {"strips_tile_kernel", "strips_finish_kernel"}
-
-
-# ---------------------------------------------------------------- faults
-
-#: The first fault of each header.
-CANARIES = {m.fault.file: m for m in reversed(MUTATIONS)}
-
-
-@pytest.fixture(scope="module")
-def said(request: pytest.FixtureRequest) -> dict[str, str]:
-    """By the name of a fault, or of a header for a sound copy of it."""
-    return said_of(request, CANARIES, "strips_emulated", emulator.STRIPS, emulator.strips_library)
-
-
-@pytest.mark.parametrize("mutation", in_suites(MUTATIONS, everyday=lambda m: CANARIES[m.fault.file] is m), ids=lambda m: m.name)
-def test_a_fault_in_a_kernel_is_caught(mutation: Mutation, said: dict[str, str]) -> None:
-    assert said[mutation.name], f"not caught: {mutation.fault.why}"
-
-
-@pytest.mark.parametrize("header", CANARIES)
-def test_of_a_copy_without_a_fault_nothing_is_said(header: str, said: dict[str, str]) -> None:
-    assert said[header] == ""
-
-
-def test_names_are_unique() -> None:
-    assert len({m.name for m in MUTATIONS}) == len(MUTATIONS)

@@ -38,7 +38,7 @@ def ahead(items: object) -> list[Job]:
 def by_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tensor cores wherever that fits, whatever the plan would rather do."""
     monkeypatch.setenv("GCN_KERNELS_PLAN", "strips_banded=2")
-    functions().take_launched()
+    taken()
 
 
 @pytest.mark.parametrize("case", [*CASES, BANDS, LONG, TILES], ids=lambda case: case.name)

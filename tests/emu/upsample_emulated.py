@@ -13,16 +13,16 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import emulated_library
 import torch
 from cases import LAYOUTS
-from forked import outcomes_of
+from emulated_library import launched_by, outcomes_of
 from torch import Tensor
 from upsample_cases import check, compare_finite, evaluate, tap_by_tap
 from upsample_mutations import MUTATIONS, Case
 
 from gcn_kernels import reference
 from gcn_kernels.core.checks import is_channels_last
-from gcn_kernels.core.library import SCHEMAS
 from gcn_kernels.upsample.spec import DOUBLING, UPSAMPLE
 
 #: Numbers of gcn::cuda::Math.
@@ -31,17 +31,12 @@ MATHS = {"float16": 0, "bfloat16": 1, "float32": 3, "float64": 4}
 H200 = (132, 227 << 10, 228 << 10)
 RTX_4090 = (128, 99 << 10, 100 << 10)
 ALL_GRADIENTS = 7
+#: The problem of each mutation.
+CASE = {m.name: m.caught_by for m in MUTATIONS}
 
 
 def load(library: Path | str) -> ctypes.CDLL:
-    """Register the operators of the namespace gcn_emulated; what is returned has the functions of the emulator's modules."""
-    for operator in (*DOUBLING.schemas, *UPSAMPLE.schemas):
-        name, _, signature = SCHEMAS[operator].partition("(")
-        torch.library.define(name.replace("gcn_kernels", "gcn_emulated"), f"({signature}")
-    torch.ops.load_library(str(library))
-    functions = ctypes.CDLL(str(library))
-    functions.take_launched.restype = functions.upsample_plan.restype = ctypes.c_char_p
-    return functions
+    return emulated_library.load(library, (*DOUBLING.schemas, *UPSAMPLE.schemas), "upsample_plan")
 
 
 def plan(
@@ -153,20 +148,14 @@ def wrong(library: str, cases: Sequence[Case]) -> list[str]:
 
 def launched(library: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The kernels that the case of each mutation, given by its name, launches without the fault."""
-    functions = load(library)
-    found = []
-    for name in names:
-        tensors, of = make(_named(name))
-        functions.take_launched()
+
+    def run(name: str) -> None:
+        tensors, of = make(CASE[name])
         evaluate(of(doubling), *tensors)
-        found.append(tuple(functions.take_launched().decode().splitlines()))
-    return found
+
+    return launched_by(load(library), names, run)
 
 
 def outcomes(library: str, faults: Sequence[tuple[int, str]]) -> list[str]:
     """What is said about each fault, given by its number and the name of its mutation; nothing if it is not caught."""
-    return outcomes_of(faults, load(library).choose_fault, lambda name: wrong_with(_named(name)))
-
-
-def _named(name: str) -> Case:
-    return next(m.caught_by for m in MUTATIONS if m.name == name)
+    return outcomes_of(load(library), faults, lambda name: wrong_with(CASE[name]))
