@@ -30,6 +30,10 @@ constexpr bool kIsTf32 = false;
 template <>
 inline constexpr bool kIsTf32<Tf32> = true;
 template <class M>
+constexpr bool kIsFp32 = false;
+template <>
+inline constexpr bool kIsFp32<Fp32> = true;
+template <class M>
 using Element = typename ElementOf<M>::type;
 
 template <class E>

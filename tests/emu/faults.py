@@ -42,13 +42,11 @@ class Mutation:
     caught_by: Any
 
 
-def mutations_of(operator: str, file: str, *mutations: tuple[str, str, str, str, Any]) -> list[Mutation]:
-    """Mutations of one file of an operator's kernels, as (name, old, new, why, caught by)."""
-    prefix = file.removesuffix(".cuh")
-    return [
-        Mutation(f"{prefix}-{name}", Fault(f"{operator}/{operator}_{file}", old, new, why), case)
-        for name, old, new, why, case in mutations
-    ]
+def mutations_of(file: str, *mutations: tuple[str, str, str, str, Any]) -> list[Mutation]:
+    """Mutations of one file, as (name, old, new, why, caught by)."""
+    operator, _, name_of_file = file.rpartition("/")
+    prefix = name_of_file.removeprefix(f"{operator}_").removesuffix(".cuh").replace("_", "-")
+    return [Mutation(f"{prefix}-{name}", Fault(file, old, new, why), case) for name, old, new, why, case in mutations]
 
 
 def without_comments(text: str) -> str:

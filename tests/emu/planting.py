@@ -22,6 +22,16 @@ REACHES = {
     "gcn/line_conv.cuh": ("gcn/line_conv.cuh", "gcn/second_stage_grad.cuh", "gcn/second_stage_unpacked.cuh"),
     "gcn/prepare.cuh": ("gcn/prepare.cuh", "gcn/second_stage_unpacked.cuh"),
     "gcn/weight_grad.cuh": ("gcn/weight_grad.cuh", "gcn/second_stage_grad.cuh"),
+    "pixel_runs.cuh": (
+        "pixel_runs.cuh",
+        *(f"refine/refine_{name}.cuh" for name in ("maps", "products", "tile")),
+        *(f"upsample/upsample_{name}.cuh" for name in ("maps", "products", "multiply_add", "tile", "single")),
+    ),
+    "pixel_unit.cuh": (
+        "pixel_unit.cuh",
+        *(f"refine/refine_{name}.cuh" for name in ("products", "tile")),
+        *(f"upsample/upsample_{name}.cuh" for name in ("products", "tile")),
+    ),
     "block_sum.cuh": ("block_sum.cuh", "gcn/direct.cuh", "gcn/finish.cuh"),
     "strips/strips_geometry.cuh": ("strips/strips_geometry.cuh", "strips/strips_unit.cuh", "strips/strips_tile.cuh"),
     "strips/strips_lines.cuh": ("strips/strips_lines.cuh", "strips/strips_tile.cuh"),

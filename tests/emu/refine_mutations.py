@@ -1,7 +1,6 @@
 """Faults in the CUDA kernels of boundary refinement, each with a small problem that has to show it."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 from faults import mutations_of
 
@@ -47,19 +46,35 @@ IN_TURNS = Case((1, 40, 38, 5, 6))
 FLOAT64 = replace(TILE, math="float64")
 
 
-_of = partial(mutations_of, "refine")
-
-
-MAPS = _of(
-    "maps.cuh",
-    ("border", "map.col0 + col < w;", "map.col0 + col <= w;", "the pixel right of the image is not zero", TILE),
+RUNS = mutations_of(
+    "pixel_runs.cuh",
+    ("border", "col >= 0 && col < w;", "col >= 0 && col <= w;", "the pixel right of the image is not zero", TILE),
     (
         "channels",
-        "is_inside(row, col) ? channels - piece * kPiece<E> : 0;",
-        "is_inside(row, col) ? kPiece<E> : 0;",
+        "is_inside(row, col) ? channels - channel : 0",
+        "is_inside(row, col) ? kPiece<E> : 0",
         "the padded channels are another pixel's",
         PADDED,
     ),
+    (
+        "second-of-pair",
+        "(in[i + 1][j / 2] & 0xffff0000u)",
+        "(in[i][j / 2] & 0xffff0000u)",
+        "two channels of a pixel are one",
+        PAIRS,
+    ),
+    ("pairs", "strides % kWide == 0 &&", "", "pairs of pixels in rows of an odd length", TILE),
+    (
+        "pieces-of-pixels",
+        "int piece = tid % together;",
+        "int piece = 0;",
+        "in channels_last the first piece of a pixel stands for all",
+        replace(TILE, layout="channels_last"),
+    ),
+    ("back", "out[j][i] = in[i][j];", "out[j][i] = in[0][j];", "both pixels of a pair are the first", PAIRS),
+)
+MAPS = mutations_of(
+    "refine/refine_maps.cuh",
     (
         "packed-padding",
         "number < 3 * kRest ? values[i + number / kRest % 3][number % kRest] : from_float<E>(0);",
@@ -74,8 +89,6 @@ MAPS = _of(
         "the second pixel of a pair has the neighbours of the first",
         PAIRS,
     ),
-    ("second-of-pair", "(words[e + 1] & 0xffff0000u)", "(words[e] & 0xffff0000u)", "two channels of a pixel are one", PAIRS),
-    ("pairs", "strides % 2 == 0 &&", "", "pairs of pixels in rows of an odd length", TILE),
     (
         "rest-not-stored",
         "map.pixel.whole + int(map.pixel.packed > 0), rows",
@@ -98,46 +111,42 @@ MAPS = _of(
     ("tap", "tap = dy * 3 + of.dx;", "tap = of.dx * 3 + dy;", "rows of taps are columns", TILE),
     (
         "column-of-tile",
-        "(map.col0 + col) * image.stride_w",
-        "col * image.stride_w",
+        "image.store_runs(runs, map.row0 + row, map.col0 + col,",
+        "image.store_runs(runs, map.row0 + row, col,",
         "tiles lie on top of each other",
         TILES,
     ),
     (
         "row-of-tile",
-        "row0 = int(rest % p.tiles_h) * (p.rows - 2)",
-        "row0 = int(rest % p.tiles_h) * p.rows",
+        "row0 = digits.next(p.tiles_h) * (p.rows - 2)",
+        "row0 = digits.next(p.tiles_h) * p.rows",
         "rows between the tiles are left out",
         TILES,
     ),
-    (
-        "pieces-of-pixels",
-        "int piece = tid % together;",
-        "int piece = 0;",
-        "in channels_last the first piece of a pixel stands for all",
-        replace(TILE, layout="channels_last"),
-    ),
 )
-PRODUCTS = _of(
-    "products.cuh",
-    ("columns", "i * row + columns * half", "i * row", "pixels of a unit are counted twice", BESIDE),
-    ("rows", "sums[i - dy][columns][block], a, b[dy]", "sums[i - dy][columns][block], a, b[2 - dy]", "taps upside down", TILE),
+UNITS = mutations_of(
+    "pixel_unit.cuh",
     ("biases", "i % 2 ? both.y : both.x", "both.x", "two outputs have the bias of one", TILE),
-    ("pixels", "(columns * 16 + i * 4) * kPieceBytes", "(columns * 16 + i * 2) * kPieceBytes", "pixels are stored twice", TILE),
     (
         "mask",
-        "const int first = half * 8 + (lane & 3) * 2;",
-        "const int first = (lane & 3) * 2;",
+        "const int pixel = half * 8 + (lane & 3) * 2;",
+        "const int pixel = (lane & 3) * 2;",
         "pixels behind the last one count",
         BESIDE,
     ),
     (
         "mask-in-32-bits",
-        "half * 4 + (lane & 3) < count",
-        "(lane & 3) < count",
+        "const int pixel = half * 4 + (lane & 3);",
+        "const int pixel = lane & 3;",
         "pixels behind the last one count",
         replace(BESIDE, math="float32"),
     ),
+)
+PRODUCTS = mutations_of(
+    "refine/refine_products.cuh",
+    ("columns", "i * row + columns * half", "i * row", "pixels of a unit are counted twice", BESIDE),
+    ("rows", "sums[i - dy][columns][block], a, b[dy]", "sums[i - dy][columns][block], a, b[2 - dy]", "taps upside down", TILE),
+    ("pixels", "(columns * 16 + i * 4) * kPieceBytes", "(columns * 16 + i * 2) * kPieceBytes", "pixels are stored twice", TILE),
     ("mask-of-windows", "windows[r] &= mask[r >> 1];", "windows[r] &= ~0u;", "a zero meets a pixel of another tile", TWO_TILES),
     ("bias", "is_bias = window == g.windows;", "is_bias = window == 0;", "a bias is added up in the place of weights", TILE),
     ("row-of-taps", "b_at + i * b_row, windows_at", "b_at, windows_at", "the rows of taps are one", TILE),
@@ -147,8 +156,8 @@ PRODUCTS = _of(
     ("last-rows", "if (rows_left)", "if (false)", "rows that are not four are left out", TILE),
     ("rows-of-four", "(!kAllRows && i - dy >= rows)", "false", "rows behind the last one count", TILE),
 )
-KERNELS = _of(
-    "tile.cuh",
+KERNELS = mutations_of(
+    "refine/refine_tile.cuh",
     (
         "no-barrier-after-load",
         "load_map(x, p.maps[0], place.n, p.c, p.h, p.w);\n      __syncthreads();",
@@ -222,15 +231,15 @@ KERNELS = _of(
         WIDE,
     ),
 )
-FINISH = _of(
-    "finish.cuh",
+FINISH = mutations_of(
+    "refine/refine_finish.cuh",
     ("skips-parts", "part += kRefineFinishThreads / 32", "part += kRefineFinishThreads / 16", "not all parts are added", MANY),
     ("first-unit", "of(g, unit - g.first)", "of(g, unit)", "the second gradient's units are counted from the first's", TILE),
     ("tap", "dy * 3 + depth.dx]", "depth.dx * 3 + dy]", "rows of taps are columns", TILE),
     ("window", "of.window * kRefineWindows + row", "row", "the first numbers of the depth stand for all", TILE),
 )
-DIRECT = _of(
-    "direct.cuh",
+DIRECT = mutations_of(
+    "refine/refine_direct.cuh",
     ("not-flipped", "conv.flipped ? 8 - tap : tap", "tap", "gradients take the kernel as it is", FLOAT64),
     ("no-relu", "if (p.relu && sum < 0) sum = 0;", "", "there is no ReLU", FLOAT64),
     ("no-mask", "h, w) <= 0) sum = 0;", "h, w) <= 0) sum += 0;", "the gradient ignores the ReLU", FLOAT64),
@@ -242,4 +251,4 @@ DIRECT = _of(
         FLOAT64,
     ),
 )
-MUTATIONS = (*MAPS, *PRODUCTS, *KERNELS, *FINISH, *DIRECT)
+MUTATIONS = (*RUNS, *MAPS, *UNITS, *PRODUCTS, *KERNELS, *FINISH, *DIRECT)

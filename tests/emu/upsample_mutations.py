@@ -1,7 +1,6 @@
 """Faults in the CUDA kernels of the doubling, each with a small problem that has to show it."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 from faults import mutations_of
 
@@ -49,20 +48,17 @@ DIRECT = Case((1, 200, 3, 6, 5), math="float32")
 NEAR_EDGE = Case((1, 3, 3, 3, 7), "float32", by_itself=True, special=("x", float("inf"), 1, 0))
 
 
-_of = partial(mutations_of, "upsample")
-
-
-MAPS = _of(
-    "maps.cuh",
-    ("border", "at_w >= 0 && at_w < w;", "at_w >= 0 && at_w <= w;", "the pixel right of the image is not zero", TILE),
+RUNS = mutations_of(
+    "pixel_runs.cuh",
+    ("border", "col >= 0 && col < w;", "col >= 0 && col <= w;", "the pixel right of the image is not zero", TILE),
     (
         "channels",
-        "inside ? channels - piece * kPiece<E> : 0)",
-        "inside ? kPiece<E> : 0)",
+        "is_inside(row, col) ? channels - channel : 0",
+        "is_inside(row, col) ? kPiece<E> : 0",
         "padded channels are another's",
         PADDED,
     ),
-    ("pairs", "strides % 2 == 0 &&", "", "pairs of pixels in rows of an odd length", TILE),
+    ("pairs", "strides % kWide == 0 &&", "", "pairs of pixels in rows of an odd length", TILE),
     (
         "second-of-pair",
         "in[i][j / 2] >> 16 |",
@@ -70,13 +66,17 @@ MAPS = _of(
         "two pixels of a pair are one",
         replace(TILE, sizes=(1, 5, 6, 4, 8)),
     ),
+)
+MAPS = mutations_of(
+    "upsample/upsample_maps.cuh",
     ("phases", "(row & 1) * 2 + (col & 1)", "(col & 1) * 2 + (row & 1)", "rows and columns of phases change places", TILE),
     ("not-rounded", "to_float(added[e][i]) +", "", "nothing is added", ADDED),
-    ("crop", "h - kScale * map.row0)", "2 * h)", "rows behind the last are written", replace(ADDED, crop=(3, 2))),
+    ("crop", "image.h - kScale * map.row0)", "2 * image.h)", "rows behind the last are written", replace(ADDED, crop=(3, 2))),
     ("turned", "turned ? 1 - first - count : first", "first", "gradients read the windows of the forward pass", TILE),
 )
-PRODUCTS = _of(
-    "products.cuh",
+UNITS = mutations_of("pixel_unit.cuh", ("bias", "i % 2 ? both.y : both.x", "0", "the bias is left out", TILE))
+PRODUCTS = mutations_of(
+    "upsample/upsample_products.cuh",
     (
         "half-step",
         "left >= 2; left -= 2",
@@ -87,7 +87,6 @@ PRODUCTS = _of(
     ("window", "at += kPieceBytes - of_window;", "at -= of_window;", "both windows are one", TILE),
     ("last-piece", "at = (conv.pieces - 1) * map.plane;", "at = 0;", "the last piece is the first", replace(TILE, k=3)),
     ("second-row", "own + (tap * to_tap + block * 32)", "own + block * 32", "both rows of taps have one's weights", TILE),
-    ("bias", "i % 2 ? both.y : both.x", "0", "the bias is left out", TILE),
     (
         "mask-end",
         "first - col, end - col",
@@ -111,8 +110,8 @@ PRODUCTS = _of(
         MANY,
     ),
 )
-MULTIPLY_ADD = _of(
-    "multiply_add.cuh",
+MULTIPLY_ADD = mutations_of(
+    "upsample/upsample_multiply_add.cuh",
     ("row-of-tap", "pixel[r + tap].value[e]", "pixel[r].value[e]", "both rows of taps read one", FLOAT),
     (
         "outside",
@@ -124,8 +123,8 @@ MULTIPLY_ADD = _of(
     ("shares", "row += p.shares", "++row", "every share has all rows", FEW),
     ("part", "int64_t(blockIdx.x) * p.shares + share", "int64_t(blockIdx.x) * p.shares", "shares write one part", FEW),
 )
-TILES_OF = _of(
-    "tile.cuh",
+TILES_OF = mutations_of(
+    "upsample/upsample_tile.cuh",
     (
         "barrier",
         "        take_turn(group);\n        __syncthreads();\n",
@@ -142,8 +141,8 @@ TILES_OF = _of(
     ),
     ("bias-rows", "kUpsampleHaloRows + (row >> 2)", "(row >> 2)", "rows above count in the bias", FLOAT),
 )
-FINISH = _of(
-    "finish.cuh",
+FINISH = mutations_of(
+    "upsample/upsample_finish.cuh",
     ("parts", "part < parts; part", "part < parts - 1; part", "a part is left out", TILE),
     ("bias-parts", "is_bias ? p.parts_bias : p.parts", "p.parts", "as many parts of the bias as of the weight", FEW),
     (
@@ -154,8 +153,8 @@ FINISH = _of(
         TILE,
     ),
 )
-POSITIONS = _of(
-    "positions.cuh",
+POSITIONS = mutations_of(
+    "upsample/upsample_positions.cuh",
     (
         "first",
         "(row - int(k == 2)) * k + (col - int(k == 2))",
@@ -166,14 +165,14 @@ POSITIONS = _of(
     ("last", "row == 3 || col == 3 ? k == 4 :", "", "3 x 3 has a fourth tap", replace(SINGLE, k=3)),
     ("warps", "warp < kWarps; ++warp", "warp < 1; ++warp", "a warp adds up alone", replace(SINGLE, sizes=(1, 2, 2, 40, 80))),
 )
-SINGLY = _of(
-    "single.cuh",
+SINGLY = mutations_of(
+    "upsample/upsample_single.cuh",
     ("above", "odd ? below[at] : above[at]", "below[at]", "the row above is the one below", SINGLE),
     ("shift", "above[i] = here[i], here[i] = below[i];", "here[i] = below[i];", "the row above is the first", SINGLE),
     ("last-row", "if (2 * row + odd >= p.yh) continue;", "", "a row behind the last is written", replace(SINGLE, crop=(1, 0))),
     (
         "runs",
-        "upsample_wide<E>(p.out, p.yw) == 4 &&",
+        "in_runs<E, 4>(p.out, p.yw) &&",
         "",
         "four outputs at once where they are no run",
         replace(SINGLE, sizes=(1, 2, 2, 5, 6), crop=(0, 2)),
@@ -193,10 +192,10 @@ SINGLY = _of(
         replace(SINGLE, sizes=(1, 2, 2, 40, 8)),
     ),
 )
-DIRECTLY = _of(
-    "direct.cuh",
+DIRECTLY = mutations_of(
+    "upsample/upsample_direct.cuh",
     ("edge", "at_h < 0 || at_h >= p.yh ||", "at_h < 0 ||", "outputs behind the last row", replace(DIRECT, crop=(3, 0))),
     ("bias", "(tap / 4 == 1 || tap / 4 == 2) &&", "(tap / 4 == 1) &&", "half of dy counts in the bias", DIRECT),
     ("shift", "const int r = row - shift_h;", "const int r = row + shift_h;", "rows of x are turned", DIRECT),
 )
-MUTATIONS = [*MAPS, *PRODUCTS, *MULTIPLY_ADD, *TILES_OF, *FINISH, *POSITIONS, *SINGLY, *DIRECTLY]
+MUTATIONS = [*RUNS, *MAPS, *UNITS, *PRODUCTS, *MULTIPLY_ADD, *TILES_OF, *FINISH, *POSITIONS, *SINGLY, *DIRECTLY]

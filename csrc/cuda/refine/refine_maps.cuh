@@ -6,10 +6,8 @@
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 
-#include "../fragment.cuh"
-#include "../pixel_walk.cuh"
+#include "../pixel_runs.cuh"
 #include "refine_kernels.h"
 
 namespace gcn::cuda {
@@ -67,62 +65,24 @@ struct RefinePlace {
   int n, row0, col0;  // of the core
 
   GCN_DEVICE RefinePlace(const RefineTile& p, int64_t tile) {
-    const int across = int(tile % p.tiles_w);
-    const int64_t rest = tile / p.tiles_w;
-    n = int(rest / p.tiles_h), row0 = int(rest % p.tiles_h) * (p.rows - 2), col0 = across * (p.cols - 2);
+    Digits digits{tile};
+    col0 = digits.next(p.tiles_w) * (p.cols - 2), row0 = digits.next(p.tiles_h) * (p.rows - 2), n = int(digits.rest);
   }
 };
 
-// Neighbours in memory.
+// A map on its way from an image or to it, kWide pixels of a thread at a time.
 template <class E, int kWide>
-struct alignas(kWide * sizeof(E)) RefineRun {
-  E value[kWide];
-};
-
-// Whether two neighbouring pixels of a row, of which the first is an even one, are one access: most of what maps cost on their
-// way are instructions.
-template <class E>
-GCN_DEVICE bool in_pairs(const StridedMap& image, int w) {
-  const int64_t strides = image.stride_n | image.stride_c | image.stride_h | w;
-  return image.stride_w == 1 && strides % 2 == 0 && reinterpret_cast<uintptr_t>(image.data) % (2 * sizeof(E)) == 0;
-}
-
-// Calls then(piece, row, column) for the pieces of `rows` x `cols` pixels, `wide` neighbours at a time, in the order in which
-// neighbouring threads take neighbours in memory: the pieces of a pixel where channels are next to each other, else pixels.
-template <class Then>
-GCN_DEVICE void for_pieces(int pieces, int rows, int cols, int wide, const StridedMap& image, const Then& then) {
-  const int together = wide == 1 && image.stride_c == 1 ? max(pieces, 1) : 1, tid = int(threadIdx.x);
-  const int step = kRefineThreads / together;
-  if (tid >= step * together) return;
-#pragma unroll 1
-  for (int piece = tid % together; piece < pieces; piece += together) {
-#pragma unroll 1
-    for (PixelWalk at(tid / together, step, cols / wide); at.row < rows; at.next()) then(piece, at.row, at.col * wide);
-  }
-}
-
-// A map of an image on its way, kWide neighbouring pixels of a thread at a time.
-template <class E, int kWide>
-class RefineImage {
- public:
-  using Run = RefineRun<E, kWide>;
-  using Word = std::conditional_t<sizeof(Run) == 4, uint32_t, Run>;
+struct RefineImage {
+  using Run = PixelRun<E, kWide>;
   using Piece = Elements<E, kPiece<E>>;
 
-  GCN_DEVICE RefineImage(const RefineMap<E>& map, const StridedMap& image, int n, int channels, int h, int w)
-      : map(map), image(image), to_next(image.stride_c * int(sizeof(E))), channels(channels), h(h), w(w) {
-    data = static_cast<unsigned char*>(const_cast<void*>(image.data)) + n * image.stride_n * int(sizeof(E));
-  }
+  const RefineMap<E>& map;
+  const ImageRuns<E, kWide, kRefineThreads> image;
 
   GCN_DEVICE void load() const {
-    for_pieces(map.pixel.whole, map.rows, map.cols, kWide, image, [&](int piece, int row, int col) {
-      const int there = is_inside(row, col) ? channels - piece * kPiece<E> : 0;
-      const unsigned char* from = at(row, col, piece * kPiece<E>);
-      Word words[kPiece<E>];
-#pragma unroll
-      for (int e = 0; e < kPiece<E>; ++e, from += to_next) words[e] = load_word(from, e < there);
+    image.for_pieces(map.pixel.whole, map.rows, map.cols, [&](int piece, int row, int col) {
       Piece values[kWide];
-      separate(values, words);
+      image.load_pieces(values, map.row0 + row, map.col0 + col, piece * kPiece<E>);
 #pragma unroll
       for (int i = 0; i < kWide; ++i) store_shared(stored(piece, row, col + i), values[i]);
     });
@@ -139,60 +99,20 @@ class RefineImage {
   // The part that starts at row0, col0, as far as it lies in the image.
   GCN_DEVICE void store(int row0, int col0, int rows, int cols) const {
     // The first of the packed pieces starts with the pixel's own channels.
-    for_pieces(map.pixel.whole + int(map.pixel.packed > 0), rows, cols, kWide, image, [&](int piece, int row, int col) {
+    image.for_pieces(map.pixel.whole + int(map.pixel.packed > 0), rows, cols, [&](int piece, int row, int col) {
       row += row0, col += col0;
       Piece values[kWide];
 #pragma unroll
       for (int i = 0; i < kWide; ++i) values[i] = load_shared(stored(piece, row, col + i));
-      unsigned char* to = at(row, col, piece * kPiece<E>);
-#pragma unroll
-      for (int e = 0; e < kPiece<E>; ++e, to += to_next) {
-        Run run;
-#pragma unroll
-        for (int i = 0; i < kWide; ++i) run.value[i] = values[i].value[e];
-        if (piece * kPiece<E> + e < channels) *reinterpret_cast<Run*>(to) = run;
-      }
+      Run runs[kPiece<E>];
+      transpose<E>(values, runs);
+      image.store_runs(runs, map.row0 + row, map.col0 + col, piece * kPiece<E>);
     });
   }
 
  private:
-  GCN_DEVICE bool is_inside(int row, int col) const {
-    return map.row0 + row >= 0 && map.row0 + row < h && map.col0 + col >= 0 && map.col0 + col < w;
-  }
-  GCN_DEVICE unsigned char* at(int row, int col, int channel) const {
-    return data + ((map.row0 + row) * image.stride_h + (map.col0 + col) * image.stride_w) * int(sizeof(E)) + channel * to_next;
-  }
   GCN_DEVICE Piece* stored(int piece, int row, int col) const {
     return reinterpret_cast<Piece*>(map.at(row, col) + piece * map.plane);
-  }
-  // Zeros where there is nothing.
-  static GCN_DEVICE Word load_word(const unsigned char* from, bool there) {
-    Word word = {};
-    if (there) word = load_global(reinterpret_cast<const Word*>(from));
-    return word;
-  }
-  static GCN_DEVICE Run run_of(const Word& word) {
-    Run run;
-    memcpy(&run, &word, sizeof(run));
-    return run;
-  }
-  // A piece of each pixel, of words that are a channel each. Written so that it takes one instruction for each word.
-  static GCN_DEVICE void separate(Piece (&values)[kWide], const Word (&words)[kPiece<E>]) {
-    if constexpr (std::is_same_v<Word, uint32_t> && kWide == 2) {
-      uint32_t parts[2][kPiece<E> / 2];
-#pragma unroll
-      for (int e = 0; e < kPiece<E>; e += 2) {
-        parts[0][e / 2] = (words[e] & 0xffffu) | words[e + 1] << 16;
-        parts[1][e / 2] = words[e] >> 16 | (words[e + 1] & 0xffff0000u);
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) memcpy(&values[i], parts[i], sizeof(Piece));
-    } else {
-#pragma unroll
-      for (int e = 0; e < kPiece<E>; ++e)
-#pragma unroll
-        for (int i = 0; i < kWide; ++i) values[i].value[e] = run_of(words[e]).value[i];
-    }
   }
 
   // The packed pieces, of kRest channels of three neighbours.
@@ -201,18 +121,20 @@ class RefineImage {
     constexpr int kPieces = (3 * kRest + kPiece<E> - 1) / kPiece<E>, kRuns = (kWide + 1) / kWide + 1;
 #pragma unroll 1
     for (PixelWalk walk(int(threadIdx.x), kRefineThreads, map.cols / kWide); walk.row < map.rows; walk.next()) {
-      const int row = walk.row, col = walk.col * kWide;
+      const int row = walk.row, col = walk.col * kWide, at_h = map.row0 + row;
       E values[kRuns * kWide][kRest];
 #pragma unroll
       for (int first = 0; first < kRuns * kWide; first += kWide) {
-        const bool there = is_inside(row, col + first) && col + first < map.cols;
-        const unsigned char* from = at(row, col + first, map.pixel.whole * kPiece<E>);
+        const int at_w = map.col0 + col + first;
+        Run runs[kRest];
+        const bool inside = image.is_inside(at_h, at_w) && col + first < map.cols;
+        image.load_runs(runs, at_h, at_w, map.pixel.whole * kPiece<E>, inside ? kRest : 0);
+        E of_runs[kRest][kWide];
+        memcpy(of_runs, runs, sizeof(runs));
 #pragma unroll
-        for (int c = 0; c < kRest; ++c, from += to_next) {
-          const Run run = run_of(load_word(from, there));
+        for (int c = 0; c < kRest; ++c)
 #pragma unroll
-          for (int i = 0; i < kWide; ++i) values[first + i][c] = run.value[i];
-        }
+          for (int i = 0; i < kWide; ++i) values[first + i][c] = of_runs[c][i];
       }
 #pragma unroll
       for (int i = 0; i < kWide; ++i) {
@@ -229,20 +151,14 @@ class RefineImage {
       }
     }
   }
-
-  const RefineMap<E>& map;
-  const StridedMap& image;
-  const int64_t to_next;  // bytes to the next channel
-  const int channels, h, w;
-  unsigned char* data;
 };
 
 template <class E>
 GCN_DEVICE void load_map(const RefineMap<E>& to, const StridedMap& image, int n, int channels, int h, int w) {
-  if (in_pairs<E>(image, w)) {
-    RefineImage<E, 2>(to, image, n, channels, h, w).load();
+  if (in_runs<E, 2>(image, w)) {
+    RefineImage<E, 2>{to, {image, n, channels, h, w}}.load();
   } else {
-    RefineImage<E, 1>(to, image, n, channels, h, w).load();
+    RefineImage<E, 1>{to, {image, n, channels, h, w}}.load();
   }
 }
 
@@ -250,10 +166,10 @@ GCN_DEVICE void load_map(const RefineMap<E>& to, const StridedMap& image, int n,
 template <class E>
 GCN_DEVICE void store_map(const RefineMap<E>& map, int row0, int col0, int rows, int cols, const StridedMap& image, int n,
                           int channels, int h, int w) {
-  if (in_pairs<E>(image, w)) {
-    RefineImage<E, 2>(map, image, n, channels, h, w).store(row0, col0, rows, cols);
+  if (in_runs<E, 2>(image, w)) {
+    RefineImage<E, 2>{map, {image, n, channels, h, w}}.store(row0, col0, rows, cols);
   } else {
-    RefineImage<E, 1>(map, image, n, channels, h, w).store(row0, col0, rows, cols);
+    RefineImage<E, 1>{map, {image, n, channels, h, w}}.store(row0, col0, rows, cols);
   }
 }
 

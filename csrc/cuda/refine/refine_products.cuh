@@ -14,26 +14,12 @@
 
 #include <type_traits>
 
+#include "../pixel_unit.cuh"
 #include "refine_maps.cuh"
 
 namespace gcn::cuda {
 
-// [row][half of the columns][8 outputs][accumulator]
-using RefineUnitSums = float[kRefineUnitRows][2][kRefineOutputBlocks][4];
-
-// Sums of a unit start from the biases of its outputs.
-GCN_DEVICE void start_from(RefineUnitSums& sums, const float* biases, int lane) {
-#pragma unroll
-  for (int block = 0; block < kRefineOutputBlocks; ++block) {
-    const float2 both = load_shared(reinterpret_cast<const float2*>(biases + block * 8 + c_column(lane, 0)));
-#pragma unroll
-    for (int j = 0; j < kRefineUnitRows; ++j)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[j][half][block][i] = i % 2 ? both.y : both.x;
-  }
-}
+using RefineUnitSums = UnitSums<kRefineUnitRows, kRefineOutputBlocks>;
 
 // Adds the products of a unit whose first tap of the first output reads row0, col0. `weights` and `places`: of load_weights(), of
 // its group of outputs; `zeros`: a piece of them. What else would stand there meets weights that are zero, but may not be finite.
@@ -79,8 +65,7 @@ GCN_DEVICE void multiply(RefineUnitSums& sums, const RefineMap<Element<M>>& map,
 // Calls then(bytes from the unit's first pixel, sum of an output, sum of the next) for a lane's pixels of a block of outputs.
 // c_row(lane, 0) is the lane's first pixel; `row`: the bytes of a row.
 template <class Then>
-GCN_DEVICE void for_pixels(const float (&sums)[kRefineUnitRows][2][kRefineOutputBlocks][4], int block, int row,
-                           const Then& then) {
+GCN_DEVICE void for_pixels(const RefineUnitSums& sums, int block, int row, const Then& then) {
 #pragma unroll
   for (int j = 0; j < kRefineUnitRows; ++j)
 #pragma unroll
@@ -104,24 +89,7 @@ inline constexpr uint32_t kRefineOnes<BFloat16> = 0x3f803f80u;
 template <class M>
 using SumMath = std::conditional_t<kIsTf32<M>, Fp32, M>;
 
-// The bits of a lane's operands that belong to the first `count` pixels of a step, of its first and of its second half. Of
-// others nothing may be left: a zero times what is not finite is nan.
-template <class E>
-GCN_DEVICE void mask_of_pixels(uint32_t (&mask)[2], int count, int lane) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if constexpr (sizeof(E) == 4) {
-      mask[half] = half * 4 + (lane & 3) < count ? ~0u : 0u;
-    } else {
-      const int first = half * 8 + (lane & 3) * 2;
-      mask[half] = (first < count ? 0x0000ffffu : 0u) | (first + 1 < count ? 0xffff0000u : 0u);
-    }
-  }
-}
-
 // Rows of pixels that are multiplied at a time. Three products for one take more registers.
-template <class M>
-constexpr bool kIsFp32 = std::is_same_v<M, Fp32>;
 template <class M>
 constexpr int kRefineGradRows = kIsFp32<M> ? 2 : 4;
 
@@ -137,7 +105,7 @@ struct RefineGradUnit {
 };
 
 // Where a lane finds its numbers of 16 rows of the product, in bytes from the first pixel of a step: numbers of the depth of a
-// row of taps. Those behind the last are others twice, and of no account.
+// row of taps. Those behind the last repeat others and are not used.
 template <class E>
 GCN_DEVICE void find_windows(int (&at)[2], const RefineMap<E>& map, int window, int lane) {
   const int most = refine_depth(map.pixel) - 1, plane = map.plane;
@@ -243,7 +211,7 @@ GCN_DEVICE void add_up(RefineGradSums& sums, const RefineGradUnit& unit, const R
 #pragma unroll 1
   for (int left = cols; left > 0; left -= kStep, a_first += kStep * kPieceBytes, b_first += kStep * kPieceBytes) {
     uint32_t mask[2];
-    mask_of_pixels<E>(mask, left, lane);
+    mask_of_pixels<E>(mask, 0, left, lane);
     const unsigned char *a_at = a_first, *b_at = b_first;
     int rows_left = rows;
 #pragma unroll 1
@@ -265,7 +233,7 @@ GCN_DEVICE void add_up_bias(RefineGradSums& sums, int group, const RefineMap<Ele
 #pragma unroll 1
   for (int left = cols; left > 0; left -= kStep, a_first += kStep * kPieceBytes) {
     uint32_t mask[2];
-    mask_of_pixels<E>(mask, left, lane);
+    mask_of_pixels<E>(mask, 0, left, lane);
 #pragma unroll 1
     for (int row = 0; row < rows; ++row) {
 #pragma unroll

@@ -108,7 +108,7 @@ class RefineBlock {
   // The sums of `conv` at a unit's outputs, whose first taps read `from` at row0, col0.
   GCN_DEVICE void convolve(RefineUnitSums& sums, const RefineConv& conv, const RefineMap<E>& from, int group, int row0,
                            int col0) const {
-    start_from(sums, reinterpret_cast<const float*>(shared + conv.biases) + group * kRefineOutputs, lane);
+    start_from_biases(sums, reinterpret_cast<const float*>(shared + conv.biases) + group * kRefineOutputs, lane);
     const unsigned char* const weights = shared + conv.weights + group * conv.steps * 3 * kRefineOutputBlocks * 64 * 4;
     multiply<M>(sums, from, row0, col0, conv.steps, weights, shared + conv.places, shared, lane);
   }

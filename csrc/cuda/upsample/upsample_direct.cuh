@@ -91,7 +91,6 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
     upsample_direct_backward_kernel(GCN_PARAMS UpsampleDirect p) {
   using A = Accumulator<E>;
   GCN_DYNAMIC_SHARED(shared);
-  constexpr int kSums = 17;  // of sixteen positions, and of dy
   launch_dependents();
   wait_for_dependencies();
   const int tid = int(threadIdx.x), parts_of_image = int(p.parts / p.n);
@@ -123,7 +122,7 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
 #pragma unroll 1
     for (int o = 0; o < p.o; ++o) {
       const E* const dy = static_cast<const E*>(p.dy.data) + (n * p.dy.stride_n + o * p.dy.stride_c);
-      A sums[kSums] = {};
+      A sums[kUpsampleSums] = {};
 #pragma unroll 1
       for (int pixel = tid; pixel < pixels; pixel += kUpsampleDirectThreads) {
         const int h = row0 + pixel / p.w, w = pixel % p.w;
@@ -160,7 +159,7 @@ int launch_upsample_direct_forward(const UpsampleDirect& p, Stream s) {
 template <class E>
 int launch_upsample_direct_backward(const UpsampleDirect& p, Stream s) {
   const int64_t blocks = std::min(p.parts * p.c, kUpsampleDirectBlocks);
-  const size_t shared_bytes = kUpsampleDirectThreads / 32 * 17 * sizeof(Accumulator<E>);
+  const size_t shared_bytes = kUpsampleDirectThreads / 32 * kUpsampleSums * sizeof(Accumulator<E>);
   const Launch how{dim3(unsigned(blocks)), kUpsampleDirectThreads, shared_bytes, s.stream, s.dependent};
   return launch(upsample_direct_backward_kernel<E>, how, p);
 }

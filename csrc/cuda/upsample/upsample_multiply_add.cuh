@@ -45,7 +45,7 @@ struct UpsampleMultiplyAdds {
 #pragma unroll
     for (int output = 0; output < kUnitOutputs; ++output)
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) sums.value[r][output] = biases ? load_shared(biases + output) : E(0);
+      for (int r = 0; r < kRows; ++r) sums.value[r][output] = load_shared(biases + output);
   }
 
   // See UpsampleTensorCores. `of_group`: the first of the unit's outputs.

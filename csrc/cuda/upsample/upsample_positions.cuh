@@ -2,22 +2,10 @@
 // x 3 the last position is missing, of 2 x 2 the first and the last.
 #pragma once
 
-#include "../device.cuh"
+#include "../indices.cuh"
 #include "upsample_kernels.h"
 
 namespace gcn::cuda {
-
-// The parts of a number whose digits count to different sizes, the last first.
-struct Digits {
-  int64_t rest;
-
-  GCN_DEVICE int next(int size) {
-    const int64_t whole = rest / size;
-    const int part = int(rest - whole * size);
-    rest = whole;
-    return part;
-  }
-};
 
 constexpr int kUpsampleDirectThreads = 128;
 // Blocks that share a multiprocessor at least: numbers of float64 take two registers each.
@@ -32,6 +20,8 @@ GCN_DEVICE bool upsample_has(int k, int row, int col) {
 
 // Which of the kernel's taps that is.
 GCN_DEVICE int upsample_tap_at(int k, int row, int col) { return (row - int(k == 2)) * k + (col - int(k == 2)); }
+
+constexpr int kUpsampleSums = 17;  // of sixteen positions, and of dy
 
 // The taps by their positions; zeros where there are none.
 template <class E>

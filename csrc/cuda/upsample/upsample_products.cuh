@@ -12,6 +12,7 @@
 
 #include <cstring>
 
+#include "../pixel_unit.cuh"
 #include "upsample_maps.cuh"
 
 namespace gcn::cuda {
@@ -20,9 +21,7 @@ template <class E>
 struct UpsampleTensorCores {
   static constexpr int kBlocks = kUpsampleOutputs / 8, kUnitOutputs = kUpsampleOutputs;
   template <int kRows>
-  struct Sums {
-    float value[kRows][2][kBlocks][4];
-  };
+  using Sums = UnitSums<kRows, kBlocks>;
 
   // Weights of a group of outputs as the fragments of a product: [phase][row of taps][step][8 outputs][lane][2 words].
   static GCN_DEVICE void load_weights(const UpsampleConv& conv, int group, unsigned char* shared) {
@@ -54,20 +53,9 @@ struct UpsampleTensorCores {
     }
   }
 
-  // Sums of a unit start from the biases of its outputs.
   template <int kRows>
   static GCN_DEVICE void start_from(Sums<kRows>& sums, const float* biases, int lane) {
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      const float2 both =
-          biases ? load_shared(reinterpret_cast<const float2*>(biases + block * 8 + c_column(lane, 0))) : float2{0, 0};
-#pragma unroll
-      for (int r = 0; r < kRows; ++r)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) sums.value[r][half][block][i] = i % 2 ? both.y : both.x;
-    }
+    start_from_biases(sums, biases, lane);
   }
 
   // Adds the products of a phase at a unit whose first pixel is row0, col0 of the map.
@@ -107,7 +95,7 @@ struct UpsampleTensorCores {
           ldmatrix_x4(a, pixel + (at + i * row + half * 16 * kPieceBytes));
           for_taps<kTaps, kRows>(i, [&](int tap, int block) {
             const uint32_t both[2] = {b[tap][block].x, b[tap][block].y};
-            mma(sums.value[i - tap][half][block], a, both, E{});
+            mma(sums[i - tap][half][block], a, both, E{});
           });
         }
       }
@@ -123,7 +111,7 @@ struct UpsampleTensorCores {
         uint32_t a[2];
         ldmatrix_x2(a, pixel + (at + i * row + half * 16 * kPieceBytes));
         for_taps<kTaps, kRows>(
-            i, [&](int tap, int block) { mma_short(sums.value[i - tap][half][block], a[0], a[1], b[tap][block].x, E{}); });
+            i, [&](int tap, int block) { mma_short(sums[i - tap][half][block], a[0], a[1], b[tap][block].x, E{}); });
       }
     }
   }
@@ -161,7 +149,7 @@ struct UpsampleTensorCores {
         for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
           for (int i = 0; i < 4; i += 2) {
-            const float (&of_block)[4] = sums.value[r][half][block];
+            const float (&of_block)[4] = sums[r][half][block];
             unsigned char* const pixel = map.at(phase, block, row0 + r, col0 + half * 16 + c_row(lane, i));
             store_shared(reinterpret_cast<Pair*>(pixel) + (lane & 3),
                          Pair{from_float<E>(of_block[i]), from_float<E>(of_block[i + 1])});
@@ -171,17 +159,6 @@ struct UpsampleTensorCores {
   // --- sums over pixels
 
   static GCN_DEVICE int units(const UpsampleTile& p) { return 4 * p.conv.most_taps * (p.c_padded / 16) * (p.o_padded / 24); }
-
-  // The bits of a lane's operands that belong to pixels first ... end - 1 of a step, of its first and of its second half. Of
-  // others nothing may be left: a zero times what is not finite is nan.
-  static GCN_DEVICE void mask_of_pixels(uint32_t (&mask)[2], int first, int end, int lane) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int pixel = half * 8 + (lane & 3) * 2;
-      mask[half] =
-          (pixel >= first && pixel < end ? 0x0000ffffu : 0u) | (pixel + 1 >= first && pixel + 1 < end ? 0xffff0000u : 0u);
-    }
-  }
 
   // What a unit of sums reads: the pixels of x that its first tap meets, and 8 channels of dy each.
   struct Operands {
@@ -230,7 +207,7 @@ struct UpsampleTensorCores {
   static GCN_DEVICE void add_up_part(float (&sums)[2][kBlocks][4], Operands at, bool two, int rows, int row_bytes, int first,
                                      int end, int above, int h, int lane) {
     uint32_t mask[2];
-    mask_of_pixels(mask, first, end, lane);
+    mask_of_pixels<E>(mask, first, end, lane);
 #pragma unroll 1
     for (int row = 0; row < rows; ++row, at.advance(row_bytes)) {
       uint32_t channels[kBlocks][2];
@@ -260,7 +237,7 @@ struct UpsampleTensorCores {
       const UpsampleTaps taps_h = upsample_taps(p.conv.k, phase >> 1, false), taps_w = upsample_taps(p.conv.k, phase & 1, false);
       if (column >= taps_w.count) continue;
       float sums[2][kBlocks][4] = {};
-      // Pieces behind the last are others twice, and of no account.
+      // Pieces behind the last repeat others and are not used.
       const int shift = taps_w.first + column, x_piece = min(window * 2 + (lane >> 3 & 1), x.pieces - 1);
       Operands at;
       at.x = x.at(0, x_piece, kUpsampleHaloRows + taps_h.first, kUpsampleHaloCols + shift + (lane >> 4) * 8 + (lane & 7));

@@ -19,14 +19,14 @@ namespace gcn::cuda {
 // So many numbers at once, from or to memory.
 template <class E, int kCount>
 GCN_DEVICE void load_run(E (&values)[kCount], const E* from) {
-  const UpsampleRun<E, kCount> run = load_global(reinterpret_cast<const UpsampleRun<E, kCount>*>(from));
+  const PixelRun<E, kCount> run = load_global(reinterpret_cast<const PixelRun<E, kCount>*>(from));
   memcpy(values, &run, sizeof(values));
 }
 template <class E, int kCount>
 GCN_DEVICE void store_run(const E (&values)[kCount], E* to) {
-  UpsampleRun<E, kCount> run;
+  PixelRun<E, kCount> run;
   memcpy(&run, values, sizeof(values));
-  store_global(reinterpret_cast<UpsampleRun<E, kCount>*>(to), run);
+  store_global(reinterpret_cast<PixelRun<E, kCount>*>(to), run);
 }
 
 // kCount numbers of a row from column `first` on, which is where `from` points to, of `w`; zeros outside. kRuns: all but the
@@ -134,8 +134,7 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
   launch_dependents();
   wait_for_dependencies();
   const bool channels_last = p.out.stride_c == 1 && p.out.stride_w != 1;
-  const bool runs =
-      upsample_wide<E>(p.x, p.w) > 1 && upsample_wide<E>(p.out, p.yw) == 4 && (!p.add.data || upsample_wide<E>(p.add, p.yw) == 4);
+  const bool runs = in_runs<E, 2>(p.x, p.w) && in_runs<E, 4>(p.out, p.yw) && (!p.add.data || in_runs<E, 4>(p.add, p.yw));
   const int cols = (p.yw + 1) / 2 / (runs ? 2 : 1), strips = ((p.yh + 1) / 2 + p.strip - 1) / p.strip;
   const int64_t count = int64_t(p.n) * p.c * strips * cols;
   for (int64_t i = int64_t(blockIdx.x) * kUpsampleDirectThreads + threadIdx.x; i < count;
@@ -154,10 +153,8 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
   }
 }
 
-constexpr int kUpsampleSingleSums = 17;  // of sixteen positions, and of dy
-
 template <class E, int kCols>
-GCN_DEVICE void strip_gradients(Accumulator<E> (&sums)[kUpsampleSingleSums], const UpsampleDirect& p, const UpsampleStrip& s) {
+GCN_DEVICE void strip_gradients(Accumulator<E> (&sums)[kUpsampleSums], const UpsampleDirect& p, const UpsampleStrip& s) {
   using A = Accumulator<E>;
   constexpr bool kRuns = kCols > 1;
   constexpr int kAround = 2 * kCols + 2;
@@ -222,15 +219,15 @@ __global__ void __launch_bounds__(kUpsampleDirectThreads, kUpsampleDirectResiden
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
   wait_for_dependencies();
-  const bool runs = (!p.partial || upsample_wide<E>(p.x, p.w) > 1) && (!p.wants_dx || upsample_wide<E>(p.out, p.w) > 1) &&
-                    upsample_wide<E>(p.dy, p.yw) == 4 && p.w % 2 == 0;
+  const bool runs = (!p.partial || in_runs<E, 2>(p.x, p.w)) && (!p.wants_dx || in_runs<E, 2>(p.out, p.w)) &&
+                    in_runs<E, 4>(p.dy, p.yw) && p.w % 2 == 0;
   const int tid = int(threadIdx.x), parts_of_image = int(p.parts / p.n), cols = p.w / (runs ? 2 : 1);
   for (int64_t i = blockIdx.x; i < p.parts * p.c; i += gridDim.x) {
     const int64_t part = i / p.c;
     const int row0 = int(part % parts_of_image) * p.part_rows, rows = min(p.part_rows, p.h - row0);
     UpsampleStrip s;
     s.n = part / parts_of_image, s.c = int(i % p.c);
-    A sums[kUpsampleSingleSums] = {};
+    A sums[kUpsampleSums] = {};
     for (PixelWalk at(tid, kUpsampleDirectThreads, cols); at.row * p.strip < rows; at.next()) {
       s.row = row0 + at.row * p.strip, s.col = at.col * (runs ? 2 : 1);
       if (runs) {
@@ -260,7 +257,7 @@ int launch_upsample_single_forward(const UpsampleDirect& p, Stream s) {
 template <class E>
 int launch_upsample_single_backward(const UpsampleDirect& p, Stream s) {
   const int64_t blocks = std::min(p.parts * p.c, kUpsampleDirectBlocks);
-  const size_t shared_bytes = kUpsampleDirectThreads / 32 * kUpsampleSingleSums * sizeof(Accumulator<E>);
+  const size_t shared_bytes = kUpsampleDirectThreads / 32 * kUpsampleSums * sizeof(Accumulator<E>);
   const Launch how{dim3(unsigned(blocks)), kUpsampleDirectThreads, shared_bytes, s.stream, s.dependent};
   return launch(upsample_single_backward_kernel<E>, how, p);
 }

@@ -122,8 +122,7 @@ class UpsampleBlock {
       take_turn(group);
       if (p.conv.groups > 1) __syncthreads();
       for_units<1, 1>([&](int, int row, int col, int of_group) {
-        typename Products::template Sums<1> sums;
-        Products::start_from(sums, static_cast<const A*>(nullptr), lane);
+        typename Products::template Sums<1> sums = {};
 #pragma unroll 1
         for (int phase = 0; phase < 4; ++phase) {
           Products::multiply(sums, p.conv, phase, dy, phase, row + kUpsampleHaloRows, col + kUpsampleHaloCols, of_group, shared,

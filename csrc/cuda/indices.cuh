@@ -1,9 +1,21 @@
-// A thread's way through the pixels of a map.
+// Indices taken apart, with as few divisions as can be: they cost a kernel tens of instructions each.
 #pragma once
 
 #include "device.cuh"
 
 namespace gcn::cuda {
+
+// The parts of a number whose digits count to different sizes, the last first.
+struct Digits {
+  int64_t rest;
+
+  GCN_DEVICE int next(int size) {
+    const int64_t whole = rest / size;
+    const int part = int(rest - whole * size);
+    rest = whole;
+    return part;
+  }
+};
 
 // Pixels of rows of `cols`: every `step`-th from `first` on. Without a division for each.
 struct PixelWalk {
