@@ -22,6 +22,13 @@ struct StridedMap {
   int64_t stride_n, stride_c, stride_h, stride_w;
 };
 
+// A map of a kernel without tiles: an operator's, of the type that its maps are stored in, or one between its operations, of the
+// accumulator's.
+struct DirectMap {
+  StridedMap map;
+  bool stored;
+};
+
 // Weights: element (output channel, input channel, tap) at data[output * output_stride + input * input_stride + tap *
 // tap_stride].
 template <class Pointer>

@@ -9,32 +9,13 @@
 #include <algorithm>
 
 #include "../block_sum.cuh"
-#include "../device.cuh"
+#include "../direct_map.cuh"
 #include "refine_kernels.h"
 
 namespace gcn::cuda {
 
 constexpr int kRefineDirectThreads = 128, kRefineDirectTerms = 32;
 constexpr int64_t kRefineDirectBlocks = 1 << 16;  // at most; the kernels loop
-
-// An element of a map that is stored, or of one between the convolutions.
-template <class E>
-GCN_DEVICE Accumulator<E> element_of(const RefineDirectMap& m, int64_t n, int c, int h, int w) {
-  const int64_t at = n * m.map.stride_n + c * m.map.stride_c + h * m.map.stride_h + w * m.map.stride_w;
-  if (m.stored) return Accumulator<E>(to_float(static_cast<const E*>(m.map.data)[at]));
-  return static_cast<const Accumulator<E>*>(m.map.data)[at];
-}
-
-template <class E>
-GCN_DEVICE void set_element(const RefineDirectMap& m, int64_t n, int c, int h, int w, Accumulator<E> value) {
-  const int64_t at = n * m.map.stride_n + c * m.map.stride_c + h * m.map.stride_h + w * m.map.stride_w;
-  void* const data = const_cast<void*>(m.map.data);
-  if (m.stored) {
-    static_cast<E*>(data)[at] = from_float<E>(value);
-  } else {
-    static_cast<Accumulator<E>*>(data)[at] = value;
-  }
-}
 
 // Grid: x = (image, output channel, pixel).
 template <class E>

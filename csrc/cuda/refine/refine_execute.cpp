@@ -45,11 +45,11 @@ int run_directly(const RefinePlan& plan, const RefineTensors& t, void* workspace
   const RefineSizes& sizes = plan.sizes;
   const int n = int(sizes.n), h = int(sizes.h), w = int(sizes.w);
   const int64_t pixels = sizes.h * sizes.w, bytes = sizes.n * sizes.m * pixels * (plan.math == Math::kDouble ? 8 : 4);
-  const auto between = [&](int64_t which) -> RefineDirectMap {
+  const auto between = [&](int64_t which) -> DirectMap {
     const int64_t at = which * ((bytes + 255) / 256 * 256);
     return {{static_cast<unsigned char*>(workspace) + at, sizes.m * pixels, pixels, sizes.w, 1}, false};
   };
-  const RefineDirectMap x = {t.x, true}, dy = {t.dy, true}, out = {t.out, true}, u = between(0), du = between(1), none = {};
+  const DirectMap x = {t.x, true}, dy = {t.dy, true}, out = {t.out, true}, u = between(0), du = between(1), none = {};
   const auto conv = [&](int which, const void* weight, const void* bias) {
     RefineConv found = plan.tile.conv[which];
     found.weight = weight, found.bias = bias;

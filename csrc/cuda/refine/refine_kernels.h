@@ -23,7 +23,7 @@ constexpr int kRefineWindows = 16;  // a unit's channels of the windows
 // the `rest` is so few channels that those of three neighbouring pixels take less than three pieces, the `packed` pieces of a
 // pixel are these: of the pixel, of the next in its row, of the one after. The depth of a convolution's row of taps is
 //   whole pieces of the pixel | of the next | of the one after | packed pieces
-// which for 21 channels in 16 bits are 64 numbers, of which 63 are of some account.
+// which for 21 channels in 16 bits are 64 numbers, of which 63 are used.
 struct RefinePixel {
   int whole, packed, rest;
 };
@@ -82,22 +82,17 @@ struct RefineFinish {
 };
 
 // Any sizes, a convolution a launch: u and du are in device memory, in the accumulator's type.
-struct RefineDirectMap {
-  StridedMap map;
-  bool stored;  // in the type of x
-};
-
 struct RefineDirectConv {
-  RefineDirectMap from, to;
-  RefineDirectMap addend;  // without data: none
-  RefineDirectMap mask;    // without data: none; where it is not positive, and not nan, the result is zero
+  DirectMap from, to;
+  DirectMap addend;  // without data: none
+  DirectMap mask;    // without data: none; where it is not positive, and not nan, the result is zero
   RefineConv conv;
   bool relu;
   int n, h, w;
 };
 
 struct RefineDirectGrad {
-  RefineDirectMap a, b;
+  DirectMap a, b;
   RefineGrad grad;
   int n, h, w;
 };

@@ -10,21 +10,13 @@
 #include <algorithm>
 
 #include "../block_sum.cuh"
-#include "../device.cuh"
+#include "../direct_map.cuh"
 #include "strips_kernels.h"
 
 namespace gcn::cuda {
 
 constexpr int kStripsDirectThreads = 128, kStripsDirectTerms = 32;
 constexpr int64_t kStripsDirectBlocks = 1 << 16;  // at most; the kernels loop
-
-// An element of an image, or of a map between the steps.
-template <class E>
-GCN_DEVICE Accumulator<E> element_of(const StripsDirectMap& m, int64_t n, int c, int h, int w) {
-  const int64_t at = n * m.map.stride_n + c * m.map.stride_c + h * m.map.stride_h + w * m.map.stride_w;
-  if (m.image) return Accumulator<E>(to_float(static_cast<const E*>(m.map.data)[at]));
-  return static_cast<const Accumulator<E>*>(m.map.data)[at];
-}
 
 // Grid: x = (image, channel, pixel).
 template <class E>
@@ -52,14 +44,7 @@ __global__ void __launch_bounds__(kStripsDirectThreads) strips_direct_conv_kerne
       }
     }
     if (p.addend.map.data) sum += element_of<E>(p.addend, n, c, h, w);
-    const StridedMap& to = p.dst.map;
-    const int64_t at = n * to.stride_n + c * to.stride_c + h * to.stride_h + w * to.stride_w;
-    void* const data = const_cast<void*>(to.data);
-    if (p.dst.image) {
-      static_cast<E*>(data)[at] = from_float<E>(sum);
-    } else {
-      static_cast<A*>(data)[at] = sum;
-    }
+    set_element<E>(p.dst, n, c, h, w, sum);
   }
 }
 

@@ -54,7 +54,7 @@ int run_tiles(const StripsPlan& plan, const StripsTensors& t, void* workspace, C
 
 int run_directly(const StripsPlan& plan, const StripsTensors& t, void* workspace, CUstream_st* stream) {
   const int n = int(plan.sizes.n), c = int(plan.sizes.c), h = int(plan.sizes.h), w = int(plan.sizes.w);
-  const auto map = [&](int buffer) -> StripsDirectMap {
+  const auto map = [&](int buffer) -> DirectMap {
     if (buffer == kNone) return {};
     const Buffer& b = plan.program.buffers[buffer];
     if (b.image != kNone) {

@@ -102,20 +102,15 @@ struct StripsFinish {
 };
 
 // Any program on any map, an operation a launch: maps between the steps are in device memory, in the accumulator's type.
-struct StripsDirectMap {
-  StridedMap map;
-  bool image;  // of the type of x
-};
-
 struct StripsDirectConv {
-  StripsDirectMap src, dst, addend;  // an addend without data is none
+  DirectMap src, dst, addend;  // an addend without data is none
   StripsKernel kernel;
   bool flipped;
   int n, c, h, w;
 };
 
 struct StripsDirectDot {
-  StripsDirectMap x, g;
+  DirectMap x, g;
   StripsKernel kernel;
   void *weight, *bias;  // gradients, dense; or null
   int n, c, h, w;
