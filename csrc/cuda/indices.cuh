@@ -17,6 +17,16 @@ struct Digits {
   }
 };
 
+// Division by a number that is not known before: a product instead. For numbers whose product with the divisor is below 2^32.
+struct Divisor {
+  int divisor;
+  uint32_t reciprocal;  // 2^32 / divisor, rounded up; of 1 none
+
+  GCN_DEVICE int quotient(int of) const { return divisor == 1 ? of : int(uint64_t(uint32_t(of)) * reciprocal >> 32); }
+};
+
+GCN_DEVICE Divisor divisor_of(int number) { return {number, 0xffffffffu / uint32_t(number) + 1}; }
+
 // Pixels of rows of `cols`: every `step`-th from `first` on. Without a division for each.
 struct PixelWalk {
   int row, col;

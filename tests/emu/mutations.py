@@ -303,13 +303,6 @@ LINE_CONV = _of(
         NCHW,
     ),
     (
-        "warp-lost",
-        "for (int k = 1; k < kShape.warps_k",
-        "for (int k = 2; k < kShape.warps_k",
-        "a warp's share of the depth is lost",
-        SPLIT,
-    ),
-    (
         "window-overwritten",
         "    copy_wait<0>();\n    __syncthreads();\n  }",
         "    copy_wait<0>();\n  }",
@@ -351,6 +344,17 @@ LINE_CONV = _of(
         "uint16_t(both)",
         "a product is left out although its second piece needs it",
         WHOLE,
+    ),
+)
+
+LINE_CONV_OUTPUT = _of(
+    "gcn/line_conv_output.cuh",
+    (
+        "warp-lost",
+        "for (int k = 1; k < kShape.warps_k",
+        "for (int k = 2; k < kShape.warps_k",
+        "a warp's share of the depth is lost",
+        SPLIT,
     ),
     (
         "patch-order",
@@ -413,4 +417,4 @@ SANITIZED = [
     )
 ]
 
-MUTATIONS = (*FIRST_STAGE, *FIRST_STAGE_TAPS, *COMBINE, *PREPARE, *LINE_CONV, *DIRECT, *SANITIZED)
+MUTATIONS = (*FIRST_STAGE, *FIRST_STAGE_TAPS, *COMBINE, *PREPARE, *LINE_CONV, *LINE_CONV_OUTPUT, *DIRECT, *SANITIZED)

@@ -19,6 +19,9 @@ from faults import Fault, without_comments
 #: What a fault in a header reaches: the headers that are compiled with it, in their order, and those whose kernels use it.
 REACHES = {
     "gcn/first_stage_taps.cuh": ("gcn/first_stage_taps.cuh", "gcn/first_stage.cuh"),
+    "gcn/line_conv_output.cuh": tuple(
+        f"gcn/{name}.cuh" for name in ("line_conv_output", "line_conv", "second_stage_grad", "second_stage_unpacked")
+    ),
     "gcn/line_conv.cuh": ("gcn/line_conv.cuh", "gcn/second_stage_grad.cuh", "gcn/second_stage_unpacked.cuh"),
     "gcn/prepare.cuh": ("gcn/prepare.cuh", "gcn/second_stage_unpacked.cuh"),
     "gcn/weight_grad.cuh": ("gcn/weight_grad.cuh", "gcn/second_stage_grad.cuh"),

@@ -28,11 +28,9 @@
 // 100 a k-block besides. The SM reads 128 * 32 + 4 * 168 * 32 = 25.6 KB of shared memory in 336 clocks of HMMA at 1024 FMA a
 // clock (76 B a clock of 128), and 9.5 KB from L2 (28 B a clock): bound by the tensor cores, L2 close behind, if there are warps
 // enough. The epilogue writes and reads T once through shared memory, 2 x 86 KB, in about 2000 instructions a warp: all loads
-// of four taps and four middle channels are in flight together, and what is outside of a line counts as zero. Setting out takes
+// of four taps and four middle channels are in flight together, and what is outside of a line counts as zero. The prologue takes
 // 600 more.
 #pragma once
-
-#include <type_traits>
 
 #include "../fragment.cuh"
 #include "first_stage_taps.cuh"
@@ -393,7 +391,7 @@ int launch_first_stage(bool channels_last, const FirstStageParams& p, int shared
 template <class M>
 int launch_first_stage(int column_blocks, bool channels_last, const FirstStageParams& p, int shared_bytes, Stream s) {
   if (column_blocks == 8) return launch_first_stage<M, 8>(channels_last, p, shared_bytes, s);
-  if constexpr (!std::is_same_v<M, Fp32>) {  // as first_stage_compiled() says
+  if constexpr (!kIsFp32<M>) {  // as first_stage_compiled() says
     if (column_blocks == 16) return launch_first_stage<M, 16>(channels_last, p, shared_bytes, s);
     if (column_blocks == 21) return launch_first_stage<M, 21>(channels_last, p, shared_bytes, s);
     if constexpr (!kIsTf32<M>) {

@@ -116,7 +116,7 @@ struct LineTerm {
   int taps, radius, axis;
 };
 
-// How a block has its outputs in shared memory on their way out, with what is contiguous in `out` last: the outputs of each pixel
+// The order of outputs in the staging buffer of a block, with what is contiguous in `out` last: the outputs of each pixel
 // (channels_last), the pixels of each output (NCHW), or, of a map in channels_last whose pixels are no whole pieces but follow
 // each other without gaps, the rows of its rectangle.
 enum class LineOrder : int { kOutputs, kPixels, kRows };

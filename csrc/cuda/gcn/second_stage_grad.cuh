@@ -14,7 +14,7 @@
 namespace gcn::cuda {
 
 template <class M, LineTile kTile>
-__global__ void __launch_bounds__(kThreads, weight_grad_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, true))
+__global__ void __launch_bounds__(kThreads, weight_grad_blocks_per_multiprocessor(kIsFp32<M>, true))
     second_stage_grad_kernel(GCN_PARAMS SecondStageGradParams p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();

@@ -64,7 +64,6 @@ struct UnpackedSecondStageBlock : LineConvBlock<M, LineTile::kNarrowSmall> {
     __syncthreads();
     multiply_all(acc, depth);
     __syncthreads();  // before the windows are overwritten
-    this->add_warps(acc);
     this->write(acc);
   }
 };

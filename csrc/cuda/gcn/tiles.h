@@ -118,6 +118,10 @@ constexpr GCN_HOST_TOO int log2_of(unsigned power) {
          int((power & 0xff00ff00u) != 0) << 3 | int((power & 0xffff0000u) != 0) << 4;
 }
 
+struct LinePixel {
+  int h, w;  // in a rectangle
+};
+
 // How the 16-pixel fragments lie in a block's rectangle, whose sides are powers of two: patches of 4 x 4 pixels where both sides
 // are that long, because a patch that is short along both axes needs few taps at the edges of the map. Patches are dealt out so
 // that any row of them, and any column, is spread evenly over the warps: each warp has its own tensor core, and what an edge
@@ -140,6 +144,11 @@ struct LinePatches {
   // The first pixel of a patch.
   constexpr GCN_HOST_TOO int top(int patch) const { return patch >> log_columns << log_h; }
   constexpr GCN_HOST_TOO int left(int patch) const { return (patch & ((1 << log_columns) - 1)) << log_w; }
+  // The pixel that is row `row` of fragment i of a warp.
+  constexpr GCN_HOST_TOO LinePixel pixel(int warp, int i, int row) const {
+    const int at = patch(warp, i);
+    return {top(at) + (row >> log_w), left(at) + (row & (w() - 1))};
+  }
 };
 
 constexpr GCN_HOST_TOO LinePatches line_patches(int tile_h, int tile_w, int warps_m) {
@@ -171,7 +180,7 @@ constexpr GCN_HOST_TOO int line_table_bytes(int k_blocks) {
   return (k_blocks * 20 + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
 }
 
-// The tile of outputs in shared memory on its way out: from one row to the next, in pieces, and all of it, in either order.
+// The staging buffer of the output tile in shared memory: from one row to the next, in pieces, and all of it, in either order.
 constexpr GCN_HOST_TOO int line_tile_row(int pieces) { return pieces | 1; }
 constexpr GCN_HOST_TOO int line_tile_bytes(LineTileShape s, int element_bytes) {
   const int piece = kPieceBytes / element_bytes;

@@ -62,7 +62,7 @@ struct WeightGradBlock {
   static constexpr int kOctetBytes = kOctet * int(sizeof(E));
   static constexpr int kWarps = kThreads / 32, kOctets = kRows / kOctet;
   static constexpr int kPairs = kNarrow ? kColumnBlocks / 2 / kWarps : (kColumnBlocks + 1) / 2;  // of one warp
-  // Places of column blocks a lane keeps: of its own of each pair, where ldmatrix loads pairs; else of all.
+  // Addresses of column blocks that a lane holds: of its own of each pair, where ldmatrix loads pairs; else of all.
   static constexpr int kPlaces = sizeof(E) == 2 ? kPairs : kNarrow ? 2 * kPairs : kColumnBlocks;
   static constexpr int kColumns = kNarrow ? 2 * kPairs : kColumnBlocks;  // of one warp
   static constexpr int kPieces = kABytes / kPieceBytes;
@@ -621,7 +621,7 @@ GCN_DEVICE void run_weight_grad(const WeightGradParams& p, int block, int channe
 
 // Grid: x = groups of both branches, y = tile of A's channels, z = split of the pixels.
 template <class M, bool kChannelsLast, int kColumnBlocks>
-__global__ void __launch_bounds__(kThreads, weight_grad_blocks_per_multiprocessor(std::is_same_v<M, Fp32>, false))
+__global__ void __launch_bounds__(kThreads, weight_grad_blocks_per_multiprocessor(kIsFp32<M>, false))
     weight_grad_kernel(GCN_PARAMS WeightGradParams p) {
   GCN_DYNAMIC_SHARED(shared);
   launch_dependents();
@@ -640,7 +640,7 @@ int launch_weight_grad(bool channels_last, const WeightGradParams& p, int shared
 template <class M>
 int launch_weight_grad(bool channels_last, int column_blocks, const WeightGradParams& p, int shared_bytes, Stream s) {
   if (column_blocks == 15) return launch_weight_grad<M, 15>(channels_last, p, shared_bytes, s);
-  if constexpr (!std::is_same_v<M, Fp32>) {  // as weight_grad_compiled() says
+  if constexpr (!kIsFp32<M>) {  // as weight_grad_compiled() says
     if (column_blocks == 21) return launch_weight_grad<M, 21>(channels_last, p, shared_bytes, s);
   }
   return cudaErrorInvalidValue;
