@@ -1,5 +1,5 @@
 // The schemas of the depthwise strips, declared once for all devices; see csrc/gcn.cpp. A form (see csrc/strips/program.h) is
-// told as
+// given as
 //   lengths     steps of each branch
 //   dilations   dh, dw of every step, the stem's first, then branch by branch
 //   biased      1 for every step that has a bias; `biases` holds those there are, in the same order

@@ -50,8 +50,8 @@ inline int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-// The same of what only predictions need, and a driver may refuse to tell: 0 then.
-inline int64_t told(cudaDeviceAttr which, int device) {
+// The same of what only predictions need; zero where a driver does not know it.
+inline int64_t attribute_or_zero(cudaDeviceAttr which, int device) {
   int value = 0;
   if (cudaDeviceGetAttribute(&value, which, device) == cudaSuccess) return value;
   cudaGetLastError();
@@ -100,8 +100,8 @@ inline const Gpu& properties(int device) {
   gpu.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   gpu.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   gpu.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-  apply({told(cudaDevAttrClockRate, device), told(cudaDevAttrMemoryClockRate, device),
-         told(cudaDevAttrGlobalMemoryBusWidth, device), told(cudaDevAttrL2CacheSize, device)},
+  apply({attribute_or_zero(cudaDevAttrClockRate, device), attribute_or_zero(cudaDevAttrMemoryClockRate, device),
+         attribute_or_zero(cudaDevAttrGlobalMemoryBusWidth, device), attribute_or_zero(cudaDevAttrL2CacheSize, device)},
         gpu);
   const bool is_9_0 =
       attribute(cudaDevAttrComputeCapabilityMajor, device) == 9 && attribute(cudaDevAttrComputeCapabilityMinor, device) == 0;

@@ -21,7 +21,7 @@ size_t hash_of(const Numbers& numbers) {
   return size_t(hash);
 }
 
-// What a plan is made from, as numbers; what is not said is zero.
+// What a plan is made from, as numbers, padded with zeros.
 class PlanKey {
  public:
   PlanKey& add(std::initializer_list<int64_t> numbers) {

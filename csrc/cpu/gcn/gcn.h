@@ -81,10 +81,6 @@ template <class A>
 A* data_of(const Tensor& t) {
   return static_cast<A*>(t.mutable_data_ptr());
 }
-template <class A>
-const A* const_data_of(const Tensor& t) {
-  return static_cast<const A*>(t.const_data_ptr());
-}
 
 // A weight [out, in, k, 1] or [out, in, 1, k] is a Map with n = out, c = in and its kernel along h or w.
 struct Kernel {

@@ -10,7 +10,7 @@ namespace {
 // Of regions of u. Rows are those of a tile's units, which are pairs; units lie side by side in powers of two.
 constexpr int kMostRows = 40, kMostAcrossLog = 2;
 constexpr int kReservedShared = 1024;
-// Two pixels before a map are written to, and of no account.
+// Two pixels before a map are written to, and never read.
 constexpr int kSlackBefore = 64;
 
 // Estimates: of what the tensor cores and shared memory reach of their ceilings; how many instructions a multiprocessor issues in
@@ -26,7 +26,7 @@ constexpr double kGradInstructions = 230, kGradStepInstructions = 95;
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int round_up(int64_t n, int64_t to) { return int(ceil_div(n, to) * to); }
 
-// Bytes of a plane of pieces. Two pixels behind a map are read, and of no account; and planes that are an odd number of 64 bytes
+// Bytes of a plane of pieces. Two pixels behind a map are read and not used. Planes that are an odd number of 64 bytes
 // apart let two of them be read at a time without a conflict of banks.
 int plane_of(int rows, int cols) { return (round_up(rows * cols - 2, 8) + 4) * kPieceBytes; }
 

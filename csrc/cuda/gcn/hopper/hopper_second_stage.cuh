@@ -11,7 +11,7 @@
 //   weights of both branches, k-blocks [24 outputs][64 B] as they are packed, K-major in permuted rows of 64 bytes;
 //   two sets of windows, one for each branch: of every octet of its map's channels the pixels under the patch and its taps, a
 //   plane of [16 kDown][8 kAcross + 2 radius] or [16 kDown + 2 radius][8 kAcross] pixels of 16 bytes; zeros outside of the map;
-//   zeros, as far as eight rows of a window reach; of either half the outputs on their way out; barriers.
+//   zeros, as far as eight rows of a window reach; the staging buffers of both halves' outputs; barriers.
 //
 // A is as in hopper_input_grad.cuh: eight neighbouring pixels of a window are a block of eight rows, a tap is a step of the start
 // address, a step of 16 of the depth is one tap of two octets, or two taps of an octet without a partner.

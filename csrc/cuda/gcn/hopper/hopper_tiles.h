@@ -114,7 +114,7 @@ constexpr GCN_HOST_TOO int k_blocks_of_map(int octets, int radius) {
 // --- second stage: 24 outputs, and of a patch of 16 x 8 or 32 x 16 pixels one half to each multiplying warpgroup
 constexpr int kSecondOutputs = 24;
 constexpr int kSecondStageDown[] = {1, 2}, kSecondStageAcross[] = {1, 2};  // tiles of 8 x 8 pixels of a half, by size
-// A half's outputs in shared memory on their way out: in elements of 16 bits from one output to the next where pixels run
+// The staging buffer of a half's outputs in shared memory: in elements of 16 bits from one output to the next where pixels run
 // fastest, so that neighbouring outputs fall into different banks; and all of them, in any order.
 constexpr GCN_HOST_TOO int second_stage_pixel_row(int pixels) { return pixels + 8; }
 constexpr GCN_HOST_TOO int second_stage_outputs_bytes(int pixels) { return kSecondOutputs * second_stage_pixel_row(pixels) * 2; }

@@ -18,11 +18,13 @@ constexpr int kMarchOutputs = kMarchPieces * kOctet;
 // Rows of x, as they come and as pieces, that are kept.
 constexpr int kMarchStages = 2, kMarchRowsX = 4;
 
-// Bytes. A row as it comes, and one on its way out, has its channels so far apart that eight of them fall on different banks.
+// Bytes. A row of x as it comes, and the staging buffer of a row of y, have their channels so far apart that eight of them fall
+// on different banks.
 constexpr int kMarchPlaneX = kMarchColsX * kPieceBytes, kMarchPlaneU = kMarchColsU * kPieceBytes;
 constexpr int kMarchPitchIn = kMarchColsX * 2 + 16, kMarchPitchOut = kMarchCols * 2 + 16;
 constexpr int kMarchStageBytes = kMarchMost * kMarchPitchIn, kMarchOutBytes = kMarchMost * kMarchPitchOut;
-// Of a warpgroup: four rows of x and one of u as pieces; y on its way out; x as it comes; where its pieces are in device memory.
+// Of a warpgroup: four rows of x and one of u as pieces; the staging buffer of y; x as it comes; where its pieces are in device
+// memory.
 constexpr int kMarchOwnU = kMarchRowsX * kMarchPieces * kMarchPlaneX, kMarchOwnOut = kMarchOwnU + kMarchPieces * kMarchPlaneU;
 constexpr int kMarchOwnStages = kMarchOwnOut + kMarchOutBytes;
 constexpr int kMarchOwnPlaces = kMarchOwnStages + kMarchStages * kMarchStageBytes, kMarchOwnBits = kMarchOwnPlaces + 2 * 128 * 8;
