@@ -63,6 +63,13 @@ def map_in_place(m: Any, x: Tensor) -> Any:
     return (x + m.conv2(a)).detach()
 
 
+def map_rectified_in_place(m: Any, x: Tensor) -> Any:
+    x = m.conv1(x)
+    a = m.conv1(x)
+    x.relu_()
+    return x + m.conv2(F.relu(a))
+
+
 def sum_into_the_map(m: Any, x: Tensor) -> Any:
     x = x.detach() * 1
     x += m.conv2(F.relu(m.conv1(x))).detach()

@@ -37,6 +37,7 @@ from refine_forwards import (
     in_place_seen_by_another_name,
     in_place_without_its_result,
     map_in_place,
+    map_rectified_in_place,
     middle_is_used,
     two_in_a_row,
 )
@@ -470,7 +471,8 @@ def compile_forwards(forwards: list[Callable[[Any, Tensor], Any]]) -> None:
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_forwards_under_compile() -> None:
-    compile_forwards([in_place_seen_by_another_name, in_place_without_its_result, map_in_place, after_a_relu_in_place])
+    in_place = [in_place_seen_by_another_name, in_place_without_its_result, map_in_place, map_rectified_in_place]
+    compile_forwards([*in_place, after_a_relu_in_place])
 
 
 @pytest.mark.proof

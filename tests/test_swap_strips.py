@@ -292,6 +292,12 @@ def added_in_place_to_the_map(m: Any, x: Tensor) -> Any:
     return x
 
 
+def added_in_place_and_read_again(m: Any, x: Tensor) -> Any:
+    x = x * 1
+    x += m.conv_spatial1(x)
+    return x + m.conv_spatial2(x)
+
+
 def no_grad_around_the_stem(m: Any, x: Tensor) -> Any:
     with torch.no_grad():
         a = m.conv0(x)
@@ -433,6 +439,7 @@ def test_forwards_under_compile() -> None:
         middle_is_returned,
         middle_is_used,
         middle_in_place,
+        added_in_place_and_read_again,
         no_grad_around_the_stem,
         twice_the_same,
         other_terms,

@@ -66,7 +66,9 @@ class GraphScope(TorchFunctionMode):
             total = self._total(*args)
             if total is not None:
                 # Whoever else has the left operand reads the sum in it.
-                left, sums = args[0].copy_(total), [entry for entry in self.strips if entry[0] is total]
+                # Where it is the map that was summed over, nothing is known of the map that it is now.
+                sums = [entry for entry in self.strips if entry[0] is total and entry[1] is not args[0]]
+                left = args[0].copy_(total)
                 self.known, self.strips, self.squares = [], [(left, *entry[1:]) for entry in sums], []
                 return left
         if (func is Tensor.add or func is torch.add) and len(args) == 2 and not kwargs:
@@ -110,7 +112,8 @@ class GraphScope(TorchFunctionMode):
 
     def _rectified(self, result: Tensor, source: Any, in_place: bool) -> list[tuple[Any, ...]]:
         """What is known after the ReLU of ``source``: that of a convolution, and what was known before; else nothing."""
-        kept = [entry for entry in self.squares if not (in_place and entry[0] is source)]
+        # In place, what was computed of the map before is no function of the map that it is now.
+        kept = [entry for entry in self.squares if not (in_place and (entry[0] is source or entry[1] is source))]
         for t, x, parameters, rectified, modes in self.squares:
             if t is source and len(parameters) == 2 and not rectified and modes == _modes(x):
                 kept.append((result, x, parameters, True, modes))
