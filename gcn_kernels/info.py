@@ -216,7 +216,13 @@ def _measured() -> str:
     if LIBRARIES.cpu_reason is not None:
         return "unknown: plans are made by the library _C"
     here = LIBRARIES.build.get("cuda_sources", "unknown")
-    measured = plan(256, 21, (128, 128), batch=16, channels_last=True, generation="auto")["measured_sources"]
+    asked = os.environ.get("GCN_KERNELS_GENERATION", "auto")
+    if asked not in GENERATIONS:  # which only a GPU's calls read
+        return f"cannot run: GCN_KERNELS_GENERATION: expected auto, portable or hopper, got {asked}"
+    try:
+        measured = plan(256, 21, (128, 128), batch=16, channels_last=True, generation="auto")["measured_sources"]
+    except (RuntimeError, ValueError) as error:
+        return f"cannot run: {error}"
     if measured == here:
         return f"chosen by a measurement of this code (sources {here})"
     return f"chosen by a measurement of sources {measured}; the code has changed since (now {here})"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gcn_kernels
+from gcn_kernels import info
 from gcn_kernels.core.library import LIBRARIES
 
 PACKAGE = Path(gcn_kernels.__file__).parent
@@ -147,6 +148,13 @@ def test_info_runs() -> None:
         "never on a GPU",
     ):
         assert text in done.stdout
+
+
+@pytest.mark.skipif(LIBRARIES.cpu_reason is not None, reason=str(LIBRARIES.cpu_reason))
+@pytest.mark.parametrize(("variable", "expected"), [("PLAN", "name=number"), ("GENERATION", "auto, portable or hopper")])
+def test_info_says_what_is_wrong_with_a_variable(monkeypatch: pytest.MonkeyPatch, variable: str, expected: str) -> None:
+    monkeypatch.setenv(f"GCN_KERNELS_{variable}", "newest")
+    assert f"GCN_KERNELS_{variable}: expected {expected}" in info.describe()["sm_90a kernels"]
 
 
 def test_info_says_why_not(copied: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import LAYOUTS, every_dtype, every_layout
@@ -362,7 +363,7 @@ def test_module_arguments_are_checked() -> None:
         "channels": lambda: FusedStrips(0, [[3]]),
         "branches": lambda: FusedStrips(4, []),
         "odd k": lambda: FusedStrips(4, [[(2, 1)]]),
-        "dilation of at least 1": lambda: FusedStrips(4, [[(3, 1, 0)]]),
+        "dilation from 1 to": lambda: FusedStrips(4, [[(3, 1, 0)]]),
         "expected one of auto": lambda: FusedStrips(4, [[3]], backend="gpu"),
         "expected 6 channels": lambda: FusedStrips.from_convs([[good, torch.nn.Conv2d(4, 4, 3, padding=1, groups=4)]]),
     }.items():
@@ -392,7 +393,10 @@ ERRORS: dict[str, tuple[type[Exception], str, Callable[[], object]]] = {
     "channels": (ValueError, r"branches\[0\]\[1\] weight: expected \[4, 1", lambda: fused_strips(X, [[step(), step(c=5)]])),
     "even": (ValueError, "odd kh and kw", lambda: fused_strips(X, [[step(2)]])),
     "bias": (ValueError, "stem bias: expected shape", lambda: fused_strips(X, [[step()]], stem=(step()[0], torch.ones(3)))),
-    "dilation": (ValueError, "dilation of at least 1", lambda: fused_strips(X, [[(*step(), 0)]])),
+    "dilation": (ValueError, "dilation from 1 to", lambda: fused_strips(X, [[(*step(), 0)]])),
+    "large dilation": (ValueError, r"stem: expected a dil", lambda: fused_strips(X, [[step()]], stem=(*step(), 2**31 + 1))),
+    "huge dilation": (ValueError, r"dilation .* got \(1, 1180", lambda: fused_strips(X, [[(*step(), (1, 2**70))]])),
+    "fraction": (ValueError, "dilation .* got 1.5", lambda: fused_strips(X, [[(*step(), 1.5)]])),  # type: ignore[list-item]
     "backend": (ValueError, "expected one of", lambda: fused_strips(X, [[step()]], backend="gpu")),
     "no tuple": (TypeError, "expected \\(weight, bias\\)", lambda: fused_strips(X, [[step()[0]]])),  # type: ignore[list-item]
     "no tensor": (TypeError, "expected a torch.Tensor", lambda: fused_strips(X, [[(None, None)]])),  # type: ignore[list-item]
@@ -452,6 +456,15 @@ def test_checks_in_python_name_what_the_kernels_refuse(monkeypatch: pytest.Monke
         fused_strips(torch.empty(1, 4, 5, 5), [[(torch.empty(3, 1, 3, 3), None)]])
     with torch.autocast("cpu", torch.bfloat16):
         assert fused_strips(X, [[step()]]).dtype == torch.bfloat16
+
+
+def test_sizes_of_numpy() -> None:
+    one, three = np.int64(1), np.int64(3)
+    module = FusedStrips(4, [[(one, three, three)]], stem=three)
+    assert module.branches[0][0].kernel_size == (1, 3) and module.branches[0][0].dilation == (3, 3)  # type: ignore[index]
+    weight = torch.randn(4, 1, 1, 3)
+    x = torch.randn(1, 4, 5, 9)
+    assert torch.equal(fused_strips(x, [[(weight, None, (one, three))]]), fused_strips(x, [[(weight, None, (1, 3))]]))
 
 
 def test_torch_backend_is_the_definition() -> None:

@@ -1,5 +1,6 @@
 """Depthwise strips as a module."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -171,9 +172,13 @@ def _step(conv: nn.Conv2d) -> Step:
 def _kernel(name: str, size: KernelSize) -> tuple[tuple[int, int], tuple[int, int]]:
     """(kh, kw) and (dh, dw)."""
     given: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(given) not in (2, 3) or not all(isinstance(k, int) and k > 0 and k % 2 == 1 for k in given[:2]):
+    try:
+        kernel = tuple(map(operator.index, given[:2]))
+    except TypeError:
+        kernel = ()
+    if len(given) not in (2, 3) or not all(k > 0 and k % 2 == 1 for k in kernel) or len(kernel) != 2:
         raise ValueError(f"{name}: expected an odd k, (kh, kw) or (kh, kw, dilation), got {size!r}")
-    return (given[0], given[1]), dilation_pair(name, given[2] if len(given) == 3 else 1)
+    return (kernel[0], kernel[1]), dilation_pair(name, given[2] if len(given) == 3 else 1)
 
 
 def _special(conv: nn.Module) -> str | None:

@@ -1,5 +1,6 @@
 """What valid strips are: the one place where the arguments of ``fused_strips`` are checked, before anything is launched."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -12,6 +13,8 @@ from gcn_kernels.core.operator import autocast
 from gcn_kernels.reference import Step
 
 _LISTS = frozenset((tuple, list))
+#: No kernel takes a larger dilation.
+LARGEST_DILATION = 2**31
 
 
 class Strips(NamedTuple):
@@ -129,11 +132,11 @@ def plain(x: Tensor, branches: Any, stem: Any) -> Plain | None:
 
 def _plain_pair(d: Any) -> tuple[int, int] | None:
     """What nearly all dilations are given as, without the names of steps that a message would need; None for any other."""
-    if type(d) is int and d > 0:
-        return d, d
-    if type(d) is tuple and len(d) == 2 and type(d[0]) is type(d[1]) is int and d[0] > 0 and d[1] > 0:
-        return d
-    return None
+    if type(d) is int:
+        d = (d, d)
+    elif type(d) is not tuple or len(d) != 2 or not type(d[0]) is type(d[1]) is int:
+        return None
+    return d if 0 < d[0] <= LARGEST_DILATION and 0 < d[1] <= LARGEST_DILATION else None
 
 
 def _is_sequence(given: object) -> TypeGuard[Sequence[Any]]:
@@ -181,10 +184,14 @@ def check_same(x: Tensor, strips: Strips) -> None:
 
 
 def dilation_pair(name: str, dilation: object) -> tuple[int, int]:
-    """(dh, dw) from a positive int or a pair of them."""
-    pair: tuple[Any, ...] = tuple(dilation) if _is_sequence(dilation) else (dilation, dilation)
-    if len(pair) != 2 or not all(isinstance(d, int) and d >= 1 for d in pair):
-        raise ValueError(f"{name}: expected a dilation of at least 1, an int or (dh, dw), got {dilation!r}")
+    """(dh, dw) from a positive int or a pair of them, NumPy's included."""
+    given: tuple[Any, ...] = tuple(dilation) if _is_sequence(dilation) else (dilation, dilation)
+    try:
+        pair = tuple(map(operator.index, given))
+    except TypeError:
+        pair = ()
+    if len(pair) != 2 or not all(1 <= d <= LARGEST_DILATION for d in pair):
+        raise ValueError(f"{name}: expected a dilation from 1 to 2**31, an int or (dh, dw), got {dilation!r}")
     return pair[0], pair[1]
 
 

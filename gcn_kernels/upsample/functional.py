@@ -1,6 +1,6 @@
 """The doubling as a function: check, cast, choose, call."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -74,6 +74,8 @@ def fused_upsample(
 
     Source: Peng, Zhang, Yu, Luo, Sun, *Large Kernel Matters*, CVPR 2017, figure 2 A.
     """
+    if (size is not None or type(groups) is not int) and not torch.compiler.is_compiling():
+        _check_numbers(size, groups)
     tensors = (x, weight, bias, add)
     device_type = x.device.type if isinstance(x, Tensor) else "meta"
     if device_type == "meta" or not torch.is_autocast_enabled(device_type):
@@ -99,6 +101,14 @@ class _How(NamedTuple):
 def backends_for(kernel: int, groups: int) -> tuple[str, ...]:
     """The backends that have kernels for a form."""
     return KERNELS if (kernel, groups) == (4, 1) else DOUBLING.backends
+
+
+def _check_numbers(size: object, groups: object) -> None:
+    """Raise unless both are of whole numbers, NumPy's and traced ones included; which ones, :func:`_check` looks at."""
+    if not hasattr(groups, "__index__"):
+        raise ValueError(f"groups: expected 1, or as many as x has channels, got {groups!r}")
+    if size is not None and not (isinstance(size, Collection) and all(hasattr(number, "__index__") for number in size)):
+        raise ValueError(f"size: expected two whole numbers (H', W'), got {size!r}")
 
 
 def _check(tensors: Sequence[Any], size: Sequence[int] | None, groups: int) -> None:
