@@ -26,6 +26,7 @@ from gcnbench import environment
 from gcnbench.baselines import BASELINES
 from gcnbench.clock import Budget, CpuClock, round_robin, spread
 from gcnbench.drawn import FUSED, HEADING, LOST_BELOW, Range, Result, crashes_in_pytorch, draw, summary
+from gcnbench.options import check_files, positive, seconds
 from gcnbench.problems import LAYOUTS, Problem, make_inputs
 from gcnbench.variants import fused, mode_context
 
@@ -34,6 +35,8 @@ from gcn_kernels.core import backends
 from gcn_kernels.core.checks import DTYPES
 
 CPU = torch.device("cpu")
+#: Of fewer operations hardly any problem would be drawn.
+LEAST_GFLOP = 0.001
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
@@ -42,17 +45,27 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--seed", type=int, default=0, help="of the problems (default: 0)")
     p.add_argument("--first", type=int, default=0, metavar="I", help="number of the first problem (default: 0)")
-    p.add_argument("--count", type=int, default=200, metavar="N", help="how many problems (default: 200)")
+    p.add_argument("--count", type=positive, default=200, metavar="N", help="how many problems (default: 200)")
     p.add_argument("--dtype", choices=_DTYPES, nargs="+", default=["float32"], help="default: float32")
     p.add_argument("--mode", choices=("fwd", "fwdbwd"), nargs="+", default=["fwd", "fwdbwd"], help="default: both")
     p.add_argument("--algo", choices=backends.ALGORITHMS[1:], nargs="*", default=[], help="algorithms timed beside the choice")
-    p.add_argument("--gflop", type=float, default=Range.gflop, help=f"most work of a forward pass (default: {Range.gflop})")
-    p.add_argument("--budget", type=float, default=0.3, metavar="S", help="seconds for a problem and mode (default: 0.3)")
-    p.add_argument("--limit", type=float, default=float("inf"), metavar="S", help="stop drawing after this many seconds")
-    p.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    p.add_argument("--gflop", type=_gflop, default=Range.gflop, help=f"most work of a forward pass (default: {Range.gflop})")
+    p.add_argument("--budget", type=seconds, default=0.3, metavar="S", help="seconds for a problem and mode (default: 0.3)")
+    p.add_argument("--limit", type=seconds, default=float("inf"), metavar="S", help="stop drawing after this many seconds")
+    p.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write every median")
     p.add_argument("--force", action="store_true", help="overwrite an existing file")
     return p
+
+
+def _gflop(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value >= LEAST_GFLOP:
+        raise argparse.ArgumentTypeError(f"expected a number of at least {LEAST_GFLOP}, got {text!r}")
+    return value
 
 
 def measure(problem: Problem, mode: str, algos: Sequence[str], budget: Budget, seed: int) -> Result:
@@ -93,8 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and return its exit status: 1 where the operator lost a problem."""
     p = parser()
     asked = p.parse_args(arguments)
-    if asked.json is not None and asked.json.exists() and not asked.force:
-        p.error(f"--json {asked.json}: exists; --force overwrites it")
+    check_files(p, asked)
     environment.set_flags(CPU, asked.threads)
     machine = environment.describe(CPU)
     for name, value in machine.items():

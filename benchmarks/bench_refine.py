@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from gcnbench.clock import Budget, CpuClock, round_robin
 from gcnbench.memory import peak
+from gcnbench.options import positive
 from torch import Tensor
 
 from gcn_kernels import fused_refine, reference
@@ -28,10 +29,10 @@ Job = Callable[[], Results]
 def main(arguments: list[str] | None = None) -> None:
     """Print one row for each size, layout and pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
-    parser.add_argument("--channels", type=int, default=21)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--sizes", type=positive, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--channels", type=positive, default=21)
+    parser.add_argument("--batch", type=positive, default=1)
+    parser.add_argument("--repeats", type=positive, default=15)
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args(arguments)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32")

@@ -83,7 +83,7 @@ def add_run(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     p.add_argument("--graphs", choices=("auto", "on", "off"), default="auto", help="CUDA graphs (auto: for short calls)")
     p.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's)")
-    p.add_argument("--budget", type=_seconds, default=4.0, metavar="S", help="seconds of timing per map and mode (default: 4)")
+    p.add_argument("--budget", type=seconds, default=4.0, metavar="S", help="seconds of timing per map and mode (default: 4)")
     p.add_argument("--quick", action="store_true", help="hardly any timing, and only the last two maps of a preset")
     p.add_argument("--seed", type=int, default=0, help="of the random inputs and the order of calls")
     p.add_argument("--json", type=Path, metavar="FILE", help="write everything, single times included")
@@ -157,7 +157,7 @@ def check_device_and_files(p: argparse.ArgumentParser, given: argparse.Namespace
     """The device, if it is there and nothing that would be written over is."""
     if given.device == "cuda" and not torch.cuda.is_available():
         p.error("--device cuda: no GPU that this PyTorch can use")
-    _check_files(p, given)
+    check_files(p, given)
     return torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -195,8 +195,9 @@ def _baseline_names(
     return unique(given)
 
 
-def _check_files(p: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    files = {name: getattr(given, name) for name in ("json", "csv", "plot") if getattr(given, name) is not None}
+def check_files(p: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """End with a message if a file that is to be written, of those that there are options for, could not be or is there."""
+    files = {name: path for name in ("json", "csv", "plot") if (path := getattr(given, name, None)) is not None}
     for name, path in files.items():
         if not path.parent.is_dir():
             p.error(f"--{name} {path}: the folder {path.parent} does not exist")
@@ -204,7 +205,7 @@ def _check_files(p: argparse.ArgumentParser, given: argparse.Namespace) -> None:
             p.error(f"--{name} {path}: exists; --force overwrites it")
     if len({path.absolute() for path in files.values()}) < len(files):
         p.error(f"{', '.join(f'--{name}' for name in files)}: expected different files")
-    if given.plot is not None:
+    if "plot" in files:
         if (reason := plot.missing()) is not None:
             p.error(f"--plot: {reason}")
         if given.plot.suffix not in plot.SUFFIXES:
@@ -227,7 +228,7 @@ def _odd(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
