@@ -10,7 +10,7 @@ from cases import INPUTS, SMALL, make
 from implementations import Implementation, every_implementation, every_kernel
 from torch import Tensor
 
-from gcn_kernels import FusedGCN, backends, fused_gcn
+from gcn_kernels import FusedGCN, backends, fused_gcn, fused_refine, fused_strips, fused_upsample
 
 Arguments = dict[str, Any]
 
@@ -142,6 +142,24 @@ def test_gradient_on_meta(run: Implementation) -> None:
         fused_gcn(**meta, backend=run.backend, algo=run.algo)
     with torch.no_grad():
         assert fused_gcn(**meta, backend=run.backend, algo=run.algo).shape == (2, 3, 13, 10)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda w: fused_strips(w[0], [[(w[1][:, :1], None)]]),
+        lambda w: fused_refine(*w),
+        lambda w: fused_upsample(w[0], w[1][..., :2, :2]),
+    ],
+    ids=["strips", "refine", "upsample"],
+)
+def test_a_gradient_on_meta_after_a_call_without_one(run: Callable[[list[Tensor]], Tensor]) -> None:
+    """Of forms that were met before, the checks are not made again."""
+    meta = [torch.empty(4, 4, 3, 3, device="meta") for _ in range(3)]
+    assert run(meta).is_meta
+    meta[1].requires_grad_()
+    with pytest.raises(RuntimeError, match=r"(?s)data.*meta.*requires_grad.*no_grad"):
+        run(meta)
 
 
 @every_kernel

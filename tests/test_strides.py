@@ -10,10 +10,12 @@ from cases import DTYPES, SMALL, WEIGHTS, Block, Case, make
 from implementations import Implementation, every_backend, every_compiled_backend, every_implementation, every_kernel
 from rule import check, evaluate, expect
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch._subclasses import FakeTensorMode
 from views import DENSE, VIEWS
 
 from gcn_kernels import fused_gcn, reference
+from gcn_kernels.core.checks import is_channels_last
 
 #: Dimensions of size one make strides ambiguous; each case removes one or more dimensions of SMALL.
 SIZES = {
@@ -34,6 +36,15 @@ SIZES = {
 CONVERTED = [(), WEIGHTS, *((name,) for name in WEIGHTS)]
 
 every_size = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+
+
+def test_layouts_are_told_as_pytorch_tells_them() -> None:
+    memory = torch.empty(300)
+    for sizes in product((0, 1, 2, 3), (1, 2), (1, 3), (1, 2)):
+        for strides in product((0, 1, 2, 6, 12, 36), repeat=4):
+            t = memory.as_strided(sizes, strides)
+            expected = suggest_memory_format(t) is torch.channels_last
+            assert is_channels_last(t) == expected, (sizes, strides)
 
 
 def layout(t: Tensor) -> tuple[int | None, ...]:
