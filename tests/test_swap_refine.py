@@ -464,6 +464,18 @@ def test_under_compile(name: str) -> None:
     compare_training_compiled(plain, model, X)
 
 
+@fused_in_graphs
+@pytest.mark.usefixtures("fresh_compiler")
+def test_sums_under_compile_that_are_no_refinement() -> None:
+    """One channel that is added to all of a map, and under autocast a map that is not of the convolutions' dtype."""
+    for out, dtype in (1, None), (C, torch.bfloat16):
+        plain, model = pair(Refine, torch.float32)
+        plain.conv2 = model.conv2 = square(C, out)
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            y, expected = torch.compile(model, backend="eager")(X.float()), plain(X.float())
+        torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
+
+
 def compile_forwards(forwards: list[Callable[[Any, Tensor], Any]]) -> None:
     for forward in forwards:
         compare_compiled(*pair(own(forward), verify=False), X)
