@@ -101,14 +101,16 @@ def fused_class(original: Any, how: Watched) -> type[nn.Module]:
         with outer.inside(how.families, pause=hooked_inside(self, how.children)):
             return original.forward(self, *inputs, **named)
 
+    made: list[type[nn.Module]] = []
     body: dict[str, Any]
     if how.alone and direct.is_plain(original):
-        body = {"_conv_forward": direct.conv_forward(original, how.backend, how.families, how.smallest)}
+        body = {**direct.methods(original, how.backend, how.families, how.smallest, made)}
     else:
         # Tracers read the signature of the forward that this one stands before.
         body = {"forward": functools.update_wrapper(forward, original.forward)}
     body |= {"_gcn_original": original, "_gcn_how": how, "__module__": original.__module__, "__doc__": original.__doc__}
-    return types.new_class(f"Fused{original.__name__}", (Swapped, original), exec_body=lambda namespace: namespace.update(body))
+    made.append(types.new_class(f"Fused{original.__name__}", (Swapped, original), exec_body=lambda space: space.update(body)))
+    return made[0]
 
 
 def _blank(original: Any, how: Any) -> nn.Module:

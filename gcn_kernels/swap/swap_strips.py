@@ -125,7 +125,8 @@ def _decide_alone(
             gain, smallest = timed
             if gain is None:
                 raise Refused("an operator is not expected to run faster; force=True swaps it all the same")
-            watched = watched._replace(smallest=smallest)
+            if backend == "auto":  # which may choose for every call
+                watched = watched._replace(smallest=smallest)
         reason = f"{len(forms)} calls in a forward" if len(forms) > 1 else ""
     except Refused as refusal:
         watched, reason = None, str(refusal)
