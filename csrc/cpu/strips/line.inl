@@ -62,6 +62,8 @@ GCN_INLINE void fetch_ahead(const LineCall& call, int64_t j, int64_t k) {
 
 template <int T, class V, int P>
 GCN_INLINE void multiply_piece(V (&acc)[P], const intptr_t* table, intptr_t base, const V* w) {
+  // A compiler that sees which entries the next piece reads again keeps them all, and spills them: as many moves as products.
+  asm("" : "+r"(table));
   V weight[T];
 #pragma GCC unroll 16
   for (int t = 0; t < T; t++) weight[t] = w[t];

@@ -25,12 +25,19 @@ struct RowPart {
   int lanes;  // channels that exist
 };
 
+// Pixels ahead that what lies in channels_last is fetched into L2: the lines of one group of channels are too far apart for a
+// processor to foresee them, and a row is too short to wait for each of them.
+constexpr int64_t kFetchAhead = 64;
+
 template <class T>
 static void load_row(const T* base, const RowPart& part, int64_t row, Vec* to) {
   const T* from = base + part.offset + row * part.stride_h + part.column0 * part.stride_w;
   const int64_t sc = part.stride_c, sw = part.stride_w;
   if (sc == 1 && part.lanes == kLanes) {
-    for (int64_t i = 0; i < part.columns; i++) to[i] = load(from + i * sw);
+    for (int64_t i = 0; i < part.columns; i++) {
+      prefetch_far(from + (i + kFetchAhead) * sw);
+      to[i] = load(from + i * sw);
+    }
   } else if (sc == 1) {
     for (int64_t i = 0; i < part.columns; i++) to[i] = load_n(from + i * sw, part.lanes);
   } else if (sw == 1) {
@@ -66,7 +73,10 @@ static void store_row(T* base, const RowPart& part, int64_t row, const Vec* from
   T* to = base + part.offset + row * part.stride_h + part.column0 * part.stride_w;
   const int64_t sc = part.stride_c, sw = part.stride_w;
   if (sc == 1) {
-    for (int64_t i = 0; i < part.columns; i++) store_n(to + i * sw, from[i], part.lanes);
+    for (int64_t i = 0; i < part.columns; i++) {
+      prefetch_far(to + (i + kFetchAhead) * sw);
+      store_n(to + i * sw, from[i], part.lanes);
+    }
   } else if (sw == 1) {
     for (int64_t i = 0; i < part.columns; i += kLanes) {
       const int count = (int)smaller(kLanes, part.columns - i);
