@@ -23,7 +23,7 @@ SEEN_ON_GPUS = ("an H100 (benchmarks/results/h100)", "an H200 (benchmarks/result
 NOT_ON_GPUS = (
     "CUDA kernels of fused_strips, rewritten since an H200 ran them, in 16 bits and tf32 for tensor cores",
     "CUDA and Triton kernels of fused_refine",
-    "CUDA kernels of fused_upsample",
+    "CUDA kernels of fused_upsample, and Triton kernels of its forms other than 4 x 4 with groups=1 and of its sum",
     "Triton kernels of fused_strips",
     "sm_90a kernel of the gradient of x, whose copies, and into NCHW its products, are others than an H200 ran",
     "sm_90a first stage, whose first copies of x no longer wait for the launch that packs the weights",

@@ -69,6 +69,23 @@ SCHEMAS = {
     "cpu_plan": "gcn_kernels::cpu_plan(int[] sizes, bool float64, bool spectra_cached) -> str",
     "cpu_spectra_cache": "gcn_kernels::cpu_spectra_cache(bool clear) -> int",
 }
+TRITON_SCHEMAS = {
+    "triton_upsample": (
+        "gcn_kernels::triton_upsample(Tensor x, Tensor weight, Tensor? bias, bool channels_last, bool allow_tf32) -> Tensor"
+    ),
+    "triton_upsample_backward": (
+        "gcn_kernels::triton_upsample_backward(Tensor dy, Tensor x, Tensor weight, SymInt wanted, bool allow_tf32) "
+        "-> (Tensor, Tensor, Tensor)"
+    ),
+    "triton_doubling": (
+        "gcn_kernels::triton_doubling(Tensor x, Tensor weight, Tensor? bias, Tensor? add, SymInt? height, SymInt? width, "
+        "SymInt groups, bool channels_last, bool allow_tf32) -> Tensor"
+    ),
+    "triton_doubling_backward": (
+        "gcn_kernels::triton_doubling_backward(Tensor dy, Tensor x, Tensor weight, SymInt wanted, SymInt groups, "
+        "bool allow_tf32) -> (Tensor, Tensor, Tensor)"
+    ),
+}
 NAMES = (
     *("gcn_kernels.FusedGCN", "gcn_kernels.convert_gcn", "gcn_kernels.fused_gcn", "gcn_kernels.revert_gcn"),
     *("gcn_kernels.reference.gcn", "gcn_kernels.functional.fused_gcn", "gcn_kernels.modules.FusedGCN"),
@@ -81,6 +98,13 @@ NAMES = (
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_schema(name: str) -> None:
     assert str(getattr(torch.ops.gcn_kernels, name).default._schema) == SCHEMAS[name]
+
+
+@pytest.mark.parametrize("name", TRITON_SCHEMAS)
+def test_schema_of_triton(name: str) -> None:
+    pytest.importorskip("triton")
+    importlib.import_module("gcn_kernels.triton")
+    assert str(getattr(torch.ops.gcn_kernels, name).default._schema) == TRITON_SCHEMAS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

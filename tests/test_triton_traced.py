@@ -144,9 +144,22 @@ def test_doubling_in_one_graph_each_way() -> None:
     assert x.grad is not None and x.grad.shape == x.shape
 
 
-def test_doubling_of_changing_sizes_compiles_once() -> None:
+def test_a_sum_with_each_channel_doubled_by_itself_in_one_graph_each_way() -> None:
     graphs = Graphs()
-    module = FusedUpsample(5, 4, backend="triton").requires_grad_(False)
+    module = FusedUpsample(5, 5, kernel_size=3, groups=5, bias=True, backend="triton")
+    compiled = torch.compile(module, fullgraph=True, backend=aot_autograd(fw_compiler=graphs))
+    x, lateral = torch.randn(2, 5, 6, 7, requires_grad=True), torch.randn(2, 5, 11, 14, requires_grad=True)
+    y = compiled(x, add=lateral)
+    assert y.shape == lateral.shape and graphs.kernels(0) == ["double_depthwise"]
+    y.sum().backward()
+    assert graphs.kernels(1) == ["input_gradient_depthwise", "weight_gradient_depthwise", "finish"]
+    assert lateral.grad is not None and x.grad is not None and x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_doubling_of_changing_sizes_compiles_once(groups: int) -> None:
+    graphs = Graphs()
+    module = FusedUpsample(5, 5, groups=groups, backend="triton").requires_grad_(False)
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=graphs))
     for n, h, w in [(2, 9, 8), (3, 12, 10), (5, 17, 4)]:
         compiled(torch.randn(n, 5, h, w))
@@ -157,7 +170,7 @@ def test_exported_doubling_holds_the_operator() -> None:
     module = FusedUpsample(5, 4, backend="triton").requires_grad_(False)
     program = torch.export.export(module, (torch.randn(2, 5, 6, 7),))
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert targets == ["gcn_kernels.triton_upsample.default"]
+    assert targets == ["gcn_kernels.triton_doubling.default"]
 
 
 def test_refinement_in_one_graph_each_way() -> None:

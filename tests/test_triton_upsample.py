@@ -12,24 +12,36 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from suites import in_suites
 from test_triton_compile import ANY_MATRIX_INSTRUCTION, ARITHMETIC, LAYOUTS, SHARED
 from triton_launches import Launch, compile_for, recording
+from upsample_cases import FORMS
 
 from gcn_kernels.triton.upsample import ops
 
 PRODUCTS = ("double", "input_gradient", "weight_gradient")
 FORWARD, BACKWARD = ["pack", "double"], ["pack", "input_gradient", "weight_gradient", "finish"]
+DEPTHWISE = ["double_depthwise", "input_gradient_depthwise", "weight_gradient_depthwise", "finish"]
+#: Every day those that compile fast, with their products in 16 bits.
+EVERY_DAY = (("2x2", "16"), ("3x3-depthwise", "16"))
 
 
 def record(
-    monkeypatch: pytest.MonkeyPatch, capability: int, sizes: tuple[int, ...], kind: str, layout: torch.memory_format
+    monkeypatch: pytest.MonkeyPatch,
+    capability: int,
+    sizes: tuple[int, ...],
+    kind: str,
+    layout: torch.memory_format,
+    form: str = "4x4",
 ) -> list[Launch]:
-    """Every launch of the forward and the backward pass of a problem n, c, o, h, w."""
+    """Every launch of the forward and the backward pass of a problem n, c, o, h, w, with a lateral map."""
     launches = recording(monkeypatch, capability)
     (n, c, o, h, w), (dtype, allow_tf32) = sizes, ARITHMETIC[kind]
+    k, depthwise = FORMS[form]
     x = torch.empty((n, c, h, w), dtype=dtype, device="meta").to(memory_format=layout)
-    weight = torch.empty((c, o, 4, 4), dtype=dtype, device="meta")
+    weight = torch.empty((c, 1 if depthwise else o, k, k), dtype=dtype, device="meta")
     bias = torch.empty(o, dtype=dtype, device="meta")
-    y = ops.forward(x, weight, bias, layout == torch.channels_last, allow_tf32)
-    ops.backward(y, x, weight, 0b111, allow_tf32)
+    add = torch.empty((n, o, 2 * h, 2 * w), dtype=dtype, device="meta").to(memory_format=layout)
+    groups = c if depthwise else 1
+    y = ops.forward(x, weight, bias, add, None, None, groups, layout == torch.channels_last, allow_tf32)
+    ops.backward(y, x, weight, 0b111, groups, allow_tf32)
     return launches
 
 
@@ -42,6 +54,22 @@ def test_no_spills_and_matrix_instructions(
 ) -> None:
     launches = record(monkeypatch, capability, sizes, kind, LAYOUTS[layout])
     assert [launch.name for launch in launches] == FORWARD + BACKWARD
+    compile_all(launches, capability, kind)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    in_suites([(f, kind) for f in FORMS if f != "4x4" for kind in ARITHMETIC], everyday=lambda case: case in EVERY_DAY),
+)
+@pytest.mark.parametrize("capability", in_suites(SHARED, everyday=lambda capability: capability == 90))
+def test_other_forms_have_no_spills(capability: int, form: str, kind: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launches = record(monkeypatch, capability, (16, 21, 21, 256, 256), kind, LAYOUTS[layout], form)
+    assert [launch.name for launch in launches] == (DEPTHWISE if FORMS[form][1] else FORWARD + BACKWARD)
+    compile_all(launches, capability, kind)
+
+
+def compile_all(launches: list[Launch], capability: int, kind: str) -> None:
     for launch in {launch.key: launch for launch in launches}.values():
         compiled = compile_for(launch, capability)
         what = f"{launch.name} for sm_{capability} with {launch.meta}"
@@ -67,7 +95,13 @@ def test_launches_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {0: [], 1: BACKWARD[:2], 2: BACKWARD[2:], 4: [], 3: BACKWARD}
     for wanted, expected in asked.items():
         launches.clear()
-        ops.backward(dy, x, weight, wanted, False)
+        ops.backward(dy, x, weight, wanted, 1, False)
+        assert [launch.name for launch in launches] == expected
+    by_itself = weight[:, :1]
+    dy = torch.empty((2, 5, 11, 14), device="meta")  # of a result that was cropped
+    for wanted, expected in {0: [], 1: DEPTHWISE[1:2], 2: DEPTHWISE[2:], 4: DEPTHWISE[2:], 7: DEPTHWISE[1:]}.items():
+        launches.clear()
+        ops.backward(dy, x, by_itself, wanted, 5, False)
         assert [launch.name for launch in launches] == expected
 
 

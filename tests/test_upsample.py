@@ -45,7 +45,6 @@ def test_large_maps_of_single_channels_are_pytorchs_in_channels_last_and_inferen
 
     monkeypatch.setattr(functional.reference, "upsample", definition)
     monkeypatch.setattr(functional, "DOUBLING", kernels)
-    monkeypatch.setattr(functional, "backends_for", lambda *_: ("cpu",))
     monkeypatch.setattr(functional, "LARGE", 4 * 4 * 3 * 64 - 1)
     weight = torch.ones(3, 1, 2, 2)
     large = torch.ones(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -169,7 +168,7 @@ def test_only_wanted_gradients(wanted: int, run: Implementation) -> None:
     x, weight, bias, dy = draw("paper", torch.float32, device=run.device)
     expected = evaluate(by(run), x, weight, bias, dy)
     if run.backend == "triton":
-        found = torch.ops.gcn_kernels.triton_upsample_backward(dy, x, weight, wanted, False)
+        found = torch.ops.gcn_kernels.triton_doubling_backward(dy, x, weight, wanted, 1, False)
     else:
         found = torch.ops.gcn_kernels.upsample_backward(dy, x, weight, wanted)
     for i, (name, gradient) in enumerate(zip(("dx", "dw", "db"), found, strict=True)):
@@ -325,15 +324,17 @@ def test_explicit_triton_says_why_it_cannot_run() -> None:
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "4x4"])
-def test_forms_without_kernels_on_a_gpu(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_gpu_backend_takes_every_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "why_not", lambda backend, *_: "of the CPU" if backend == "cpu" else None)
     with FakeTensorMode():
         k, by_itself = FORMS[form]
         x, weight = torch.empty(1, 3, 2, 2, device="cuda"), torch.empty(3, 1 if by_itself else 4, k, k, device="cuda")
         groups = groups_of(form, x)
-        assert functional._decide((x, weight, None, None), None, groups, "auto", None).backend == "torch"
-        with pytest.raises(RuntimeError, match="backend='triton' cannot run: it has kernels for weights of 4 x 4 with groups=1"):
-            functional._decide((x, weight, None, None), None, groups, "triton", None)
+        chosen = {
+            asked: functional._decide((x, weight, None, None), None, groups, asked, None).backend
+            for asked in ("auto", "cuda", "triton")
+        }
+    assert chosen == {"auto": "torch", "cuda": "cuda", "triton": "triton"}
 
 
 def test_kernels_that_no_gpu_has_shown_faster_run_on_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:

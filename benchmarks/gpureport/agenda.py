@@ -150,14 +150,15 @@ def parts(out: Path, why_not: str | None) -> dict[str, list[Step]]:
         command = module("strips", task, "--out", out / f"{name}.jsonl", "--seconds", 0.8 * limit, "--backends", "triton")
         return Step(name, f"depthwise strips by Triton's kernels: {task}", command, limit, missing, least=15)
 
+    by_either = backends.why_not("triton", "cuda") and backends.why_not("cuda", "cuda")
+
     def upsample(task: str, limit: float) -> Step:
-        missing = backends.why_not("triton", "cuda") and backends.why_not("cuda", "cuda")  # either will do
         command = module("upsample", task, "--out", out / f"upsample-{task}.jsonl", "--seconds", 0.8 * limit)
-        return Step(f"upsample-{task}", f"doubling of a map: {task}", command, limit, missing, least=12)
+        return Step(f"upsample-{task}", f"doubling of a map: {task}", command, limit, by_either, least=12)
 
     def upsample_forms(task: str, limit: float) -> Step:
         command = module("upsample_forms", task, "--out", out / f"upsample-forms-{task}.jsonl", "--seconds", 0.8 * limit)
-        return step(f"upsample-forms-{task}", f"doubling by other kernels: {task}", limit, command, least=12)
+        return Step(f"upsample-forms-{task}", f"doubling by other kernels: {task}", command, limit, by_either, least=12)
 
     def refine(task: str, limit: float) -> Step:
         command = module("refine", task, "--out", out / f"refine-{task}.jsonl", "--seconds", 0.8 * limit)

@@ -1,5 +1,5 @@
 """Program: the doubling's other forms on the GPU: kernels of 3 x 3 and 2 x 2, and each channel by itself, as bilinear
-interpolation is, by the CUDA kernels, which alone have them. See gpureport/upsample.py.
+interpolation is. See gpureport/upsample.py.
 """
 
 import sys
@@ -21,7 +21,6 @@ SUBJECT = replace(
     checked=(*sizes(2, 21, 33), *sizes(16, 21, 64), *sizes(1, 1, 5)),
     timed=(*sizes(16, 21, 256), *sizes(16, 256, 64, ((4, True), (2, True)))),
     small=sizes(2, 5, 4),
-    backends=("cuda",),
 )
 
 if __name__ == "__main__":

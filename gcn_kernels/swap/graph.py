@@ -135,7 +135,7 @@ class GraphScope(TorchFunctionMode):
         """A transposed convolution, as the operator where that computes it."""
         how: Any = (*options, *(1, 0, 0, 1, 1)[len(options) :])
         stride, padding, more, groups, dilation = how
-        doubled = _is_plain(x, weight) and doubles(weight, stride, padding, more, groups, dilation, self.backend)
+        doubled = _is_plain(x, weight) and doubles(weight, stride, padding, more, groups, dilation)
         if doubled and (_modes(x)[1] is not None or all(t is None or t.dtype == x.dtype for t in (weight, bias))):
             return fused_upsample(x, weight, bias, groups=groups, backend=self.backend)
         return torch.conv_transpose2d(x, weight, bias, *options)

@@ -26,7 +26,7 @@ from gcn_kernels.swap.expression import (
 )
 from gcn_kernels.swap.pending import Pending, aside, at_home, values_in
 from gcn_kernels.swap.rules import BATCHNORM, RULES, chain, doubling
-from gcn_kernels.upsample.functional import SIZES, backends_for
+from gcn_kernels.upsample.spec import SIZES
 
 #: What was seen, whatever has been put in its place since.
 _batch_norm = F.batch_norm
@@ -260,7 +260,7 @@ def _transposed(
     if "upsample" not in scope.families or scope.waiting:
         return None
     x = _source(input)
-    if not isinstance(x, Tensor) or not doubles(weight, stride, padding, output_padding, groups, dilation, scope.backend):
+    if not isinstance(x, Tensor) or not doubles(weight, stride, padding, output_padding, groups, dilation):
         return None
     out = weight.shape[1] * groups
     if not takes(x, scope.trial) or x.shape[1] != weight.shape[0] or not go_together(x, weight, bias, autocast_dtype(x), out):
@@ -268,16 +268,12 @@ def _transposed(
     return scope.run(doubling(x, weight, bias, groups, scope.backend), None)
 
 
-def doubles(
-    weight: Any, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any, backend: str = "auto"
-) -> bool:
-    """Whether a transposed convolution is one that :func:`gcn_kernels.fused_upsample` computes by this backend."""
+def doubles(weight: Any, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any) -> bool:
+    """Whether a transposed convolution is one that :func:`gcn_kernels.fused_upsample` computes."""
     if weight.dim() != 4 or weight.shape[2] != weight.shape[3] or weight.shape[2] not in SIZES or dilation not in _ONES:
         return False
     kernel = weight.shape[2]
     if groups != 1 and (groups != weight.shape[0] or weight.shape[1] != 1):
-        return False
-    if backend not in ("auto", "torch", *backends_for(kernel, groups)):
         return False
     pairs = ((stride, 2), (padding, int(kernel > 2)), (output_padding, int(kernel == 3)))
     return all(value in (both, (both, both), [both, both]) for value, both in pairs)

@@ -21,7 +21,7 @@ from gcn_kernels.swap.may_swap import (
 from gcn_kernels.swap.report import ALREADY, RefineForm, UpsampleForm
 from gcn_kernels.swap.steps import doubles
 from gcn_kernels.swap.trial import Refused, fused_in, suspects
-from gcn_kernels.upsample.functional import UNASKED, backends_for
+from gcn_kernels.upsample.functional import KERNELS, UNASKED
 
 
 def refinements_of(
@@ -105,8 +105,7 @@ def _decide_deconvolution(
         if verify and not fused_in(module, [module.in_channels], ("upsample",)):
             raise Refused("its forward computes no transposed convolution that doubles its map")
         kernel, groups = module.kernel_size[0], module.groups
-        what = "deconvolutions" if backend in ("auto", "torch") else "deconvolutions of this form"
-        refuse_without_kernels(what, backends_for(kernel, groups), UNASKED, module.weight, backend, force)
+        refuse_without_kernels("deconvolutions", KERNELS, UNASKED, module.weight, backend, force)
         forms = [UpsampleForm(module.in_channels, module.out_channels, module.bias is not None, kernel, groups)]
         gain = upsample_gain(forms[0], module.weight.dtype, module.weight.device, backend)
         refuse_slower(gain, TIMED_SLOWER, force)

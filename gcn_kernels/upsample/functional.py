@@ -19,15 +19,13 @@ from gcn_kernels.core.checks import (
     untraced,
 )
 from gcn_kernels.core.operator import autocast, is_traced, records
-from gcn_kernels.upsample.spec import DOUBLING, TRITON_UPSAMPLE
+from gcn_kernels.upsample.spec import DOUBLING, SIZES, TRITON_DOUBLING
 
 #: The backends that have kernels, and those that ``"auto"`` may choose: on a GPU none, until one has shown kernels to be faster.
-KERNELS = (*DOUBLING.backends, *TRITON_UPSAMPLE.backends)
+KERNELS = (*DOUBLING.backends, *TRITON_DOUBLING.backends)
 UNASKED = ("cpu",)
 #: Bytes of a result that caches do not hold: each channel by itself, PyTorch writes it faster in channels_last and inference.
 LARGE = 8 << 20
-#: Kernels k x k; a transposed convolution with stride 2 doubles with padding k > 2 and output_padding k == 3.
-SIZES = (2, 3, 4)
 
 
 def fused_upsample(
@@ -55,8 +53,7 @@ def fused_upsample(
             odd size needs it.
         groups: 1, or C: each channel is doubled by itself, as bilinear interpolation does; then O is C.
         backend: ``"auto"``, or one of ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"``, which then runs or raises. On a GPU
-            ``"auto"`` is ``"torch"``: no GPU has shown yet that the kernels are faster. Triton's take 4 x 4 with ``groups=1``;
-            ``add`` is a pass of its own there.
+            ``"auto"`` is ``"torch"``: no GPU has shown yet that the kernels are faster.
 
     Returns:
         [N, O, H', W'] (or [O, H', W']) in the dtype of ``x``.
@@ -64,7 +61,7 @@ def fused_upsample(
     Raises:
         TypeError: an argument is not a dense tensor of float32, float64, bfloat16 or float16.
         ValueError: sizes that do not go together; an unknown backend.
-        RuntimeError: mixed dtypes (outside autocast) or devices; a backend that cannot run here, or not this form.
+        RuntimeError: mixed dtypes (outside autocast) or devices; a backend that cannot run here, or not this dtype.
 
     Example:
         >>> fused_upsample(torch.zeros(1, 21, 16, 16), torch.zeros(21, 21, 4, 4), size=(31, 32)).shape
@@ -96,11 +93,6 @@ class _How(NamedTuple):
     backend: str
     channels_last: bool
     single: bool
-
-
-def backends_for(kernel: int, groups: int) -> tuple[str, ...]:
-    """The backends that have kernels for a form."""
-    return KERNELS if (kernel, groups) == (4, 1) else DOUBLING.backends
 
 
 def _check_numbers(size: object, groups: object) -> None:
@@ -154,11 +146,6 @@ def _decide(
     x, weight, _bias, add = tensors
     check_same(x, ("weight", "bias", "add"), tensors[1:])
     chosen = backends.choose(backend, "auto", x, KERNELS, UNASKED)
-    if chosen not in ("torch", *backends_for(int(weight.shape[2]), groups)):
-        raise RuntimeError(
-            f"backend='triton' cannot run: it has kernels for weights of 4 x 4 with groups=1, got {shape_of(weight)} with "
-            f"groups={groups}; use backend='cuda' or 'auto'"
-        )
     like = x if add is None else add
     batch = like if like.dim() == 4 else like.unsqueeze(0)
     channels_last = is_channels_last(batch) or (add is None and is_channels_last(weight))
@@ -180,16 +167,16 @@ def _run(tensors: tuple[Any, ...], size: Sequence[int] | None, groups: int, back
     if how.single:
         x, weight, bias, add = tensors
         tensors = (x.unsqueeze(0), weight, bias, None if add is None else add.unsqueeze(0))
+    form: tuple[object, ...] = (groups, how.channels_last)
+    operator = DOUBLING
     if how.backend == "triton":
-        y = TRITON_UPSAMPLE(tensors[:3], (how.channels_last, backends.allow_tf32()))
-        y = _cropped(y, size if tensors[3] is None else tensors[3].shape[-2:])
-        y = y if tensors[3] is None else tensors[3] + y
-    elif asked is None or tensors[3] is not None:
-        y = DOUBLING(tensors, (None, None, groups, how.channels_last))
+        form, operator = (*form, backends.allow_tf32()), TRITON_DOUBLING
+    if asked is None or tensors[3] is not None:
+        y = operator(tensors, (None, None, *form))
     elif tracing_state():  # which would take the size for a constant
-        y = _cropped(DOUBLING(tensors, (None, None, groups, how.channels_last)), size)
+        y = _cropped(operator(tensors, (None, None, *form)), size)
     else:
-        y = DOUBLING(tensors, (*asked, groups, how.channels_last))
+        y = operator(tensors, (*asked, *form))
     return y.squeeze(0) if how.single else y
 
 

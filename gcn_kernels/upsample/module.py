@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from gcn_kernels.core import backends
 from gcn_kernels.core.checks import untraced
 from gcn_kernels.core.children import scriptable, wants_convolutions
-from gcn_kernels.upsample.functional import SIZES, fused_upsample
+from gcn_kernels.upsample.functional import fused_upsample
+from gcn_kernels.upsample.spec import SIZES
 
 
 class FusedUpsample(nn.ConvTranspose2d):
