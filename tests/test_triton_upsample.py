@@ -19,8 +19,17 @@ from gcn_kernels.triton.upsample import ops
 PRODUCTS = ("double", "input_gradient", "weight_gradient")
 FORWARD, BACKWARD = ["pack", "double"], ["pack", "input_gradient", "weight_gradient", "finish"]
 DEPTHWISE = ["double_depthwise", "input_gradient_depthwise", "weight_gradient_depthwise", "finish"]
-#: Every day those that compile fast, with their products in 16 bits.
-EVERY_DAY = (("2x2", "16"), ("3x3-depthwise", "16"))
+#: Form, arithmetic and layout: every form, and both layouts of those that need the most registers. The first two every day.
+OTHER_FORMS = [
+    ("2x2", "16", "nchw"),
+    ("3x3-depthwise", "16", "channels_last"),
+    ("3x3", "16", "nchw"),
+    ("3x3", "16", "channels_last"),
+    ("3x3", "tf32", "channels_last"),
+    ("4x4-depthwise", "16", "nchw"),
+    ("4x4-depthwise", "16", "channels_last"),
+    ("2x2-depthwise", "16", "nchw"),
+]
 
 
 def record(
@@ -57,13 +66,10 @@ def test_no_spills_and_matrix_instructions(
     compile_all(launches, capability, kind)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    ("form", "kind"),
-    in_suites([(f, kind) for f in FORMS if f != "4x4" for kind in ARITHMETIC], everyday=lambda case: case in EVERY_DAY),
-)
+@pytest.mark.parametrize("case", in_suites(OTHER_FORMS, everyday=lambda case: case in OTHER_FORMS[:2]), ids="-".join)
 @pytest.mark.parametrize("capability", in_suites(SHARED, everyday=lambda capability: capability == 90))
-def test_other_forms_have_no_spills(capability: int, form: str, kind: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_forms_have_no_spills(capability: int, case: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    form, kind, layout = case
     launches = record(monkeypatch, capability, (16, 21, 21, 256, 256), kind, LAYOUTS[layout], form)
     assert [launch.name for launch in launches] == (DEPTHWISE if FORMS[form][1] else FORWARD + BACKWARD)
     compile_all(launches, capability, kind)
@@ -103,6 +109,12 @@ def test_launches_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
         launches.clear()
         ops.backward(dy, x, by_itself, wanted, 5, False)
         assert [launch.name for launch in launches] == expected
+
+
+def test_weights_of_too_many_elements_are_refused() -> None:
+    x, weight = torch.empty((1, 1 << 14, 1, 1), device="meta"), torch.empty((1 << 14, 1 << 13, 4, 4), device="meta")
+    with pytest.raises(RuntimeError, match=r"^weight: expected fewer than 2\^31 elements with its padding, got 2147483648"):
+        ops.forward(x, weight, None, None, None, None, 1, False, False)
 
 
 def test_tiles_waste_little_of_the_maps_that_there_are() -> None:

@@ -214,7 +214,7 @@ def test_module_by_request() -> None:
 FAULTS = {
     "no zeros before the first row": (".to(tl.uint32, bitcast=True) < size)[:, None]", " < along)[:, None]"),
     "no zeros beyond the last row": (".to(tl.uint32, bitcast=True) < size)[:, None]", " >= 0)[:, None]"),
-    "no zeros beside the map": ("& _is_below(to, across)[:, None]\n        source", "\n        source"),
+    "no zeros beside the map": ("& is_below(to, across)[:, None]\n        source", "\n        source"),
     "neighbours where they are apart": ("window += (tl.load(source + j * step,", "window += (tl.load(source + j * stride_along,"),
     "lanes beside each other": ("block // d_along * (R * d_along) + block % d_along", "block * R"),
     "rest of the taps forgotten": ("if REST > 0:", "if False:"),

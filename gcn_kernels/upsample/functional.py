@@ -113,7 +113,7 @@ def _check(tensors: Sequence[Any], size: Sequence[int] | None, groups: int) -> N
         check_tensor("add", add)
     check_map(x)
     channels, height, width = x.shape[-3:]
-    if groups not in (1, channels):
+    if groups != 1 and groups != channels:  # "in" knows no symbolic size
         raise ValueError(f"groups: expected 1, or {channels} as x has channels, got {groups!r}")
     fits = weight.dim() == 4 and weight.shape[0] == channels and weight.shape[2] in SIZES and weight.shape[2] == weight.shape[3]
     if not fits or weight.shape[1] == 0 or (groups > 1 and weight.shape[1] != 1):

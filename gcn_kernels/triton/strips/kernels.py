@@ -45,11 +45,7 @@ here was measured.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _is_below(index, size):
-    """0 <= index < size, as one comparison: a negative index is a large number without a sign."""
-    return index.to(tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)
+from gcn_kernels.triton.bounds import is_below
 
 
 @triton.jit
@@ -167,7 +163,7 @@ def convolve(
         sums += (tl.zeros((M, CB), tl.float32),)
     for line in range(lines):
         to = b + (line - lines // 2) * d_across
-        inside = exists & _is_below(to, across)[:, None]
+        inside = exists & is_below(to, across)[:, None]
         source = image + (to.to(tl.int64) * src_across)[:, None]
         weights = kernel + tl.cast(line, tl.int64) * w_across
         for group in range(groups):
@@ -221,7 +217,7 @@ def _sum_products(
         right = _load_window(image, exists, a, along, d_along, g_along, R)
         to = b + (line - lines // 2) * d_across
         first = a + (first_tap - taps // 2) * d_along
-        inside = exists & _is_below(to, across)[:, None]
+        inside = exists & is_below(to, across)[:, None]
         image = x + (n.to(tl.int64) * x_n + first.to(tl.int64) * x_along + to.to(tl.int64) * x_across)[:, None] + channel * x_c
         left = _load_window(image, inside, first, along, d_along, x_along, R + T - 1)
         added = ()

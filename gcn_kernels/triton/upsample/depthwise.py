@@ -21,7 +21,7 @@ each gradient, about 100 us with one a clock in each of 132 multiprocessors. Not
 import triton
 import triton.language as tl
 
-from gcn_kernels.triton.upsample.kernels import _is_below
+from gcn_kernels.triton.bounds import is_below
 
 
 @triton.jit
@@ -34,14 +34,15 @@ def _place(place, rows, columns):
 def _add_tap(total, value, kernel, there, w_h, w_w, P: tl.constexpr, Q: tl.constexpr, K: tl.constexpr):
     """``total`` and the product of ``value`` with the tap (P, Q) of each channel, if there is one."""
     if (P < K) & (Q < K):
-        total += value * tl.load(kernel + P * w_h + Q * w_w, mask=there, other=0.0).to(tl.float32)
+        tap = P * tl.cast(w_h, tl.int64) + Q * tl.cast(w_w, tl.int64)
+        total += value * tl.load(kernel + tap, mask=there, other=0.0).to(tl.float32)
     return total
 
 
 @triton.jit
 def _load(t, at, i, j, height, width, exists, t_h, t_w):
     """[CB, M] of the places (i, j), zero outside the map, in float32; and where they lie inside."""
-    inside = exists & (_is_below(i, height) & _is_below(j, width))[None, :]
+    inside = exists & (is_below(i, height) & is_below(j, width))[None, :]
     place = i.to(tl.int64) * t_h + j.to(tl.int64) * t_w
     return tl.load(t + at + place[None, :], mask=inside, other=0.0).to(tl.float32), inside
 
@@ -117,7 +118,7 @@ def double_depthwise(
             )  # fmt: skip
             value = (also + value.to(tl.float32)).to(y.dtype.element_ty)
         place = n.to(tl.int64) * y_n + row.to(tl.int64) * y_h + column.to(tl.int64) * y_w
-        inside = exists & (_is_below(row, y_height) & _is_below(column, y_width))[None, :]
+        inside = exists & (is_below(row, y_height) & is_below(column, y_width))[None, :]
         tl.store(y + channel * y_c + place[None, :], value, mask=inside)
 
 

@@ -19,10 +19,10 @@ lateral map is read, and rows and columns are left out, in the same places.
 ``input_gradient`` reads dy in the same rows. ``weight_gradient`` gives every program a range of cells and writes its sum in
 float32; ``finish`` adds the ranges in a fixed order. Nothing is added atomically: the same call gives the same bits.
 
-A kernel of 3 x 3 (padding 1, output_padding 1) is one of 4 x 4 without its last row and column, so of the corner (t, s) only the
-outputs with 2t + a < 3 and 2s + b < 3 have a tap. The packed weight of the others is zero, and zero times nan is nan: ``double``
-takes corner by corner and adds the outputs that have a tap, ``input_gradient`` leaves the others of dy out, and ``finish`` writes
-no tap that there is not. A kernel of 2 x 2 has cells of one corner, the pixel itself, and no tap to leave out:
+A kernel of 3 x 3 (padding 1, output_padding 1) is one of 4 x 4 without its last row and column, so corner (t, s) and output
+(a, b) have a tap together only where 2t + a < 3 and 2s + b < 3. Elsewhere the packed weight is zero, and zero times nan is nan:
+``double`` takes corner by corner and adds the outputs that have a tap, ``input_gradient`` reads those of dy alone, and ``finish``
+writes their sums alone. A kernel of 2 x 2 has cells of one corner, the pixel itself, and all its outputs have a tap:
 
     y[o, 2I + a, 2J + b]  =  sum_c  x[c, I, J] w[c, o, a, b]
 
@@ -36,6 +36,7 @@ elements in and 32 out, 130 M instructions of a warp in all, 140 us if every cyc
 import triton
 import triton.language as tl
 
+from gcn_kernels.triton.bounds import is_below
 from gcn_kernels.triton.product import add_product
 
 
@@ -44,12 +45,6 @@ def _tile(tile, rows, columns, R: tl.constexpr, Q: tl.constexpr):
     """Image, and row and column of the first of a tile's R x Q places, of a map of ``rows`` x ``columns`` places."""
     across, down = tl.cdiv(columns, Q), tl.cdiv(rows, R)
     return tile // across // down, tile // across % down * R, tile % across * Q
-
-
-@triton.jit
-def _is_below(index, size):
-    """0 <= index < size, as one comparison: a negative index is a large number without a sign."""
-    return index.to(tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)
 
 
 @triton.jit
@@ -67,8 +62,8 @@ def _load_corners(
     m, k = tl.arange(0, R * Q), tl.arange(0, S * CB)
     row, column, c = i + m // Q, j + m % Q, first + k % CB
     t, s = (corner + k // CB) // T, (corner + k // CB) % T
-    rows_inside = _is_below(row[:, None] - t[None, :], height)
-    inside = rows_inside & _is_below(column[:, None] - s[None, :], width) & (c < channels)[None, :]
+    rows_inside = is_below(row[:, None] - t[None, :], height)
+    inside = rows_inside & is_below(column[:, None] - s[None, :], width) & (c < channels)[None, :]
     cell = row.to(tl.int64) * x_h + column.to(tl.int64) * x_w
     pixel = c.to(tl.int64) * x_c - t.to(tl.int64) * x_h - s.to(tl.int64) * x_w
     image = x + tl.cast(n, tl.int64) * x_n
@@ -89,7 +84,7 @@ def _outputs(
     place, k = tl.arange(0, 2 * R * Q), tl.arange(0, 2 * OB)
     row, column = 2 * i - PADDING + place // (2 * Q) * 2, 2 * j - PADDING + place % (2 * Q)
     a, o = k // OB, first + k % OB
-    inside = (o < outputs)[:, None] & _is_below(column, y_width)[None, :] & _is_below(a[:, None] + row[None, :], y_height)
+    inside = (o < outputs)[:, None] & is_below(column, y_width)[None, :] & is_below(a[:, None] + row[None, :], y_height)
     along = row.to(tl.int64) * y_h + column.to(tl.int64) * y_w
     across = a.to(tl.int64) * y_h + o.to(tl.int64) * y_c
     return y + tl.cast(n, tl.int64) * y_n + across[:, None] + along[None, :], inside
@@ -121,8 +116,9 @@ def pack(w, out, channels, outputs, pitch, w_c, w_o, w_h, w_w, R: tl.constexpr, 
     row, k = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, 4 * OB)
     corner, c = row // channels, row % channels
     a, b, o = k // (2 * OB), k // OB % 2, tl.program_id(1) * OB + k % OB
-    source = (corner // T * 2 * w_h + corner % T * 2 * w_w + c.to(tl.int64) * w_c)[:, None]
-    source += (a * w_h + b * w_w + o.to(tl.int64) * w_o)[None, :]
+    down, right = (corner // T * 2).to(tl.int64), (corner % T * 2).to(tl.int64)
+    source = (down * w_h + right * w_w + c.to(tl.int64) * w_c)[:, None]
+    source += (a.to(tl.int64) * w_h + b.to(tl.int64) * w_w + o.to(tl.int64) * w_o)[None, :]
     there = (corner < T * T)[:, None]
     taken = there & (o < outputs)[None, :] & _has_tap(corner[:, None], a[None, :], b[None, :], K)
     value = tl.load(w + source, mask=taken, other=0.0)

@@ -24,9 +24,9 @@ SUMMED_SPLITS, SUMMED_COLUMNS = 32, 32
 SUMS = 64
 #: Programs of the weight gradient for each multiprocessor; with each channel by itself, where nothing but loads takes time.
 GRADIENT_PROGRAMS, DEPTHWISE_GRADIENT_PROGRAMS = 1, 8
-#: Each channel by itself: lanes times channels of a program and of one of the weight gradient, which keeps 17 sums in each lane;
+#: Each channel by itself: lanes times channels of a program, fewer in the gradients, which read up to 16 outputs in each lane;
 #: and channels, at most, where neighbours in memory are channels; elsewhere it has one.
-DEPTHWISE_ELEMENTS, DEPTHWISE_SUMMED, DEPTHWISE_CHANNELS = 512, 256, 32
+DEPTHWISE_ELEMENTS, DEPTHWISE_GRADIENT_ELEMENTS, DEPTHWISE_CHANNELS = 512, 256, 32
 
 #: Cells of a step of ``weight_gradient``.
 SUMMED_PLACES = 32
@@ -56,6 +56,15 @@ class Tiles:
 #: By arithmetic (:func:`gcn_kernels.triton.config.arithmetic`). Not measured: they fit the registers and the shared memory of
 #: every architecture that tests/test_triton_upsample.py compiles them for.
 TILES = {"16": Tiles(64, 32, 32, 64, 8, 2), "tf32": Tiles(64, 16, 32, 32, 8, 2), "ieee": Tiles(64, 16, 16, 32, 8, 1)}
+#: Places, and those of a step of ``weight_gradient``, where more of them spill registers: by family, kernel and arithmetic.
+FEWER_PLACES = {
+    ("sm_80", 4, "ieee"): 16,
+    ("sm_80", 2, "16"): 32,
+    ("sm_86", 4, "16"): 32,
+    ("sm_86", 3, "16"): 32,
+    ("sm_100", 3, "tf32"): 32,
+}
+FEWER_SUMMED_PLACES = {("sm_80", 2, "tf32"): 16, ("sm_100", 2, "16"): 16}
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class Plan:
     outputs: int
     precision: str
     tiles: Tiles
+    summed_places: int  # cells of a step of ``weight_gradient``
     gradient_stages: int  # of the loop of ``input_gradient``
 
     @property
@@ -89,12 +99,12 @@ def plan(x: Tensor, weight: Tensor, allow_tf32: bool) -> Plan:
     """Fit the block sizes to a problem."""
     architecture = device.architecture_of(x.device)
     kind = arithmetic(x.dtype, allow_tf32, architecture)
-    channels, outputs = int(weight.shape[0]), int(weight.shape[1])
-    most = TILES[kind]
+    channels, outputs, kernel = (int(size) for size in weight.shape[:3])
+    most, where = TILES[kind], (family(architecture), kernel, kind)
     # A side of a matrix product is at least 16: four parities of at least four channels, or the corners that are taken at a time.
-    corners = 4 if weight.shape[2] == 4 else 1
+    corners = 4 if kernel == 4 else 1
     fitted = Tiles(
-        16 if (family(architecture), kind) == ("sm_80", "ieee") else most.places,
+        FEWER_PLACES.get(where, most.places),
         max(16 // corners, min(power_of_two(channels), most.channels)),
         min(max(4, power_of_two(outputs)), most.outputs),
         fit(channels, most.columns),
@@ -103,7 +113,12 @@ def plan(x: Tensor, weight: Tensor, allow_tf32: bool) -> Plan:
     )
     # In these families, addresses of a second stage are more than the registers hold.
     gradient_stages = 1 if family(architecture) in ("sm_80", "sm_86") else most.stages
-    return Plan(int(weight.shape[2]), channels, outputs, "tf32" if kind == "tf32" else "ieee", fitted, gradient_stages)
+    summed_places = FEWER_SUMMED_PLACES.get(where, SUMMED_PLACES)
+    precision = "tf32" if kind == "tf32" else "ieee"
+    p = Plan(kernel, channels, outputs, precision, fitted, summed_places, gradient_stages)
+    if p.rows * p.pitch >= MOST_POSITIONS:  # places in packed weights are 32-bit numbers
+        raise RuntimeError(f"weight: expected fewer than 2^31 elements with its padding, got {p.rows * p.pitch}")
+    return p
 
 
 def tiling(places: int, rows: Any, columns: Any) -> tuple[int, int]:
@@ -233,7 +248,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
     if x.dim() != 4 or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise RuntimeError(f"x: expected [N, C, H, W] of float32, bfloat16 or float16, got {list(x.shape)} of {x.dtype}")
     channels = x.shape[1]
-    if groups not in (1, channels):
+    if groups != 1 and groups != channels:
         raise RuntimeError(f"groups: expected 1, or {channels} as x has channels, got {groups}")
     fits = weight.dim() == 4 and weight.shape[0] == channels and weight.shape[2] == weight.shape[3] and weight.shape[2] in SIZES
     if not fits or weight.shape[1] < 1 or (groups > 1 and weight.shape[1] != 1):
@@ -297,7 +312,7 @@ def _weight_gradient(dy: Tensor, x: Tensor, dw: Tensor, p: Plan) -> None:
     n, _, h, w = x.shape
     results = cdiv(p.channels, p.tiles.channels) * p.blocks
     size = cells(p.kernel, *dy.shape[2:])
-    rows, columns = tiling(SUMMED_PLACES, *size)
+    rows, columns = tiling(p.summed_places, *size)
     steps = n * cdiv(size[0], rows) * cdiv(size[1], columns)
     splits = smaller(max(1, GRADIENT_PROGRAMS * device.multiprocessors(x.device) // results), steps)
     partial = x.new_empty((splits, p.rows, p.pitch), dtype=torch.float32)
@@ -323,7 +338,7 @@ def _weight_gradient(dy: Tensor, x: Tensor, dw: Tensor, p: Plan) -> None:
 
 def _input_gradient_depthwise(dy: Tensor, weight: Tensor, dx: Tensor) -> None:
     n, c, h, w = dx.shape
-    blocks, blocking = _depthwise(dx, int(weight.shape[2]), DEPTHWISE_ELEMENTS)
+    blocks, blocking = _depthwise(dx, int(weight.shape[2]), DEPTHWISE_GRADIENT_ELEMENTS)
     strides = (weight.stride(0), *weight.stride()[2:], *dy.stride(), *dx.stride())
     device.launch(
         depthwise.input_gradient_depthwise,
@@ -336,7 +351,7 @@ def _input_gradient_depthwise(dy: Tensor, weight: Tensor, dx: Tensor) -> None:
 def _parameters_depthwise(dy: Tensor, x: Tensor, dw: Tensor | None, db: Tensor | None, kernel: int) -> None:
     """The gradients of the weight and the bias, where asked for."""
     n, c, h, w = x.shape
-    blocks, blocking = _depthwise(x, kernel, DEPTHWISE_SUMMED)
+    blocks, blocking = _depthwise(x, kernel, DEPTHWISE_GRADIENT_ELEMENTS)
     programs = DEPTHWISE_GRADIENT_PROGRAMS * device.multiprocessors(x.device)
     splits = smaller(larger(1, programs // blocks), cdiv(n * h * w, blocking["M"]))
     partial = x.new_empty((splits, kernel * kernel + 1, c), dtype=torch.float32)
