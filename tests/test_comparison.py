@@ -4,9 +4,9 @@ import argparse
 import json
 import time
 
+import bench_decoder
 import bench_drawn
 import bench_network
-import bench_refine
 import pytest
 import swap_example
 import torch
@@ -87,8 +87,9 @@ def test_a_run_that_is_broken_off_keeps_its_rows(tmp_path, monkeypatch, error, s
         (bench_drawn.main, "--count 0", "argument --count: expected a whole number of at least 1, got '0'"),
         (bench_drawn.main, "--gflop 0", "argument --gflop: expected a number of at least 0.001, got '0'"),
         (bench_drawn.main, "--json none/out.json", "--json none/out.json: the folder none does not exist"),
-        (bench_refine.main, "--sizes 8 0", "argument --sizes: expected a whole number of at least 1, got '0'"),
-        (bench_refine.main, "--repeats 0", "argument --repeats: expected a whole number of at least 1, got '0'"),
+        (bench_decoder.main, "--sizes 8 0", "argument --sizes: expected a whole number of at least 1, got '0'"),
+        (bench_decoder.main, "--layer heads", "argument --layer: invalid choice: 'heads'"),
+        (bench_decoder.main, "--repeats 0", "argument --repeats: expected a whole number of at least 1, got '0'"),
         (swap_example.main, "--size 0", "argument --size: expected a whole number of at least 1, got '0'"),
         (swap_example.main, "--depth 20", "argument --depth: invalid choice: 20"),
     ],

@@ -1,17 +1,21 @@
-"""Boundary refinement as one operator against plain convolutions, eager and compiled, in both layouts.
+"""The layers of the paper's decoder beside its heads, as operators against plain PyTorch, eager and compiled, in both layouts.
 
-    python benchmarks/bench_refine.py                        # 21 channels; 128, 256 and 512 squared; batch 1
-    python benchmarks/bench_refine.py --sizes 512 --no-compile
+    python benchmarks/bench_decoder.py                        # boundary refinement; 21 channels; 128, 256, 512 squared; batch 1
+    python benchmarks/bench_decoder.py --sizes 512 --no-compile
+    python benchmarks/bench_decoder.py --layer doubling4 doubling2 --sizes 64 128 256
 
+``doublingK`` is a transposed convolution by K x K that doubles a map, of all channels or, ``doublingK-single``, of each alone.
 Values and gradients are compared before anything is timed. All variants take turns within one run; times are medians in
 milliseconds. The baseline is the fastest of the plain variants, whatever its layout. Memory is the peak of a training step beyond
 its arguments (gcnbench/memory.py), for the baseline that trains fastest.
 """
 
 import argparse
+import functools
 import platform
 import statistics
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from gcnbench.clock import Budget, CpuClock, round_robin
@@ -19,16 +23,52 @@ from gcnbench.memory import peak
 from gcnbench.options import positive
 from torch import Tensor
 
-from gcn_kernels import fused_refine, reference
+from gcn_kernels import fused_refine, fused_upsample, reference
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+BACKENDS = ("auto", "cpu")
 Results = tuple[Tensor, ...]
+Run = Callable[..., Tensor]
 Job = Callable[[], Results]
 
 
+class Layer(NamedTuple):
+    """Two functions of a map and the same parameters."""
+
+    fused: Run
+    plain: Run
+    parameters: list[Tensor]
+    tolerance: Callable[[int], float]  # of the gradients, by the side of the map
+    scale: int = 1  # a side of the result over one of the map
+
+
+def refine(channels: int, backend: str) -> Layer:
+    """Boundary refinement."""
+    shape = (channels, channels, 3, 3)
+    weights = [torch.randn(shape) / (9 * channels) ** 0.5 for _ in range(2)]
+    parameters = [*weights, *(torch.randn(channels) for _ in range(2))]
+    # Where an activation is within rounding of zero, its gradient may be there or not: one pixel among size^2 terms.
+    return Layer(functools.partial(fused_refine, backend=backend), reference.refine, parameters, lambda size: 3 / size)
+
+
+def doubling(kernel: int, single: bool, channels: int, backend: str) -> Layer:
+    """A transposed convolution by kernel x kernel with stride 2."""
+    groups = channels if single else 1
+    parameters = [torch.randn(channels, channels // groups, kernel, kernel) / kernel, torch.randn(channels)]
+    fused = functools.partial(fused_upsample, groups=groups, backend=backend)
+    return Layer(fused, functools.partial(reference.upsample, groups=groups), parameters, lambda _: 1e-4, scale=2)
+
+
+LAYERS: dict[str, Callable[[int, str], Layer]] = {"refine": refine}
+LAYERS |= {f"doubling{k}": functools.partial(doubling, k, False) for k in (4, 3, 2)}
+LAYERS |= {f"doubling{k}-single": functools.partial(doubling, k, True) for k in (4, 3, 2)}
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Print one row for each size, layout and pass."""
+    """Print one row for each layer, size, layout and pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layer", choices=LAYERS, nargs="+", default=["refine"])
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="of the operator (default: auto)")
     parser.add_argument("--sizes", type=positive, nargs="+", default=[128, 256, 512])
     parser.add_argument("--channels", type=positive, default=21)
     parser.add_argument("--batch", type=positive, default=1)
@@ -36,27 +76,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args(arguments)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32")
-    torch.manual_seed(0)
-    shape = (options.channels, options.channels, 3, 3)
-    weights = [torch.randn(shape) / (9 * options.channels) ** 0.5 for _ in range(2)]
-    parameters = [t.requires_grad_() for t in (*weights, *(torch.randn(options.channels) for _ in range(2)))]
-    runs: dict[str, Callable[..., Tensor]] = {"fused": fused_refine, "eager": reference.refine}
-    if not options.no_compile:
-        runs["compile"] = torch.compile(reference.refine)
+    for name in options.layer:
+        torch.manual_seed(0)
+        layer = LAYERS[name](options.channels, options.backend)
+        print(f"\n{name}")
+        compare_times(layer, options.sizes, options.batch, options.repeats, not options.no_compile)
+
+
+def compare_times(layer: Layer, sizes: list[int], batch: int, repeats: int, compiled: bool) -> None:
+    """Print the rows of a layer."""
+    parameters = [t.requires_grad_() for t in layer.parameters]
+    channels = parameters[-1].numel()
+    runs: dict[str, Run] = {"fused": layer.fused, "eager": layer.plain}
+    if compiled:
+        runs["compile"] = torch.compile(layer.plain)
     gains: dict[str, list[float]] = {"forward": [], "training": []}
-    for size in options.sizes:
+    for size in sizes:
         jobs: dict[str, dict[tuple[str, str], Job]] = {"forward": {}, "training": {}}
         for layout, memory_format in LAYOUTS.items():
-            x, dy = (torch.randn(options.batch, options.channels, size, size) for _ in range(2))
+            x, dy = (torch.randn(batch, channels, side, side) for side in (size, layer.scale * size))
             x, dy = (t.contiguous(memory_format=memory_format) for t in (x, dy))
             for name, run in runs.items():
                 jobs["forward"][name, layout] = forward(run, x, parameters)
                 jobs["training"][name, layout] = training(run, x.detach().requires_grad_(), parameters, dy)
-            # Where an activation is within rounding of zero, its gradient may be there or not: one pixel among size^2 terms.
-            for pass_name, tolerance in ("forward", 1e-4), ("training", 3 / size):
+            for pass_name, tolerance in ("forward", 1e-4), ("training", layer.tolerance(size)):
                 compare(jobs[pass_name]["fused", layout](), jobs[pass_name]["eager", layout](), tolerance)
         for pass_name, pass_ in jobs.items():
-            times = measure(pass_, options.repeats)
+            times = measure(pass_, repeats)
             baseline = min((key for key in times if key[0] != "fused"), key=lambda key: times[key])
             for layout in LAYOUTS:
                 gain = times[baseline] / times["fused", layout]
@@ -70,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: geometric mean {statistics.geometric_mean(values):.2f}x")
 
 
-def forward(run: Callable[..., Tensor], x: Tensor, parameters: list[Tensor]) -> Job:
+def forward(run: Run, x: Tensor, parameters: list[Tensor]) -> Job:
     """Inference."""
 
     def job() -> Results:
@@ -80,7 +126,7 @@ def forward(run: Callable[..., Tensor], x: Tensor, parameters: list[Tensor]) -> 
     return job
 
 
-def training(run: Callable[..., Tensor], x: Tensor, parameters: list[Tensor], dy: Tensor) -> Job:
+def training(run: Run, x: Tensor, parameters: list[Tensor], dy: Tensor) -> Job:
     """A forward and a backward pass, all gradients."""
 
     def job() -> Results:
