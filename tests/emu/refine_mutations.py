@@ -118,8 +118,8 @@ MAPS = mutations_of(
     ),
     (
         "row-of-tile",
-        "row0 = digits.next(p.tiles_h) * (p.rows - 2)",
-        "row0 = digits.next(p.tiles_h) * p.rows",
+        "int(rest % p.tiles_h) * (p.rows - 2)",
+        "int(rest % p.tiles_h) * p.rows",
         "rows between the tiles are left out",
         TILES,
     ),

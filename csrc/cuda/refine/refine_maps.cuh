@@ -65,8 +65,10 @@ struct RefinePlace {
   int n, row0, col0;  // of the core
 
   GCN_DEVICE RefinePlace(const RefineTile& p, int64_t tile) {
-    Digits digits{tile};
-    col0 = digits.next(p.tiles_w) * (p.cols - 2), row0 = digits.next(p.tiles_h) * (p.rows - 2), n = int(digits.rest);
+    // By remainders: the digits of indices.cuh take registers that the backward kernel in tf32 does not have.
+    const int across = int(tile % p.tiles_w);
+    const int64_t rest = tile / p.tiles_w;
+    n = int(rest / p.tiles_h), row0 = int(rest % p.tiles_h) * (p.rows - 2), col0 = across * (p.cols - 2);
   }
 };
 
