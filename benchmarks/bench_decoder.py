@@ -92,6 +92,7 @@ def compare_times(layer: Layer, sizes: list[int], batch: int, repeats: int, comp
         runs["compile"] = torch.compile(layer.plain)
     gains: dict[str, list[float]] = {"forward": [], "training": []}
     for size in sizes:
+        torch._dynamo.reset()  # else the variants compiled for other sizes count against its limit
         jobs: dict[str, dict[tuple[str, str], Job]] = {"forward": {}, "training": {}}
         for layout, memory_format in LAYOUTS.items():
             x, dy = (torch.randn(batch, channels, side, side) for side in (size, layer.scale * size))

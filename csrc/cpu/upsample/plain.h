@@ -121,21 +121,44 @@ void backward_plain(const Sizes& s, const Map& dy, const Map& x, const Map& weig
   }
 }
 
-// to[o] = the sum of dy over all pixels of all images, in double, line by line.
+// sums[o] += the sum of n numbers of each line, in chains enough for a processor that waits for an addition to begin others.
+inline void add_lines(const double* lines, int64_t count, int64_t n, double* sums) {
+  constexpr int64_t kChains = 16;
+  for (int64_t o = 0; o < count; ++o, lines += n) {
+    double chains[kChains] = {};
+    const int64_t whole = n / kChains * kChains;
+    for (int64_t i = 0; i < whole; i += kChains)
+      for (int64_t k = 0; k < kChains; ++k) chains[k] += lines[i + k];
+    for (int64_t i = whole; i < n; ++i) chains[i - whole] += lines[i];
+    for (const double chain : chains) sums[o] += chain;
+  }
+}
+
+// to[o] = the sum of dy over all pixels of all images, in double. Where channels are neighbours, they are added side by side.
 inline void bias_gradient(const Map& dy, void* to) {
-  std::vector<double> sums(static_cast<size_t>(dy.c));
-  for_each_unit(dy.c, [&](int64_t o) {
-    std::vector<double> line(static_cast<size_t>(dy.w));
-    for (int64_t i = 0; i < dy.n * dy.h; ++i) {
-      const int64_t row = i % dy.h;
-      load_tile(dy, {i / dy.h, row, row + 1, 0, dy.w}, o, o + 1, line.data(), 1, dy.w);
-      double part = 0;
-      for (const double value : line) part += value;
-      sums[o] += part;
+  constexpr int64_t kRows = 8;
+  const int64_t c = dy.c, w = dy.w, rows = dy.n * dy.h, units = (rows + kRows - 1) / kRows;
+  std::vector<double> parts(static_cast<size_t>(units * c)), sums(static_cast<size_t>(c));
+  for_each_unit(units, [&](int64_t unit) {
+    std::vector<double> row(static_cast<size_t>(c * w));
+    double* const part = parts.data() + unit * c;
+    for (int64_t i = unit * kRows; i < std::min(rows, (unit + 1) * kRows); ++i) {
+      const Rect line{i / dy.h, i % dy.h, i % dy.h + 1, 0, w};
+      if (dy.sc == 1) {
+        load_tile(dy, line, 0, c, row.data(), c, 1);
+        const double* values = row.data();
+        for (int64_t j = 0; j < w; ++j)
+          for (int64_t o = 0; o < c; ++o) part[o] += *values++;
+      } else {
+        load_tile(dy, line, 0, c, row.data(), 1, w);
+        add_lines(row.data(), c, w, part);
+      }
     }
   });
+  for (int64_t unit = 0; unit < units; ++unit)
+    for (int64_t o = 0; o < c; ++o) sums[o] += parts[unit * c + o];
   with_storage_type(dy.dtype, [&](auto storage) {
-    for (int64_t o = 0; o < dy.c; ++o) static_cast<decltype(storage)*>(to)[o] = static_cast<decltype(storage)>(sums[o]);
+    for (int64_t o = 0; o < c; ++o) static_cast<decltype(storage)*>(to)[o] = static_cast<decltype(storage)>(sums[o]);
   });
 }
 
