@@ -51,8 +51,9 @@ def test_large_maps_of_single_channels_are_pytorchs_in_channels_last_and_inferen
     for x in (large, large[..., :7], large.contiguous(), large.double(), large.clone().requires_grad_()):
         fused_upsample(x, weight.to(x.dtype), groups=3)
     fused_upsample(large, weight, groups=3, backend="cpu")
+    fused_upsample(large, weight, torch.ones(3), groups=3)
     fused_upsample(large, torch.ones(3, 3, 2, 2))
-    assert ran == ["torch", *["cpu"] * 6]
+    assert ran == ["torch", *["cpu"] * 7]
 
 
 @every_backend

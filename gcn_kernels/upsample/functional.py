@@ -143,13 +143,14 @@ def _decide(
     tensors: Sequence[Any], size: Sequence[int] | None, groups: int, backend: str, _: str | None, inference: bool = False
 ) -> _How:
     _check(tensors, size, groups)
-    x, weight, _bias, add = tensors
+    x, weight, bias, add = tensors
     check_same(x, ("weight", "bias", "add"), tensors[1:])
     chosen = backends.choose(backend, "auto", x, KERNELS, UNASKED)
     like = x if add is None else add
     batch = like if like.dim() == 4 else like.unsqueeze(0)
     channels_last = is_channels_last(batch) or (add is None and is_channels_last(weight))
-    if inference and channels_last and backend == "auto" and chosen == "cpu" and x.dtype == torch.float32:
+    # With a bias, PyTorch takes twenty times as long.
+    if inference and bias is None and channels_last and backend == "auto" and chosen == "cpu" and x.dtype == torch.float32:
         chosen = "torch" if 4 * x.numel() * x.element_size() > LARGE else chosen
     return _How(chosen, weight.shape[1] * groups > 1 and channels_last, x.dim() == 3)
 
