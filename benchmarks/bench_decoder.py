@@ -73,26 +73,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--channels", type=positive, default=21)
     parser.add_argument("--batch", type=positive, default=1)
     parser.add_argument("--repeats", type=positive, default=15)
+    parser.add_argument("--no-bias", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args(arguments)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32")
     for name in options.layer:
         torch.manual_seed(0)
         layer = LAYERS[name](options.channels, options.backend)
+        if options.no_bias:
+            layer = layer._replace(parameters=[t for t in layer.parameters if t.dim() > 1])
         print(f"\n{name}")
-        compare_times(layer, options.sizes, options.batch, options.repeats, not options.no_compile)
+        shapes = [(options.batch, options.channels, size) for size in options.sizes]
+        compare_times(layer, shapes, options.repeats, not options.no_compile)
 
 
-def compare_times(layer: Layer, sizes: list[int], batch: int, repeats: int, compiled: bool) -> None:
-    """Print the rows of a layer."""
+def compare_times(layer: Layer, shapes: list[tuple[int, int, int]], repeats: int, compiled: bool) -> None:
+    """Print the rows of a layer, for maps of so many images, channels, and rows and columns."""
     parameters = [t.requires_grad_() for t in layer.parameters]
-    channels = parameters[-1].numel()
     runs: dict[str, Run] = {"fused": layer.fused, "eager": layer.plain}
     if compiled:
         runs["compile"] = torch.compile(layer.plain)
     gains: dict[str, list[float]] = {"forward": [], "training": []}
-    for size in sizes:
-        torch._dynamo.reset()  # else the variants compiled for other sizes count against its limit
+    for batch, channels, size in shapes:
+        torch.compiler.reset()  # else the variants compiled for other sizes count against its limit
         jobs: dict[str, dict[tuple[str, str], Job]] = {"forward": {}, "training": {}}
         for layout, memory_format in LAYOUTS.items():
             x, dy = (torch.randn(batch, channels, side, side) for side in (size, layer.scale * size))

@@ -110,8 +110,13 @@ def _listed(given: object, copies: int) -> list[int]:
         return [operator.index(given)] * copies  # type: ignore[arg-type]
     except TypeError:
         pass
+    return whole_numbers(given)
+
+
+def whole_numbers(given: Any) -> list[int]:
+    """The numbers of a sequence, NumPy's included, as ints; none where one of them is no whole number."""
     try:
-        return [operator.index(number) for number in given]  # type: ignore[attr-defined]
+        return [operator.index(number) for number in given]
     except TypeError:
         return []
 

@@ -1,6 +1,5 @@
 """The operator as a module that takes the place of a GCN block."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gcn_kernels.core import backends
-from gcn_kernels.core.checks import tracing_state, untraced
+from gcn_kernels.core.checks import tracing_state, untraced, whole_numbers
 from gcn_kernels.core.children import Convolutions, channels, special_or_not_dense
 from gcn_kernels.gcn.functional import fused_gcn
 
@@ -257,11 +256,7 @@ def _special(conv: nn.Module, axis: int) -> str | None:
 
 
 def _kernel_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:
-    try:
-        given = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size)
-        pair = tuple(operator.index(k) for k in given)
-    except TypeError:
-        pair = ()
+    pair = whole_numbers(kernel_size if isinstance(kernel_size, Sequence) else (kernel_size, kernel_size))
     if len(pair) != 2 or not all(k > 0 and k % 2 == 1 for k in pair):
         raise ValueError(f"kernel_size: expected an odd int or a pair (kh, kw) of odd ints, got {kernel_size!r}")
     return pair[0], pair[1]

@@ -1,6 +1,5 @@
 """Depthwise strips as a module."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gcn_kernels.core import backends
+from gcn_kernels.core.checks import whole_numbers
 from gcn_kernels.core.children import Convolutions, special
 from gcn_kernels.core.children import channels as checked
 from gcn_kernels.reference import Step
@@ -172,11 +172,8 @@ def _step(conv: nn.Conv2d) -> Step:
 def _kernel(name: str, size: KernelSize) -> tuple[tuple[int, int], tuple[int, int]]:
     """(kh, kw) and (dh, dw)."""
     given: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
-    try:
-        kernel = tuple(map(operator.index, given[:2]))
-    except TypeError:
-        kernel = ()
-    if len(given) not in (2, 3) or not all(k > 0 and k % 2 == 1 for k in kernel) or len(kernel) != 2:
+    kernel = whole_numbers(given[:2])
+    if len(given) not in (2, 3) or len(kernel) != 2 or not all(k > 0 and k % 2 == 1 for k in kernel):
         raise ValueError(f"{name}: expected an odd k, (kh, kw) or (kh, kw, dilation), got {size!r}")
     return (kernel[0], kernel[1]), dilation_pair(name, given[2] if len(given) == 3 else 1)
 

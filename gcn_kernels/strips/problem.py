@@ -1,6 +1,5 @@
 """What valid strips are: the one place where the arguments of ``fused_strips`` are checked, before anything is launched."""
 
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gcn_kernels.core.backends import PLAIN
-from gcn_kernels.core.checks import check_map, check_tensor, shape_of
+from gcn_kernels.core.checks import check_map, check_tensor, shape_of, whole_numbers
 from gcn_kernels.core.operator import autocast
 from gcn_kernels.reference import Step
 
@@ -185,11 +184,7 @@ def check_same(x: Tensor, strips: Strips) -> None:
 
 def dilation_pair(name: str, dilation: object) -> tuple[int, int]:
     """(dh, dw) from a positive int or a pair of them, NumPy's included."""
-    given: tuple[Any, ...] = tuple(dilation) if _is_sequence(dilation) else (dilation, dilation)
-    try:
-        pair = tuple(map(operator.index, given))
-    except TypeError:
-        pair = ()
+    pair = whole_numbers(dilation if _is_sequence(dilation) else (dilation, dilation))
     if len(pair) != 2 or not all(1 <= d <= LARGEST_DILATION for d in pair):
         raise ValueError(f"{name}: expected a dilation from 1 to 2**31, an int or (dh, dw), got {dilation!r}")
     return pair[0], pair[1]

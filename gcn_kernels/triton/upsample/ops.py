@@ -164,11 +164,16 @@ def forward(
     tensors = (x if bias is None else bias.contiguous(), y if add is None else add, y)
     meta = {"BIASED": bias is not None, "ADDED": add is not None}
     with device.current(x):
-        if groups > 1 or weight.shape[:2] == (1, 1):
+        if _is_depthwise(weight, groups):
             _forward_depthwise(x, weight, *tensors, meta)
         else:
             _forward_dense(x, weight, *tensors, meta, allow_tf32)
     return y
+
+
+def _is_depthwise(weight: Tensor, groups: int) -> bool:
+    """Whether each channel is doubled by itself, as a single one always is."""
+    return groups > 1 or weight.shape[:2] == (1, 1)
 
 
 def _forward_dense(
@@ -216,17 +221,12 @@ def backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: int, groups: int, al
     """-> the gradients of x, the weight and the bias; those that bit i of ``wanted`` does not ask for are empty."""
     _check(x, weight, None, groups)
     most = [x.shape[0], weight.shape[1] * groups, 2 * x.shape[2], 2 * x.shape[3]]
-    cropped = dy.dim() == 4 and list(dy.shape[:2]) == most[:2] and dy.shape[2] <= most[2] and dy.shape[3] <= most[3]
-    if not cropped or dy.dtype != x.dtype or dy.device != x.device:
-        raise RuntimeError(
-            f"dy: expected {most} or its first rows and columns, of {x.dtype} on {x.device}, got {list(dy.shape)} of {dy.dtype} "
-            f"on {dy.device}"
-        )
+    _check_cropped("dy", dy, x, most)
     dx, dw, db = _backward_fake(dy, x, weight, wanted, groups, allow_tf32)
     if dy.numel() == 0:
         return dx.zero_(), dw.zero_(), db.zero_()
     with device.current(x):
-        if groups > 1 or weight.shape[:2] == (1, 1):
+        if _is_depthwise(weight, groups):
             if wanted & 1:
                 _input_gradient_depthwise(dy, weight, dx)
             if wanted & 6:
@@ -270,13 +270,17 @@ def _check_size(x: Tensor, weight: Tensor, add: Tensor | None, height: int | Non
         raise RuntimeError("height, width: expected both or neither, and neither beside add")
     if height is not None and width is not None and not (1 <= height <= most[2] and 1 <= width <= most[3]):
         raise RuntimeError(f"height, width: expected from (1, 1) to {(most[2], most[3])}, got {(height, width)}")
-    if add is None:
-        return
-    cropped = add.dim() == 4 and list(add.shape[:2]) == most[:2] and add.shape[2] <= most[2] and add.shape[3] <= most[3]
-    if not cropped or add.dtype != x.dtype or add.device != x.device:
+    if add is not None:
+        _check_cropped("add", add, x, most)
+
+
+def _check_cropped(name: str, t: Tensor, x: Tensor, most: list[int]) -> None:
+    """Raise unless ``t`` has the size ``most`` of a result of ``x``, or that of its first rows and columns."""
+    cropped = t.dim() == 4 and list(t.shape[:2]) == most[:2] and t.shape[2] <= most[2] and t.shape[3] <= most[3]
+    if not cropped or t.dtype != x.dtype or t.device != x.device:
         raise RuntimeError(
-            f"add: expected {most} or its first rows and columns, of {x.dtype} on {x.device}, got {list(add.shape)} of "
-            f"{add.dtype} on {add.device}"
+            f"{name}: expected {most} or its first rows and columns, of {x.dtype} on {x.device}, got {list(t.shape)} of "
+            f"{t.dtype} on {t.device}"
         )
 
 
