@@ -149,9 +149,10 @@ def test_triton_upsample_refuses_what_it_cannot_do() -> None:
         operators.triton_upsample(x, weight.half(), bias, False, False)
     with pytest.raises(RuntimeError, match=r"^dy: expected"):
         operators.triton_upsample_backward(dy[:, 1:], x, weight, 7, False)
-    larger, none = torch.ones(2, 5, 11, 12), (None, None)
+    larger, wider, none = torch.ones(2, 5, 11, 12), torch.ones(2, 5, 10, 13), (None, None)
     for rest in (
         (larger, *none, 1),
+        (wider, *none, 1),
         (dy.half(), *none, 1),
         (dy[:, 1:], *none, 1),
         (dy, 1, 1, 1),
